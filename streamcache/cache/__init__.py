@@ -1,0 +1,1 @@
+"""Objects, partials and sessions. Knows nothing of HTTP or of client sockets."""

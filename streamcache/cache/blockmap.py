@@ -1,0 +1,125 @@
+"""Which blocks of a file are present, claimed or missing.
+
+A block goes missing -> claimed -> present, or back to missing when its read failed. Two byte
+arrays rather than one with three values: every question is then one ``find``, at memchr speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+BLOCK = 64 * 1024  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A run of neighbouring blocks, [start, stop)."""
+
+    start: int
+    stop: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.stop:
+            raise ValueError(f"no extent: {self.start}..{self.stop}")
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+class BlockMap:
+    """The presence of the blocks of a file of ``size`` bytes."""
+
+    __slots__ = ("_present", "_taken", "claimed", "count", "present", "size")
+
+    def __init__(self, size: int, present: bytes | None = None) -> None:
+        """All missing, or as ``present`` says: one byte per block, 1 = present."""
+        self.size = size
+        self.count = -(-size // BLOCK)
+        if present is None:
+            present = bytes(self.count)
+        elif len(present) != self.count or present.strip(b"\0\1"):
+            raise ValueError(f"no map of {self.count} blocks")
+        self._present = bytearray(present)
+        self._taken = bytearray(present)  # present or claimed
+        self.present = self._present.count(1)
+        self.claimed = 0
+
+    def __repr__(self) -> str:
+        return f"<BlockMap {self.present}/{self.count} claimed={self.claimed}>"
+
+    @property
+    def complete(self) -> bool:
+        """Every block is present."""
+        return self.present == self.count
+
+    @property
+    def present_bytes(self) -> int:
+        """Bytes of the file in present blocks."""
+        total = self.present * BLOCK
+        if self.count and self._present[-1]:
+            total -= self.count * BLOCK - self.size
+        return total
+
+    def length(self, extent: Extent) -> int:
+        """Bytes of the file in this extent."""
+        return min(extent.stop * BLOCK, self.size) - extent.start * BLOCK
+
+    def ready(self, offset: int, stop: int) -> int:
+        """How many bytes from ``offset`` on are present without a gap; at most stop - offset."""
+        stop = min(stop, self.size)
+        if offset >= stop:
+            return 0
+        gap = self._present.find(0, offset // BLOCK, -(-stop // BLOCK))
+        end = stop if gap < 0 else min(gap * BLOCK, stop)
+        return max(0, end - offset)
+
+    def is_present(self, block: int) -> bool:
+        """This block is present."""
+        return bool(self._present[block])
+
+    def is_free(self, block: int) -> bool:
+        """This block is neither present nor claimed."""
+        return not self._taken[block]
+
+    def next_free(self, start: int, stop: int | None = None) -> int:
+        """The first block in [start, stop) that is neither present nor claimed; -1: none."""
+        return self._taken.find(0, start, self.count if stop is None else min(stop, self.count))
+
+    def claim(self, start: int, *, limit: int) -> Extent:
+        """Claim the free blocks from ``start`` (which is free) on, at most ``limit``."""
+        end = min(start + limit, self.count)
+        taken = self._taken.find(1, start, end)
+        extent = Extent(start, end if taken < 0 else taken)
+        self._taken[extent.start : extent.stop] = b"\1" * len(extent)
+        self.claimed += len(extent)
+        return extent
+
+    def release(self, extent: Extent) -> None:
+        """Claimed -> missing."""
+        self._taken[extent.start : extent.stop] = bytes(len(extent))
+        self.claimed -= len(extent)
+
+    def fill(self, extent: Extent) -> None:
+        """Claimed -> present."""
+        self._present[extent.start : extent.stop] = b"\1" * len(extent)
+        self.claimed -= len(extent)
+        self.present += len(extent)
+
+    def adopt(self, present: bytes) -> None:
+        """Missing -> present where ``present`` has 1 (the map of a partial that is continued)."""
+        for run in BlockMap(self.size, present or None).runs():
+            for block in range(run.start, run.stop):
+                if not self._taken[block]:
+                    self._taken[block] = self._present[block] = 1
+                    self.present += 1
+
+    def runs(self) -> Iterator[Extent]:
+        """The runs of present blocks, in order."""
+        start = self._present.find(1)
+        while start >= 0:
+            stop = self._present.find(0, start)
+            if stop < 0:
+                stop = self.count
+            yield Extent(start, stop)
+            start = self._present.find(1, stop)

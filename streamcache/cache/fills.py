@@ -1,0 +1,67 @@
+"""Copies that nobody reads any more: a few go on at once, the others pause and wait their turn."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from streamcache.cache.session import CopySession
+from streamcache.cache.states import Event, State
+from streamcache.config import CopyConfig
+
+_QUEUED = 10_000  # paths of paused copies that are remembered
+
+log = logging.getLogger(__name__)
+
+
+class IdleFills:
+    """Decides what a session does when its last reader has left (``copy.when_idle``)."""
+
+    def __init__(self, config: CopyConfig, resume: Callable[[str], None]) -> None:
+        """``resume(path)`` opens the path again and leaves it at once; it does not switch."""
+        self._config = config
+        self._resume = resume
+        self._running: set[CopySession] = set()
+        self._paused: dict[str, None] = {}  # paths, the oldest first
+        self._stopped = False
+
+    def __repr__(self) -> str:
+        return f"<IdleFills running={len(self._running)} paused={len(self._paused)}>"
+
+    def changed(self, session: CopySession) -> None:
+        """Its state or its readers changed. Does not switch."""
+        if session.state in (State.NEW, State.COPYING) and not session.readers:
+            if session not in self._running:
+                self._left(session)
+        else:
+            self._running.discard(session)
+            self._next()
+
+    def joined(self, session: CopySession) -> None:
+        """Somebody reads it again."""
+        self._running.discard(session)
+        self._paused.pop(session.path, None)
+        self._next()
+
+    def stop(self) -> None:
+        """Resume nothing any more: the cache closes."""
+        self._stopped = True
+        self._paused.clear()
+
+    def _left(self, session: CopySession) -> None:
+        if self._config.when_idle == "stop" or self._stopped:
+            session.handle_event(Event.IDLE)
+        elif len(self._running) < self._config.max_idle:
+            self._running.add(session)
+        else:
+            if len(self._paused) < _QUEUED:
+                self._paused[session.path] = None
+            log.debug("copy paused path=%r", session.path)
+            session.handle_event(Event.IDLE)
+
+    def _next(self) -> None:
+        while self._paused and len(self._running) < self._config.max_idle and not self._stopped:
+            path = next(iter(self._paused))
+            del self._paused[path]
+            self._resume(path)
+            return  # the next when this one runs, or when it has failed

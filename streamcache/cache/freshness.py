@@ -1,0 +1,185 @@
+"""What is known of the source's files, how old that is, and the question that renews it.
+
+Hub's thread; the question (open + fstat) is asked in the meta pool (I1). All who want to know
+about a path at the same moment share one ``Flight`` (I9), also for what is missing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import gevent
+from gevent.event import AsyncResult
+
+from streamcache.cache.workers import WorkerPool
+from streamcache.config import SourceConfig
+from streamcache.errors import (
+    NotFound,
+    SourceTimeout,
+    SourceUnavailable,
+    StreamCacheError,
+)
+from streamcache.source.base import Source, SourceFile, Version
+from streamcache.stats import Counters
+
+_REMEMBERED = 100_000  # paths
+_CONFIRMATIONS = 3  # opens until a file that changes under our eyes is taken as it is
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Known:
+    """What the source said of a path last."""
+
+    version: Version | None  # None: there is no such file
+    until: float  # monotonic s: good without asking
+    failing_since: float | None = None  # monotonic s: the source could not be asked since
+
+
+class Flight:
+    """One question to the source under way, shared by all who ask it. Leave it when done."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.started = time.monotonic()
+        self.holders = 0
+        self.result: AsyncResult[Version] = AsyncResult()
+        self._file: SourceFile | None = None
+
+    def land(self, file: SourceFile) -> None:
+        """The answer: an open file."""
+        self._file = file
+        self.result.set(file.version)
+
+    def take(self) -> SourceFile | None:
+        """The open file, once: whoever takes it owns it."""
+        file, self._file = self._file, None
+        return file
+
+
+class Freshness:
+    """The table of what is known, for one source."""
+
+    def __init__(
+        self, source: Source, meta: WorkerPool, config: SourceConfig, counters: Counters
+    ) -> None:
+        self._source = source
+        self._meta = meta
+        self._config = config
+        self._counters = counters
+        self._known: OrderedDict[str, Known] = OrderedDict()
+        self._flights: dict[str, Flight] = {}
+
+    def known(self, path: str) -> Known | None:
+        """What was said last, however long ago."""
+        return self._known.get(path)
+
+    def fresh(self, path: str) -> Known | None:
+        """The same, if it need not be asked again."""
+        known = self._known.get(path)
+        return known if known is not None and time.monotonic() < known.until else None
+
+    def ask(self, path: str) -> Flight:
+        """Join the question under way, or ask. Does not switch; ``leave`` the flight in the end."""
+        flight = self._flights.get(path)
+        if flight is None:
+            flight = self._flights[path] = Flight(path)
+            gevent.spawn(self._fly, flight)
+        flight.holders += 1
+        return flight
+
+    def leave(self, flight: Flight) -> None:
+        """Done with it: an open file that nobody took is closed. Does not switch."""
+        flight.holders -= 1
+        self._sweep(flight)
+
+    def wait(self, flight: Flight, timeout: float) -> Version:
+        """The answer. Switches. Raises what the source raised; SourceTimeout after the time."""
+        try:
+            version = flight.result.get(timeout=max(0.0, timeout))
+        except gevent.Timeout as expired:
+            if flight.result.ready():
+                raise
+            raise SourceTimeout(f"{flight.path}: no answer from the source") from expired
+        assert version is not None  # land() was called, or an exception set
+        return version
+
+    def may_be_stale(self, known: Known) -> bool:
+        """Whether what is known may be served although the source cannot be asked."""
+        if known.version is None:
+            return False
+        since = known.failing_since
+        return since is None or time.monotonic() - since < self._config.stale_if_error
+
+    def remember_stored(self, path: str, version: Version) -> None:
+        """The source could not be asked, and this is what the cache has: good until it can be."""
+        if path not in self._known:
+            now = time.monotonic()
+            self._remember(path, Known(version, now + self._config.revalidate, now))
+
+    def forget(self, path: str) -> None:
+        """Ask again next time."""
+        self._known.pop(path, None)
+
+    def _fly(self, flight: Flight) -> None:
+        """Greenlet: ask, and remember the answer."""
+        path = flight.path
+        try:
+            file = self._open(path)
+        except NotFound as missing:
+            self._remember(path, Known(None, time.monotonic() + self._config.negative_ttl))
+            flight.result.set_exception(missing)
+        except SourceUnavailable as error:
+            self._failing(path)
+            self._counters.source_errors += 1
+            flight.result.set_exception(error)
+        except StreamCacheError as error:
+            flight.result.set_exception(error)
+        else:
+            until = time.monotonic() + self._config.revalidate
+            self._remember(path, Known(file.version, until))
+            flight.land(file)
+        finally:
+            del self._flights[path]
+            self._sweep(flight)
+
+    def _open(self, path: str) -> SourceFile:
+        """Open; what differs from what was known is looked at again before it is believed."""
+        known = self._known.get(path)
+        self._counters.source_opens += 1
+        file = self._meta.call(self._source.open, path, discard=SourceFile.close)
+        if known is None or known.version is None or known.version == file.version:
+            return file
+        for _ in range(_CONFIRMATIONS):
+            try:
+                if self._meta.call(self._source.stat, path) == file.fingerprint:
+                    break
+            except StreamCacheError:
+                self._meta.post(file.close)
+                raise
+            self._meta.post(file.close)
+            file = self._meta.call(self._source.open, path, discard=SourceFile.close)
+        return file
+
+    def _failing(self, path: str) -> None:
+        """Remember since when; it is not asked again before ``revalidate`` has passed."""
+        known = self._known.get(path)
+        if known is not None and known.version is not None:
+            now = time.monotonic()
+            since = now if known.failing_since is None else known.failing_since
+            known.failing_since = since
+            known.until = now + self._config.revalidate
+
+    def _remember(self, path: str, known: Known) -> None:
+        self._known[path] = known
+        self._known.move_to_end(path)
+        if len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
+
+    def _sweep(self, flight: Flight) -> None:
+        if flight.holders == 0 and (file := flight.take()) is not None:
+            self._meta.post(file.close)

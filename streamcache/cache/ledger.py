@@ -1,0 +1,170 @@
+"""The catalog in its thread, and the account that follows it: what is added, removed and touched.
+
+Hub's thread; the catalog lives in one worker thread of its own. The disk is the truth (I7): a
+catalog that is lost or broken is rebuilt from objects/ in the background while hits are served.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+
+from streamcache.cache.catalog import Catalog, CatalogCorrupt, CatalogError, NewEntry, set_aside
+from streamcache.cache.space import Space
+from streamcache.cache.store import Store, StoredObject
+from streamcache.cache.workers import WorkerPool
+from streamcache.config import CacheConfig
+from streamcache.errors import Closed
+
+_WRITE_INTERVAL = 1.0  # s between writes of touches
+_REMEMBERED = 200_000  # pairs of client and object
+
+log = logging.getLogger(__name__)
+
+
+class Ledger:
+    """Opens, feeds and, when it must, rebuilds the catalog of one cache directory."""
+
+    def __init__(
+        self, store: Store, space: Space, disk: WorkerPool, catalog: Catalog, config: CacheConfig
+    ) -> None:
+        """``catalog`` was opened in the thread of ``self.pool`` by ``open``."""
+        self.catalog = catalog
+        self.pool: WorkerPool
+        self.objects = 0
+        self._store = store
+        self._space = space
+        self._disk = disk
+        self._config = config
+        self._touched: dict[str, int] = {}
+        self._recent: dict[tuple[str, str], float] = {}  # (client, object) -> monotonic s
+        self._writer: gevent.Greenlet[..., None] | None = None
+        self._rebuilder: gevent.Greenlet[..., None] | None = None
+
+    @classmethod
+    def open(cls, store: Store, space: Space, disk: WorkerPool, config: CacheConfig) -> Ledger:
+        """Open the catalog, or begin a new one where it is broken. Switches.
+
+        Raises CatalogError when neither can be done.
+        """
+        pool = WorkerPool("catalog", size=1)
+        path = os.path.join(store.root, "catalog.sqlite")
+
+        def open_or_begin() -> Catalog:
+            try:
+                return Catalog.open(path, policy=config.policy, capacity=max(1, space.limit))
+            except CatalogCorrupt as error:
+                log.warning(
+                    "catalog is broken, begun anew error=%s kept=%s", error, set_aside(path)
+                )
+                return Catalog.open(path, policy=config.policy, capacity=max(1, space.limit))
+
+        try:
+            catalog = pool.call(open_or_begin)
+        except BaseException:
+            pool.close()
+            raise
+        ledger = cls(store, space, disk, catalog, config)
+        ledger.pool = pool
+        return ledger
+
+    def start(self, published: list[StoredObject]) -> None:
+        """Enter what was published last, then take usage from the catalog, or rebuild. Switches."""
+        entries = [_new_entry(stored, "") for stored in published]
+        if entries:
+            self.call(self.catalog.add, entries)
+        if self.call(lambda: self.catalog.complete):
+            usage, self.objects = self.call(self.catalog.usage)
+            self._space.set_usage(usage)
+        elif self._disk.call(self._store.is_empty):
+            self._rebuild()  # a new cache: nothing to wait for
+        else:
+            self._rebuilder = gevent.spawn(self._rebuild)
+        self._writer = gevent.spawn(self._write_touches)
+
+    @property
+    def rebuilding(self) -> bool:
+        """Usage is not known yet."""
+        return not self._space.known
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run in the catalog's thread. Switches."""
+        return self.pool.call(function, *args)
+
+    def add(self, name: str, path: str, size: int, blocks: int) -> None:
+        """Enter an object whose reservation was committed. Switches. Raises CatalogError."""
+        entry = NewEntry(name, path, size, blocks, time.time())
+        replaced = self.call(self.catalog.add, entry)
+        if replaced:
+            self._space.object_removed(replaced)
+        else:
+            self.objects += 1
+
+    def remove(self, names: list[str]) -> None:
+        """Objects are gone from the disk. Switches. Raises CatalogError."""
+        freed = self.call(self.catalog.remove, names)
+        self._space.object_removed(freed)
+
+    def touch(self, name: str, client: str) -> None:
+        """A client reads an object: counted once in ``cache.touch_interval``. Does not switch."""
+        now = time.monotonic()
+        pair = (client, name)
+        last = self._recent.get(pair)
+        if last is not None and now - last < self._config.touch_interval:
+            return
+        if len(self._recent) >= _REMEMBERED:
+            for old in list(self._recent)[: _REMEMBERED // 10]:
+                del self._recent[old]
+        self._recent.pop(pair, None)
+        self._recent[pair] = now
+        self._touched[name] = self._touched.get(name, 0) + 1
+
+    def close(self) -> None:
+        """Write what is left and close. Switches."""
+        for greenlet in (self._writer, self._rebuilder):
+            if greenlet is not None:
+                greenlet.kill()
+        try:
+            self._flush()
+            self.call(self.catalog.close)
+        except (CatalogError, Closed) as error:
+            log.warning("catalog not closed cleanly error=%s", error)
+        self.pool.close()
+
+    def _write_touches(self) -> None:
+        """Greenlet: touches reach the catalog each second."""
+        while True:
+            gevent.sleep(_WRITE_INTERVAL)
+            try:
+                self._flush()
+            except CatalogError as error:
+                log.warning("touches not written error=%s", error)
+
+    def _flush(self) -> None:
+        touched, self._touched = self._touched, {}
+        if touched:
+            self.call(self.catalog.touch, touched, time.time())
+
+    def _rebuild(self) -> None:
+        """Greenlet: enter all objects that the disk has. Hits are served meanwhile."""
+        folders = self._store.all_objects()
+        try:
+            while (batch := self._disk.call(next, folders, None)) is not None:
+                if batch:
+                    self.call(self.catalog.add, [_new_entry(stored, "") for stored in batch])
+            self.call(self.catalog.set_complete)
+            usage, self.objects = self.call(self.catalog.usage)
+        except (CatalogError, OSError) as error:
+            log.error("catalog rebuild failed, nothing new is cached error=%s", error)
+            return
+        self._space.set_usage(usage)
+        log.info("catalog rebuilt objects=%d bytes=%d", self.objects, usage)
+
+
+def _new_entry(stored: StoredObject, path: str) -> NewEntry:
+    return NewEntry(stored.name, path, stored.version.size, stored.blocks, stored.stored)

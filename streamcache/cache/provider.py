@@ -1,0 +1,410 @@
+"""From a path to an open version of it: hit, collapsed, miss or bypass.
+
+Hub's thread. ``find`` says which version a path has (asking the source when that is not known),
+``Found.open`` gives the delegate: only that starts a copy, so HEAD, 304, 412 and 416 copy nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import time
+from types import TracebackType
+from typing import Self
+
+import gevent
+
+from streamcache.cache.catalog import CatalogError
+from streamcache.cache.delegate import (
+    CachedFileDelegate,
+    CacheStatus,
+    Delegate,
+    DirectFileDelegate,
+    TempFileDelegate,
+)
+from streamcache.cache.fills import IdleFills
+from streamcache.cache.freshness import Flight, Freshness
+from streamcache.cache.ledger import Ledger
+from streamcache.cache.objects import ObjectHandle
+from streamcache.cache.partials import Partials
+from streamcache.cache.resources import Resources
+from streamcache.cache.session import CopySession
+from streamcache.cache.states import Event, State
+from streamcache.errors import (
+    Closed,
+    NotFound,
+    SourceChanged,
+    SourceUnavailable,
+    StreamCacheError,
+)
+from streamcache.source.base import SourceFile, Version
+
+_END_WAIT = 2.0  # s that an open waits for a session of the same version to let go
+
+log = logging.getLogger(__name__)
+
+
+class Found:
+    """One version of a path: fresh, or stale because the source cannot be asked."""
+
+    def __init__(
+        self,
+        provider: Provider,
+        path: str,
+        version: Version,
+        *,
+        handle: ObjectHandle | None,
+        flight: Flight | None,
+        stale: bool,
+    ) -> None:
+        """Owns the lease on ``handle`` and the hold on ``flight``."""
+        self.path = path
+        self.version = version
+        self.handle = handle
+        self.flight = flight
+        self.stale = stale
+        self._provider = provider
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.version.size
+
+    @property
+    def mtime_ns(self) -> int:
+        """Nanoseconds since the epoch."""
+        return self.version.mtime_ns
+
+    @property
+    def status(self) -> CacheStatus:
+        """What ``open`` would give."""
+        if self.handle is not None:
+            return CacheStatus.STALE if self.stale else CacheStatus.HIT
+        return self._provider.status_of(self)
+
+    def open(self, client: str = "") -> Delegate:
+        """The delegate, which outlives this value. Switches; starts or joins a copy.
+
+        ``client`` is an address: its reads of one object count as one use for a while. Raises as
+        ``find`` does, and SourceChanged when the path has another version by now.
+        """
+        return self._provider.open(self, client)
+
+    def close(self) -> None:
+        """Give back what was not used. Idempotent; does not switch."""
+        handle, self.handle = self.handle, None
+        flight, self.flight = self.flight, None
+        self._provider.give_back(handle, flight)
+
+
+class Provider:
+    """The index of sessions, and the way from a path to a delegate."""
+
+    def __init__(
+        self, resources: Resources, freshness: Freshness, ledger: Ledger, partials: Partials
+    ) -> None:
+        self.sessions: dict[str, CopySession] = {}  # by name: those that can be joined
+        self.ending: dict[str, CopySession] = {}  # detached or closed, still holding their files
+        self._r = resources
+        self._freshness = freshness
+        self._ledger = ledger
+        self._partials = partials
+        self._fills = IdleFills(resources.config.copy, self._resume)
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Provider sessions={len(self.sessions)} ending={len(self.ending)}>"
+
+    # -- find
+
+    def find(self, path: str) -> Found:
+        """The version that ``path`` ("/a/b.mp4") has. Switches when the source must be asked.
+
+        Raises NotFound, AccessDenied, SourceTimeout, SourceBusy, SourceUnavailable or Closed.
+        """
+        if self._closed:
+            raise Closed("the cache is closed")
+        path = _relative(path)
+        known = self._freshness.fresh(path)
+        if known is not None:
+            if known.version is None:
+                raise NotFound(errno.ENOENT, "no such file at the source", path)
+            stale = known.failing_since is not None
+            if not stale or self._freshness.may_be_stale(known):
+                return self._found(path, known.version, flight=None, stale=stale)
+        return self._ask(path)
+
+    def _ask(self, path: str) -> Found:
+        """Ask the source; what the cache has is served stale when it does not answer (I2)."""
+        before = self._freshness.known(path)
+        flight = self._freshness.ask(path)
+        try:
+            version, stale = self._answer(path, flight)
+            found = self._found(path, version, flight=flight, stale=stale)
+        except BaseException as error:
+            self._freshness.leave(flight)
+            if isinstance(error, NotFound):
+                self._gone(path)
+            raise
+        if before is not None and before.version not in (None, version) and not stale:
+            assert before.version is not None
+            self._outdated(path, before.version)
+        return found
+
+    def _answer(self, path: str, flight: Flight) -> tuple[Version, bool]:
+        """The version, and whether it is stale. Switches."""
+        config = self._r.config.source
+        age = time.monotonic() - flight.started
+        try:
+            return self._freshness.wait(flight, config.revalidate_wait - age), False
+        except SourceUnavailable as error:
+            had = self._had(path)
+            if had is not None:
+                log.debug("served stale path=%r error=%s", path, error)
+                return had, True
+        return self._freshness.wait(flight, config.timeout - age), False
+
+    def _had(self, path: str) -> Version | None:
+        """A version that the cache can serve all of, or goes on copying. Switches."""
+        known = self._freshness.known(path)
+        if known is not None:
+            if not self._freshness.may_be_stale(known):
+                return None
+            version = known.version
+            assert version is not None
+            if self._name(path, version) in self.sessions:
+                return version
+            with self._found(path, version, flight=None, stale=True) as found:
+                return version if found.handle is not None else None
+        try:
+            stored = self._r.disk.call(self._r.store.versions, self._key(path))
+        except OSError:
+            return None
+        if not stored:
+            return None
+        version = stored[-1].version
+        self._freshness.remember_stored(path, version)
+        return version
+
+    def _found(self, path: str, version: Version, *, flight: Flight | None, stale: bool) -> Found:
+        handle = self._lease(self._name(path, version), version)
+        return Found(self, path, version, handle=handle, flight=flight, stale=stale)
+
+    def _lease(self, name: str, version: Version) -> ObjectHandle | None:
+        try:
+            return self._r.objects.lease(name, version)
+        except OSError as error:  # the cache is optional (I15)
+            log.warning("object not readable name=%s error=%s", name, error)
+            return None
+
+    # -- open
+
+    def status_of(self, found: Found) -> CacheStatus:
+        """What opening it would give, when there is no object."""
+        if self._name(found.path, found.version) in self.sessions:
+            return CacheStatus.COLLAPSED
+        return CacheStatus.MISS if self._cacheable(found.version) else CacheStatus.BYPASS
+
+    def open(self, found: Found, client: str) -> Delegate:
+        """See ``Found.open``."""
+        if self._closed:
+            raise Closed("the cache is closed")
+        name, counters = self._name(found.path, found.version), self._r.counters
+        if found.handle is None and name not in self.sessions:
+            found.handle = self._lease(name, found.version)  # completed since it was found?
+        if found.handle is not None:
+            handle, found.handle = found.handle, None
+            self._ledger.touch(name, client)
+            status = CacheStatus.STALE if found.stale else CacheStatus.HIT
+            return CachedFileDelegate(handle, status, counters, self._r.objects.release)
+        file = None if name in self.sessions else self._source_file(found, name)
+        try:
+            # Nothing switches from here on: two that come together get one session (I9).
+            session = self.sessions.get(name)
+            if session is not None:
+                delegate = TempFileDelegate(session, CacheStatus.COLLAPSED, counters)
+                self._fills.joined(session)
+                return delegate
+            assert file is not None
+            owned, file = file, None
+            if name in self.ending or not self._cacheable(found.version):
+                return DirectFileDelegate(owned, self._r, counters)
+            session = self._start_copying(found.path, name, owned)
+            status = CacheStatus.MISS if self._r.space.known else CacheStatus.BYPASS
+            return TempFileDelegate(session, status, counters)
+        finally:
+            if file is not None:
+                self._r.meta.post(file.close)
+
+    def give_back(self, handle: ObjectHandle | None, flight: Flight | None) -> None:
+        """What a ``Found`` did not use."""
+        if handle is not None:
+            self._r.objects.release(handle)
+        if flight is not None:
+            self._freshness.leave(flight)
+
+    def _source_file(self, found: Found, name: str) -> SourceFile:
+        """The open source file of this version. Switches."""
+        ending = self.ending.get(name)
+        if ending is not None and ending.state is State.CLOSED:
+            ending.ended.wait(_END_WAIT)  # it pauses: its partial will be free at once
+        file = found.flight.take() if found.flight is not None and not found.stale else None
+        if file is None:
+            flight = self._freshness.ask(found.path)
+            try:
+                self._freshness.wait(flight, self._r.config.source.timeout)
+                file = flight.take()
+                if file is None:  # somebody else took it
+                    file = self._r.meta.call(
+                        self._r.source.open,
+                        found.path,
+                        timeout=self._r.config.source.timeout,
+                        discard=SourceFile.close,
+                    )
+            except TimeoutError as error:
+                raise SourceUnavailable(errno.ETIMEDOUT, "no answer", found.path) from error
+            finally:
+                self._freshness.leave(flight)
+        if file.version != found.version:
+            self._r.meta.post(file.close)
+            self._outdated(found.path, found.version)
+            raise SourceChanged(f"{found.path}: changed at the source")
+        return file
+
+    def _cacheable(self, version: Version) -> bool:
+        """It fits, and it is finished: files still being written are not copied."""
+        age = abs(time.time() - version.mtime_ns / 1e9)
+        return age >= self._r.config.source.settle and self._r.space.fits(version.size)
+
+    def _start_copying(self, path: str, name: str, file: SourceFile) -> CopySession:
+        session = CopySession(
+            self._r,
+            name=name,
+            path=path,
+            file=file,
+            adopted=self._partials.take(name),
+            on_change=self._changed,
+            on_published=self._published,
+        )
+        self.sessions[name] = session
+        gevent.spawn(self._drop_others, path, file.version)
+        log.info("copy started path=%r bytes=%d name=%s", path, file.version.size, name)
+        return session
+
+    def _resume(self, path: str) -> None:
+        gevent.spawn(self._do_resume, path)
+
+    def _do_resume(self, path: str) -> None:
+        """Greenlet: go on with a paused copy, as a reader that comes and leaves."""
+        try:
+            with self.find("/" + path) as found:
+                if found.handle is None:
+                    found.open().close()
+        except StreamCacheError as error:
+            log.info("paused copy not resumed path=%r error=%s", path, error)
+
+    # -- what sessions tell
+
+    def _changed(self, session: CopySession) -> None:
+        """A session's state or readers changed, or it has ended. Does not switch."""
+        name = session.name
+        if session.state not in (State.NEW, State.COPYING):
+            if self.sessions.get(name) is session:
+                del self.sessions[name]
+                if session.state is not State.COMPLETE:
+                    self.ending[name] = session
+            if session.ended.is_set() and self.ending.get(name) is session:
+                del self.ending[name]
+            if session.resumable is not None:
+                self._partials.put(name, session.resumable)
+                session.resumable = None
+        self._fills.changed(session)
+
+    def _published(self, session: CopySession, blocks: int) -> None:
+        gevent.spawn(self._record, session.name, session.path, session.version.size, blocks)
+
+    def _record(self, name: str, path: str, size: int, blocks: int) -> None:
+        """Greenlet: the catalog learns of the object; its journal goes last."""
+        try:
+            self._ledger.add(name, path, size, blocks)
+            self._r.disk.call(self._r.store.drop_map, name)
+        except (CatalogError, Closed, OSError) as error:
+            # The map stays: the next start enters the object.
+            log.warning("object not entered in the catalog path=%r error=%s", path, error)
+
+    # -- what is no longer true
+
+    def _outdated(self, path: str, version: Version) -> None:
+        """The path has another version now: readers of the old one go on, nobody joins them."""
+        session = self.sessions.get(self._name(path, version))
+        log.info("source changed path=%r", path)
+        if session is not None:
+            session.handle_event(Event.OUTDATED)
+        gevent.spawn(self._remove, [self._name(path, version)])
+
+    def _gone(self, path: str) -> None:
+        """Proven: the source has no such file any more."""
+        key = self._key(path)
+        for name in [name for name in self.sessions if name.startswith(key)]:
+            self.sessions[name].handle_event(Event.OUTDATED)
+        gevent.spawn(self._drop_others, path, None)
+
+    def _drop_others(self, path: str, version: Version | None) -> None:
+        """Greenlet: remove every object of this path but that version."""
+        try:
+            stored = self._r.disk.call(self._r.store.versions, self._key(path))
+        except (OSError, StreamCacheError):
+            return
+        self._remove([s.name for s in stored if version is None or s.version.id != version.id])
+
+    def _remove(self, names: list[str]) -> None:
+        """Greenlet: take exactly these objects off the disk, out of catalog and account."""
+        try:
+            for name in names:
+                self._partials.drop(name)
+                if self._r.objects.discard(name):
+                    self._ledger.remove([name])
+                    log.info("object removed name=%s", name)
+        except (OSError, StreamCacheError) as error:
+            log.warning("not removed names=%s error=%s", names, error)
+
+    # -- the end
+
+    def close(self, timeout: float) -> None:
+        """End all sessions; partials stay. Switches, at most for ``timeout`` s."""
+        self._closed = True
+        self._fills.stop()
+        sessions = [*self.sessions.values(), *self.ending.values()]
+        for session in sessions:
+            session.handle_event(Event.SHUTDOWN)
+        gevent.wait([session.ended for session in sessions], timeout=timeout)
+
+    def _key(self, path: str) -> str:
+        digest = hashlib.blake2b(digest_size=16, person=b"key")
+        digest.update(self._r.source.id.encode("utf-8", "surrogateescape") + b"\0")
+        digest.update(path.encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+    def _name(self, path: str, version: Version) -> str:
+        return f"{self._key(path)}.{version.id}"
+
+
+def _relative(path: str) -> str:
+    """ "/a/b.mp4" or "a/b.mp4" -> "a/b.mp4"; NotFound for what names no file."""
+    relative = path.removeprefix("/")
+    parts = relative.split("/")
+    if "\0" in path or any(part in ("", ".", "..") for part in parts):
+        raise NotFound(errno.ENOENT, "no such file at the source", path)
+    return relative

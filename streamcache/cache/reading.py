@@ -1,0 +1,108 @@
+"""The readers of a session, and the reads that wait for bytes not yet there.
+
+Hub's thread only. Every pending read is settled exactly once (I11): taken out of ``Waiting`` when
+it is settled, so nothing can settle it again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gevent.event import AsyncResult
+
+from streamcache.cache.blockmap import BLOCK, Extent
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Bytes that can be sent now: ``length`` bytes of ``fd`` at ``offset``, or ``data``.
+
+    ``fd`` is open until the delegate is closed; -1: the bytes are in ``data``.
+    """
+
+    fd: int
+    offset: int
+    length: int
+    data: memoryview | None = None
+
+
+class Reader:
+    """Where one client reads."""
+
+    __slots__ = ("expected", "position")
+
+    def __init__(self) -> None:
+        self.position = 0  # bytes: what it asked for last
+        self.expected = -1  # bytes: where it goes on unless it seeks
+
+    def __repr__(self) -> str:
+        return f"<Reader at {self.position}>"
+
+
+class PendingRead:
+    """A reader that waits for the block at ``offset``.
+
+    The result is None when the block is present now, else the bytes themselves.
+    """
+
+    __slots__ = ("offset", "result", "stop")
+
+    def __init__(self, offset: int, stop: int) -> None:
+        self.offset = offset
+        self.stop = stop
+        self.result: AsyncResult[memoryview | None] = AsyncResult()
+
+
+class Waiting:
+    """The pending reads of a session, by block."""
+
+    def __init__(self) -> None:
+        self._reads: dict[int, list[PendingRead]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._reads.values()))
+
+    def add(self, read: PendingRead) -> None:
+        """Wait for the block at its offset."""
+        self._reads.setdefault(read.offset // BLOCK, []).append(read)
+
+    def leave(self, read: PendingRead) -> None:
+        """The reader gave up. Idempotent; settled reads have left already."""
+        block = read.offset // BLOCK
+        reads = self._reads.get(block)
+        if reads and read in reads:
+            reads.remove(read)
+            if not reads:
+                del self._reads[block]
+
+    def at(self, block: int) -> bool:
+        """Somebody waits for this block."""
+        return block in self._reads
+
+    def present(self, extent: Extent) -> None:
+        """These blocks are present: wake who waits for them."""
+        for read in self._take(extent):
+            read.result.set(None)
+
+    def deliver(self, extent: Extent, data: memoryview) -> None:
+        """These bytes were read and are not kept: give them to who waits for them."""
+        base = extent.start * BLOCK
+        for read in self._take(extent):
+            # A copy: the buffer is used again as soon as this returns.
+            part = bytes(data[read.offset - base : read.stop - base])
+            read.result.set(memoryview(part))
+
+    def fail(self, error: BaseException, extent: Extent | None = None) -> None:
+        """The bytes will not come: raise in who waits for them, or in all."""
+        for read in self._take(extent):
+            read.result.set_exception(error)
+
+    def blocks_in(self, extent: Extent) -> list[int]:
+        """The blocks of this extent that somebody waits for."""
+        if len(self._reads) < len(extent):
+            return [block for block in self._reads if extent.start <= block < extent.stop]
+        return [block for block in range(extent.start, extent.stop) if block in self._reads]
+
+    def _take(self, extent: Extent | None) -> list[PendingRead]:
+        blocks = list(self._reads) if extent is None else self.blocks_in(extent)
+        return [read for block in blocks for read in self._reads.pop(block)]

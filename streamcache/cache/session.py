@@ -1,0 +1,520 @@
+"""``CopySession``: copies a source file once, and serves it at the same time.
+
+Greenlets, all in the hub's thread: ``_do_copy`` leads the session through its states (see
+``states.py``) and lets go of everything at the end; each step of the scheduler calls ``arrived`` or
+``failed`` in a greenlet of its own; readers call ``read``. Threads get descriptors, offsets and
+buffers only (I3), and those belong to the call until it returns (I4): the session closes nothing
+while a step is under way.
+
+A reader in want of bytes asks for the block that it needs; whatever is read is kept and counts as
+copied, so the source gives each byte once. No reader drives the copy: a slow one slows nobody, and
+one that leaves stops nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+
+import gevent
+from gevent.event import Event as Flag
+
+from streamcache.cache.blockmap import BLOCK, BlockMap, Extent
+from streamcache.cache.objects import ObjectHandle
+from streamcache.cache.partial import Partial, PartialHeader
+from streamcache.cache.reading import PendingRead, Reader, Ready, Waiting
+from streamcache.cache.resources import Resources
+from streamcache.cache.space import Reservation, footprint
+from streamcache.cache.states import Event, State, after
+from streamcache.errors import (
+    Closed,
+    NoSpace,
+    SourceChanged,
+    SourceTimeout,
+    StreamCacheError,
+)
+from streamcache.source.base import Fingerprint, SourceFile, Version
+from streamcache.source.scheduler import Piece
+
+RESERVE_STEP = 256 * 1024 * 1024  # bytes: a probe of 10,000 titles must not drain the cache
+_GROW_AHEAD = RESERVE_STEP // 4  # bytes left of the reservation when more is asked for
+_READY_BYTES = 4 * 1024 * 1024  # at most in one answer, so that the reader's position is known
+_DIRECT_BYTES = 1024 * 1024  # at most in one answer that goes through memory
+_READ_AHEAD = 32 * 1024 * 1024  # bytes before a reader that are copied before the rest
+_SPACE_WAIT = 30.0  # s for room to be made
+_FIRST_WRITE_WAIT = 1.0  # s that the first bytes wait for the partial before they are not kept
+_RETRY_DELAY = 0.2  # s before a read that failed is tried a second time
+
+log = logging.getLogger(__name__)
+
+
+class CopySession:
+    """One copy of one version of a file. Made and used in the hub's thread."""
+
+    def __init__(
+        self,
+        resources: Resources,
+        *,
+        name: str,
+        path: str,
+        file: SourceFile,
+        adopted: Reservation | None,
+        on_change: Callable[[CopySession], None],
+        on_published: Callable[[CopySession, int], None],
+    ) -> None:
+        """``file`` is owned from now on, and so is ``adopted``, the reservation of a partial that
+        is to be continued. ``on_change`` is called after each change of ``state``, whenever the
+        last reader leaves, and at the very end; ``on_published`` with the object's bytes on disk.
+        Neither may switch.
+        """
+        self.name = name
+        self.path = path
+        self.version: Version = file.version
+        self.state = State.NEW
+        self.map = BlockMap(file.version.size)
+        self.readers: set[Reader] = set()
+        self.handle: ObjectHandle | None = None  # the object, once complete
+        self.resumable: Reservation | None = None  # of the partial that is left behind
+        self.ended = Flag()  # everything was let go
+        self._r = resources
+        self._file = file
+        self._seen: Fingerprint = file.fingerprint
+        self._reservation = adopted
+        self._on_change = on_change
+        self._on_published = on_published
+        self._partial: Partial | None = None
+        self._waiting = Waiting()
+        self._failure: StreamCacheError | None = None  # why missing blocks cannot be read
+        self._keep_partial = True
+        self._sharing = False  # outdated, but several readers go on to share the bytes
+        self._retried: set[int] = set()  # extents whose second try is their last
+        self._growing = False
+        self._steps = 0  # under way
+        self._allocated = Flag()  # the question of space is settled
+        self._copied = Flag()  # the map is complete, or copying has ended
+        self._closed = Flag()
+        self._quiet = Flag()  # no step is under way
+        self._quiet.set()
+        self._greenlet = gevent.spawn(self._do_copy)
+
+    def __repr__(self) -> str:
+        return (
+            f"<CopySession {self.path!r} {self.state.value} {self.map.present}/{self.map.count}"
+            f" readers={len(self.readers)} waiting={len(self._waiting)} steps={self._steps}>"
+        )
+
+    # -- readers
+
+    @contextlib.contextmanager
+    def lease(self) -> Iterator[Reader]:
+        """A reader's hold on the session."""
+        reader = self.inc_ref()
+        try:
+            yield reader
+        finally:
+            self.dec_ref(reader)
+
+    def inc_ref(self) -> Reader:
+        """One reader more; a session that is closed takes none (Closed)."""
+        if self.state is State.CLOSED:
+            raise Closed(f"{self.path}: the copy session is closed")
+        reader = Reader()
+        self.readers.add(reader)
+        self._schedule()
+        return reader
+
+    def dec_ref(self, reader: Reader) -> None:
+        """One reader less. Idempotent; does not switch."""
+        if reader not in self.readers:
+            return
+        self.readers.remove(reader)
+        if not self.readers and self.state in (State.DETACHED, State.COMPLETE):
+            self.handle_event(Event.IDLE)
+            return
+        self._schedule()
+        if not self.readers:
+            self._on_change(self)
+
+    def read(self, reader: Reader, offset: int, stop: int) -> Ready:
+        """Bytes from ``offset`` on, at least one, at most up to ``stop``. Switches until there are.
+
+        Raises SourceTimeout, SourceUnavailable, SourceChanged or Closed.
+        """
+        while True:
+            if self.state is State.CLOSED:
+                raise Closed(f"{self.path}: the copy session is closed")
+            reader.position = offset
+            count = self.map.ready(offset, stop) if self._fd >= 0 else 0
+            if count:
+                if self.handle is None:
+                    count = min(count, _READY_BYTES)
+                reader.expected = offset + count
+                return Ready(self._fd, offset, count)
+            data = self._delegated_read(reader, offset, min(stop, offset + _DIRECT_BYTES))
+            if data:
+                reader.expected = offset + len(data)
+                return Ready(-1, offset, len(data), data)
+
+    def _delegated_read(self, reader: Reader, offset: int, stop: int) -> memoryview | None:
+        """Wait for the block at ``offset``; None: it is present now."""
+        if self._failure is not None:
+            raise self._failure
+        read = PendingRead(offset, stop)
+        self._waiting.add(read)
+        self._r.counters.delegated_reads += 1
+        if self.map.is_free(offset // BLOCK):
+            seek = offset != reader.expected
+            self._r.scheduler.demand(self, offset // BLOCK * BLOCK, seek=seek)
+        timeout = self._r.config.source.timeout
+        try:
+            return read.result.get(timeout=timeout)
+        except gevent.Timeout as expired:
+            if read.result.ready():  # somebody else's timeout
+                raise
+            raise SourceTimeout(f"{self.path}: no bytes within {timeout} s") from expired
+        finally:
+            self._waiting.leave(read)
+
+    @property
+    def _fd(self) -> int:
+        if self.handle is not None:
+            return self.handle.fd
+        return -1 if self._partial is None else self._partial.read_fd
+
+    # -- events
+
+    def handle_event(self, event: Event) -> None:
+        """The one place where the state changes. Does not switch."""
+        before, self.state = self.state, after(self.state, event)
+        if self.state is before:
+            return
+        log.debug("session %s -> %s event=%s path=%r", before, self.state, event, self.path)
+        if self.state is State.COPYING:
+            self._schedule()
+        elif self.state is State.DETACHED:
+            self._detached(event)
+        elif self.state is State.CLOSED:
+            if before in (State.NEW, State.COPYING):
+                self._r.counters.copies_cancelled += 1
+            self._r.scheduler.remove(self)
+            self._waiting.fail(Closed(f"{self.path}: the copy session is closed"))
+            self._allocated.set()
+            self._copied.set()
+            self._closed.set()
+        self._on_change(self)
+
+    def _detached(self, event: Event) -> None:
+        if event is Event.COPY_FAILED:
+            self._r.counters.copies_failed += 1
+        else:
+            self._r.counters.copies_cancelled += 1
+        # What is sound of this version may be continued later; after all else it is of no use.
+        self._keep_partial = event is Event.COPY_FAILED and not isinstance(
+            self._failure, SourceChanged
+        )
+        self._sharing = event is Event.OUTDATED
+        self._allocated.set()
+        self._copied.set()
+        self._schedule()
+        if not self.readers:
+            self.handle_event(Event.IDLE)
+
+    def _schedule(self) -> None:
+        """Tell the scheduler whether there is something to copy without being asked."""
+        if self.state is State.COPYING or self._shared:
+            self._r.scheduler.add(self, idle=not self.readers)
+        else:
+            self._r.scheduler.remove(self)
+
+    @property
+    def _shared(self) -> bool:
+        """Detached, but several read: they share the bytes until one is left."""
+        return self._sharing and len(self.readers) > 1 and self._failure is None
+
+    @property
+    def _keeps(self) -> bool:
+        """Whether bytes that arrive now go into the partial."""
+        return self._partial is not None and (self._keep_partial or self._sharing)
+
+    # -- the scheduler's feed
+
+    @property
+    def file(self) -> SourceFile:
+        """The open source file."""
+        return self._file
+
+    def demanded(self, offset: int, length: int) -> Piece | None:
+        """Claim what a reader waits for, if it still does."""
+        block = offset // BLOCK
+        if self.state is State.CLOSED or not self._waiting.at(block) or not self.map.is_free(block):
+            return None
+        return self._claim(block, length if self._keeps else min(length, _DIRECT_BYTES))
+
+    def sequential(self, length: int) -> Piece | None:
+        """Claim what comes next: before the readers, else the lowest missing block."""
+        if not (self.state is State.COPYING or self._shared):
+            return None
+        if not (self._keeps and self._affords(max(1, length // BLOCK))):
+            self._grow()
+            return None
+        block = self._next_block()
+        return None if block < 0 else self._claim(block, length)
+
+    def _next_block(self) -> int:
+        """The free block nearest before a reader, within reach; else the lowest."""
+        best, distance = -1, _READ_AHEAD // BLOCK
+        for position in {reader.position // BLOCK for reader in self.readers}:
+            block = self.map.next_free(position, position + distance)
+            if block >= 0:
+                best, distance = block, block - position
+        return best if best >= 0 else self.map.next_free(0)
+
+    def _claim(self, block: int, length: int) -> Piece:
+        extent = self.map.claim(block, limit=max(1, length // BLOCK))
+        if not self._affords(_GROW_AHEAD // BLOCK):
+            self._grow()
+        self._steps += 1
+        self._quiet.clear()
+        return Piece(extent.start * BLOCK, self.map.length(extent))
+
+    def _released(self) -> None:
+        """A step is over."""
+        self._steps -= 1
+        if not self._steps:
+            self._quiet.set()
+        self._schedule()
+
+    def arrived(self, piece: Piece, data: memoryview, now: Fingerprint) -> None:
+        """A step's bytes: keep them if they are of our version, and wake who waits. Switches."""
+        extent = _extent(piece)
+        if self._is_changed(now) or len(data) < piece.length:
+            self.map.release(extent)
+            self._fail(SourceChanged(f"{self.path}: changed at the source while it was read"))
+        elif self._store(extent, data):
+            self.map.fill(extent)
+            self._waiting.present(extent)
+            if self.map.complete:
+                self._copied.set()
+        else:
+            self.map.release(extent)
+            self._waiting.deliver(extent, data)
+        self._released()
+
+    def failed(self, piece: Piece, error: StreamCacheError) -> None:
+        """A step could not read: once more, then its readers get the error and the copy ends."""
+        extent = _extent(piece)
+        again = extent.start not in self._retried and self.state is not State.CLOSED
+        if again:
+            self._retried.add(extent.start)
+            log.info("source read failed, trying again path=%r error=%s", self.path, error)
+            gevent.sleep(_RETRY_DELAY)
+        self.map.release(extent)
+        if again:
+            for block in self._waiting.blocks_in(extent):
+                self._r.scheduler.demand(self, block * BLOCK, seek=False)
+        elif self.state is not State.CLOSED:
+            self._fail(error)
+        self._released()
+
+    def _fail(self, error: StreamCacheError) -> None:
+        if self._failure is None:
+            self._failure = error
+            log.warning("copy failed path=%r error=%s", self.path, error)
+        self._waiting.fail(error)
+        self.handle_event(Event.COPY_FAILED)
+
+    def _is_changed(self, now: Fingerprint) -> bool:
+        """Whether the open file is another version than the one we serve (I8).
+
+        Grown with the same inode counts as appended to: what we serve of it is the same, but a
+        later open finds another version, so this one is not published.
+        """
+        if now == self._seen:
+            return False
+        if now.inode != self._seen.inode or now.size <= self._seen.size:
+            return True
+        self._seen = now
+        self.handle_event(Event.OUTDATED)
+        return False
+
+    def _store(self, extent: Extent, data: memoryview) -> bool:
+        """Write into the partial; False: it is not kept. Switches."""
+        if self.state is State.NEW:
+            self._allocated.wait(_FIRST_WRITE_WAIT)
+        partial = self._partial
+        if partial is None or not self._keeps:
+            return False
+        if not self._affords(0):
+            self._grow()
+            return False
+        try:
+            self._r.disk.call(partial.write, extent, data)
+        except OSError as error:
+            log.warning("cache write failed path=%r error=%s", self.path, error)
+            self.handle_event(Event.SPACE_DENIED)
+            return False
+        return True
+
+    # -- space
+
+    def _affords(self, blocks: int) -> bool:
+        """Whether what is present and claimed, and ``blocks`` more, is within the reservation."""
+        if self._reservation is None:
+            return False
+        size = min((self.map.present + self.map.claimed + blocks) * BLOCK, self.version.size)
+        return footprint(size) <= self._reservation.amount
+
+    def _grow(self) -> None:
+        if not self._growing and self.state is State.COPYING:
+            self._growing = True
+            gevent.spawn(self._do_grow)
+
+    def _do_grow(self) -> None:
+        reservation = self._reservation
+        assert reservation is not None
+        try:
+            more = min(RESERVE_STEP, footprint(self.version.size) - reservation.amount)
+            reservation.grow(max(0, more), timeout=_SPACE_WAIT)
+        except NoSpace as full:
+            log.info("copy has no room path=%r reason=%s", self.path, full)
+            self.handle_event(Event.SPACE_DENIED)
+        except RuntimeError:  # settled meanwhile: the session ended
+            pass
+        else:
+            self._schedule()
+        finally:
+            self._growing = False
+
+    def _alloc_cache_space(self) -> None:
+        """Reserve, then open the partial: SPACE_GRANTED or SPACE_DENIED. Switches."""
+        need = footprint(self.version.size)
+        try:
+            if self._reservation is None:
+                self._reservation = self._r.space.reserve(
+                    min(need, RESERVE_STEP), timeout=_SPACE_WAIT
+                )
+            else:
+                more = min(need - self._reservation.amount, RESERVE_STEP)
+                self._reservation.grow(max(0, more), timeout=_SPACE_WAIT)
+            if self.state is State.NEW:
+                self._partial, present = self._r.disk.call(self._open_partial)
+                self.map.adopt(present)
+        except (NoSpace, OSError) as error:
+            log.info("not cached path=%r reason=%s", self.path, error)
+            self.handle_event(Event.SPACE_DENIED)
+        else:
+            self.handle_event(Event.SPACE_GRANTED)
+        self._allocated.set()
+
+    def _open_partial(self) -> tuple[Partial, bytes]:
+        """Worker thread: continue what is there, else begin; with the blocks that are present."""
+        file, store = self._file, self._r.store
+        header = PartialHeader(
+            boot=store.boot,
+            source=self._r.source.id,
+            path=self.path,
+            version=self.version.id,
+            size=self.version.size,
+            mtime_ns=self.version.mtime_ns,
+            ctime_ns=file.fingerprint.ctime_ns,
+            inode=file.fingerprint.inode,
+        )
+        found = store.continue_partial(self.name, header)
+        return found or (store.create_partial(self.name, header), b"")
+
+    # -- the copy
+
+    def _do_copy(self) -> None:
+        """Greenlet: the session's life from its first to its last moment."""
+        self._r.counters.copies_started += 1
+        try:
+            self._alloc_cache_space()
+            if self.map.complete:
+                self._copied.set()
+            self._copied.wait()
+            self._quiet.wait()
+            if self.state is State.COPYING:
+                self._publish()
+            self._closed.wait()
+        except Exception:
+            log.exception("copy session broke path=%r", self.path)
+            self._failure = self._failure or Closed(f"{self.path}: internal error")
+            self._keep_partial = False
+            self.handle_event(Event.SHUTDOWN)
+        finally:
+            self._quiet.wait()
+            try:
+                self._let_go()
+            finally:
+                self.ended.set()
+                self._on_change(self)
+
+    def _publish(self) -> None:
+        """All blocks are present: make the file durable, and an object if it is still true."""
+        partial, reservation = self._partial, self._reservation
+        assert partial is not None and reservation is not None
+        store = self._r.store
+        try:
+            self._r.disk.call(partial.seal, self.version.mtime_ns)
+            if not self._r.meta.call(self._source_is_unchanged):
+                self._fail(SourceChanged(f"{self.path}: changed at the source while it was copied"))
+                return
+            if self.state is not State.COPYING:
+                return
+            blocks = self._r.disk.call(store.publish, self.name)
+        except FileNotFoundError:
+            log.warning("partial vanished path=%r", self.path)
+            self.handle_event(Event.SPACE_DENIED)
+            return
+        except StreamCacheError as error:
+            self._fail(error)
+            return
+        except OSError as error:
+            log.warning("copy not published path=%r error=%s", self.path, error)
+            self.handle_event(Event.SPACE_DENIED)
+            return
+        reservation.commit(blocks)
+        self._reservation = None
+        # The object's descriptor is the partial's read-only one: readers keep theirs.
+        self.handle = self._r.objects.adopt(self.name, self.version, partial.give_away())
+        self._r.counters.copies_finished += 1
+        log.info("copy complete path=%r bytes=%d name=%s", self.path, self.version.size, self.name)
+        self._on_published(self, blocks)
+        self.handle_event(Event.ALL_COPIED)
+        if not self.readers:
+            self.handle_event(Event.IDLE)
+
+    def _source_is_unchanged(self) -> bool:
+        """Worker thread: by descriptor, and by path."""
+        return (
+            self._r.source.fingerprint(self._file) == self._seen
+            and self._r.source.stat(self.path) == self._seen
+        )
+
+    def _let_go(self) -> None:
+        """Give everything back, once no step is under way. Switches."""
+        partial, self._partial = self._partial, None
+        if partial is not None:
+            self._r.disk.call(partial.close)
+        if self.handle is not None:
+            self._r.objects.release(self.handle)
+        elif partial is not None:
+            self._leave_partial()
+        if self._reservation is not None:
+            self._reservation.release()
+        self._r.meta.post(self._file.close)
+
+    def _leave_partial(self) -> None:
+        """Keep it for the next session of this version, or remove it. Switches."""
+        reservation, store = self._reservation, self._r.store
+        assert reservation is not None
+        if self._keep_partial and self.map.present:
+            reservation.shrink_to(self._r.disk.call(store.partial_blocks, self.name))
+            self.resumable, self._reservation = reservation, None
+        else:
+            self._r.disk.call(store.drop_partial, self.name)
+
+
+def _extent(piece: Piece) -> Extent:
+    return Extent(piece.offset // BLOCK, -(-(piece.offset + piece.length) // BLOCK))

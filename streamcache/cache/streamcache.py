@@ -1,0 +1,272 @@
+"""``StreamCache``: one source behind one cache directory. The library's front door."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+from types import TracebackType
+from typing import Self
+
+import gevent
+
+from streamcache.cache.evictor import Evictor
+from streamcache.cache.file import StreamFile
+from streamcache.cache.freshness import Freshness
+from streamcache.cache.ledger import Ledger
+from streamcache.cache.objects import Objects
+from streamcache.cache.partials import Partials
+from streamcache.cache.provider import Found, Provider
+from streamcache.cache.resources import Resources
+from streamcache.cache.space import Space
+from streamcache.cache.store import Store
+from streamcache.cache.workers import WorkerPool
+from streamcache.config import Config, changed
+from streamcache.errors import CacheError, Closed, ConfigError
+from streamcache.source.filesystem import FileSystemSource
+from streamcache.source.scheduler import Scheduler
+from streamcache.stats import Counters, SessionStatistics, Statistics
+from streamcache.units import parse_size
+
+_JOIN = 1.0  # s that close() waits for worker threads; one that hangs at the source stays behind
+
+log = logging.getLogger(__name__)
+
+
+class StreamCache:
+    """A cache; used by the greenlets of one thread's hub, the one of its first use."""
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_size: str | int | None = None,
+        *,
+        config: Config | None = None,
+    ) -> None:
+        """``source`` and ``cache_dir`` are directories, ``cache_size`` bytes or "50GB".
+
+        They stand for the same options of ``config``, which has the others. Nothing is touched
+        before ``start``, or the first use. Raises ConfigError.
+        """
+        config = config or Config()
+        if source is not None:
+            config = changed(config, "source", path=os.fspath(source))
+        if cache_dir is not None:
+            config = changed(config, "cache", dir=os.fspath(cache_dir))
+        if cache_size is not None:
+            size = parse_size(cache_size) if isinstance(cache_size, str) else cache_size
+            config = changed(config, "cache", size=size)
+        if not config.source.path:
+            raise ConfigError("source.path: name the directory that is to be served")
+        if not config.cache.dir:
+            raise ConfigError("cache.dir: name a directory on a fast local disk")
+        self.config = config
+        self.counters = Counters()
+        self._hub: object = None
+        self._pid = 0
+        self._closed = False
+        self._parts: _Parts | None = None
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open" if self._parts else "not started"
+        return f"<StreamCache {self.config.source.path!r} {state}>"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Open the cache directory and take up what is in it. Idempotent. Switches.
+
+        Afterwards ``config.cache.size`` is what 0 stood for. Raises ConfigError, CacheInUse,
+        CacheError.
+        """
+        if self._closed:
+            raise Closed("the cache is closed")
+        hub = gevent.get_hub()
+        if self._hub is None:
+            self._hub, self._pid = hub, os.getpid()
+        elif self._hub is not hub or self._pid != os.getpid():
+            raise RuntimeError(
+                "a StreamCache belongs to the hub (thread, process) of its first use"
+            )
+        if self._parts is None:
+            self._parts = _Parts(self.config, self.counters)
+            try:
+                self._parts.open()
+            except BaseException:
+                self._parts.close(timeout=0)
+                self._parts = None
+                raise
+            self.config = self._parts.config
+
+    def find(self, path: str) -> Found:
+        """The version of ``path`` ("/a/b.mp4") that is served now. Switches.
+
+        Raises NotFound, AccessDenied, SourceTimeout, SourceBusy, SourceUnavailable or Closed.
+        """
+        return self._started.provider.find(path)
+
+    def open(self, path: str) -> StreamFile:
+        """A file-like object of one version; the copy begins, or is joined. Switches. Raises as
+        ``find``, and SourceChanged.
+        """
+        parts = self._started
+        with parts.provider.find(path) as found:
+            return StreamFile(found.open("local"), parts.disk.call, path)
+
+    def statistics(self) -> Statistics:
+        """A snapshot of counters, usage and live copies."""
+        counters = {**vars(self.counters)}
+        counters["requests"] = dict(self.counters.requests)
+        counters["bytes"] = dict(self.counters.bytes)
+        parts = self._parts
+        if parts is None:
+            return Statistics(**counters)
+        counters["evictions"] = parts.evictor.evicted_objects
+        return Statistics(
+            **counters,
+            usage=parts.space.used,
+            reserved=parts.space.reserved,
+            limit=parts.space.limit,
+            objects=parts.ledger.objects - parts.evictor.evicted_objects,
+            sessions=tuple(
+                SessionStatistics(
+                    path=session.path,
+                    state=session.state.value,
+                    size=session.version.size,
+                    present=session.map.present_bytes,
+                    readers=len(session.readers),
+                )
+                for session in parts.provider.sessions.values()
+            ),
+        )
+
+    def close(self, timeout: float = 10.0) -> None:
+        """End copies (their partials stay) and give everything back. Idempotent. Switches."""
+        self._closed = True
+        parts, self._parts = self._parts, None
+        if parts is not None:
+            parts.close(timeout=timeout)
+
+    @property
+    def _started(self) -> _Parts:
+        self.start()
+        assert self._parts is not None
+        return self._parts
+
+
+class _Parts:
+    """What a started cache is made of, in the order in which it is opened."""
+
+    ledger: Ledger
+    evictor: Evictor
+    provider: Provider
+
+    def __init__(self, config: Config, counters: Counters) -> None:
+        if not os.path.isdir(config.source.path):
+            raise ConfigError(f"source.path = {config.source.path!r}: a directory is needed")
+        self.config = config
+        source, cache = config.source, config.cache
+        self.source = FileSystemSource(source.path, id=source.id, identity=source.identity)
+        self.store = Store(cache.dir)
+        self.reads = WorkerPool("source", size=source.workers)
+        self.meta = WorkerPool("meta", size=source.meta_workers)
+        self.disk = WorkerPool("disk", size=cache.workers)
+        self.space = Space(
+            cache.size,
+            high=cache.high_watermark,
+            low=cache.low_watermark,
+            cleanup=cache.cleanup,
+            max_file_size=cache.max_file_size,
+        )
+        self.counters = counters
+
+    def open(self) -> None:
+        """Take the directory, settle what the last process left, start the Evictor. Switches."""
+        try:
+            self.disk.call(self.store.prepare)
+            partials, published = self.disk.call(self.store.scan_partials, self.source.id)
+        except OSError as error:
+            raise CacheError(f"cache directory {self.store.root!r}: {error.strerror}") from error
+        self.ledger = Ledger.open(self.store, self.space, self.disk, self.config.cache)
+        if not self.config.cache.size:
+            used = self.ledger.call(self.ledger.catalog.usage)[0]
+            used += sum(partial.blocks for partial in partials)
+            size = (self.disk.call(self.store.free_bytes) + used) // 2
+            self.space.resize(size)
+            self.config = changed(self.config, "cache", size=size)
+        idle = Partials(self.store, self.disk)
+        for partial in sorted(partials, key=lambda partial: partial.used):
+            idle.put(partial.name, self.space.adopt(partial.blocks))
+        self.ledger.start(published)
+        self._wire(idle)
+        log.info(
+            "cache open dir=%r size=%d objects=%d partials=%d",
+            self.store.root,
+            self.space.limit,
+            self.ledger.objects,
+            len(idle),
+        )
+
+    def _wire(self, idle: Partials) -> None:
+        copy, cache = self.config.copy, self.config.cache
+        scheduler = Scheduler(
+            self.source,
+            self.reads,
+            self.counters,
+            in_flight=copy.in_flight,
+            step_time=copy.step_time,
+            max_bandwidth=copy.max_bandwidth,
+        )
+        keep = min(1024, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8)
+        objects = Objects(self.store, self.space, self.disk, keep=keep)
+        self.evictor = Evictor(
+            self.space,
+            self.ledger.catalog,
+            catalog_call=self.ledger.call,
+            remove=objects.evict,
+            leased=objects.leased,
+            drop_idle_partials=idle.drop_oldest,
+            interval=cache.evict_interval,
+        )
+        self.objects = objects
+        resources = Resources(
+            config=self.config,
+            counters=self.counters,
+            source=self.source,
+            scheduler=scheduler,
+            store=self.store,
+            space=self.space,
+            objects=objects,
+            disk=self.disk,
+            meta=self.meta,
+        )
+        freshness = Freshness(self.source, self.meta, self.config.source, self.counters)
+        self.provider = Provider(resources, freshness, self.ledger, idle)
+        self.evictor.start()
+
+    def close(self, *, timeout: float) -> None:
+        """In the opposite order; also what was opened only in part. Switches."""
+        if hasattr(self, "provider"):
+            self.provider.close(timeout)
+            self.evictor.stop()
+            self.objects.close()
+        if hasattr(self, "ledger"):
+            self.ledger.close()
+        pools = (self.reads, self.meta, self.disk)
+        for pool in pools:
+            pool.close()
+        for pool in pools:
+            if not pool.join(_JOIN):
+                log.warning("threads left behind %r", pool)
+        self.store.close()

@@ -1,0 +1,196 @@
+"""Worker threads and ``call()``: run a blocking function in a thread, wait for it cooperatively.
+
+Threads: the functions run in native threads of the pool; everything else here runs in the hub's
+thread. Results come back through one ``loop.async_()`` watcher that drains a deque (a gevent
+``ThreadPool`` allocates a watcher per task and blocks the caller when it is full). Errors come
+back as values, so the hub prints nothing about them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import gevent
+from gevent import monkey
+from gevent.event import AsyncResult, Event
+
+from streamcache.errors import Closed, SourceBusy
+
+# The embedding program may have monkey-patched: worker threads need the real ones.
+_start_new_thread = monkey.get_original("_thread", "start_new_thread")
+_SimpleQueue = monkey.get_original("queue", "SimpleQueue")
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class _Job:
+    """One call on its way to a thread and back. Its arguments belong to the thread until then."""
+
+    __slots__ = ("abandoned", "args", "discard", "error", "function", "result", "value")
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        discard: Callable[[Any], object] | None,
+    ) -> None:
+        self.function = function
+        self.args = args
+        self.discard = discard
+        self.abandoned = False
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.result: AsyncResult[Any] = AsyncResult()
+
+
+class WorkerPool:
+    """At most ``size`` native threads with a queue of at most ``max_queue`` waiting calls.
+
+    A thread that hangs in a system call stays counted until it returns: a dead source can use up
+    its own pool, and no other.
+    """
+
+    def __init__(self, name: str, *, size: int, max_queue: int = 10_000) -> None:
+        self.name = name
+        self.size = size
+        self.max_queue = max_queue
+        self.pending = 0  # calls submitted and not finished
+        self.threads = 0  # alive
+        self._closed = False
+        self._all_gone = Event()
+        self._tasks: Any = _SimpleQueue()
+        self._finished: deque[_Job | None] = deque()
+        self._watcher: Any = gevent.get_hub().loop.async_()
+
+    def __repr__(self) -> str:
+        return f"<WorkerPool {self.name} threads={self.threads}/{self.size} pending={self.pending}>"
+
+    @property
+    def queued(self) -> int:
+        """Calls that wait for a thread."""
+        return max(0, self.pending - self.size)
+
+    def call(
+        self,
+        function: Callable[..., T],
+        *args: Any,
+        timeout: float | None = None,
+        discard: Callable[[T], object] | None = None,
+    ) -> T:
+        """Run ``function(*args)`` in a worker thread and return its result. Switches.
+
+        After ``timeout`` seconds TimeoutError is raised and the call goes on in its thread; what
+        it returns then is given to ``discard``, in a worker thread (to close a descriptor, say).
+        Raises what the function raised, SourceBusy when the queue is full, Closed after close().
+        """
+        job = self._submit(function, args, discard)
+        try:
+            return cast(T, job.result.get(timeout=timeout))
+        except gevent.Timeout:
+            job.abandoned = True
+            raise TimeoutError(f"{self.name}: no answer within {timeout} s") from None
+        except BaseException:
+            # Killed or timed out from outside while waiting: nobody will take the result.
+            job.abandoned = not job.result.ready()
+            raise
+
+    def post(self, function: Callable[..., object], *args: Any) -> None:
+        """Run ``function(*args)`` in a worker thread and forget it. Does not switch."""
+        if not self._closed:
+            self._submit(function, args, None, bounded=False).abandoned = True
+
+    def close(self) -> None:
+        """Take no more calls; threads end after those already queued. Does not wait."""
+        if self._closed:
+            return
+        self._closed = True
+        if not self.threads:
+            self._all_gone.set()
+            self._watcher.close()
+            return
+        self._listen()
+        for _ in range(self.threads):
+            self._tasks.put(None)
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until the threads have ended; False when the timeout passed. Switches."""
+        return bool(self._all_gone.wait(timeout))
+
+    def _submit(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        discard: Callable[[Any], object] | None,
+        *,
+        bounded: bool = True,
+    ) -> _Job:
+        if self._closed:
+            raise Closed(f"{self.name}: closed")
+        if bounded and self.queued >= self.max_queue:
+            raise SourceBusy(f"{self.name}: {self.queued} calls wait already")
+        job = _Job(function, args, discard)
+        self._listen()
+        self.pending += 1
+        if self.pending > self.threads < self.size:
+            self.threads += 1
+            _start_new_thread(self._work, ())
+        self._tasks.put(job)
+        return job
+
+    def _listen(self) -> None:
+        # Started only while something can arrive: a started watcher keeps the loop alive.
+        if not self._watcher.active:
+            self._watcher.start(self._drain)
+
+    def _work(self) -> None:
+        """The life of a thread: no object of the hub is touched here (I3)."""
+        tasks, finished, send = self._tasks, self._finished, self._watcher.send
+        while (job := tasks.get()) is not None:
+            try:
+                job.value = job.function(*job.args)
+            except BaseException as error:
+                job.error = error
+            job.function = job.args = None
+            finished.append(job)
+            del job
+            send()
+        finished.append(None)
+        send()
+
+    def _drain(self) -> None:
+        """Hub callback: hand results to their waiters."""
+        finished = self._finished
+        while finished:
+            job = finished.popleft()
+            if job is None:
+                self._thread_ended()
+                continue
+            self.pending -= 1
+            if job.abandoned:
+                self._discard(job)
+            elif job.error is not None:
+                job.result.set_exception(job.error)
+            else:
+                job.result.set(job.value)
+        if not self.pending and not self._closed and self._watcher.active:
+            self._watcher.stop()
+
+    def _discard(self, job: _Job) -> None:
+        if job.error is not None:
+            log.debug("late error pool=%s error=%r", self.name, job.error)
+        elif job.discard is not None and job.value is not None:
+            if self._closed:
+                job.discard(job.value)
+            else:
+                self.post(job.discard, job.value)
+
+    def _thread_ended(self) -> None:
+        self.threads -= 1
+        if not self.threads:
+            self._watcher.stop()
+            self._watcher.close()
+            self._all_gone.set()

@@ -1,0 +1,1 @@
+"""What only the daemon does: signals, limits of the process, the ready line."""

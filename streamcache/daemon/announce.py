@@ -1,0 +1,44 @@
+"""What the daemon tells on stdout: the ready line, and the report of ``--check``."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+
+from streamcache.config import TABLE
+from streamcache.settings import Settings
+
+
+def ready_line(url: str, *, source: str, cache: str, size: int) -> str:
+    """The line other programs wait for; ``shlex.split`` takes it apart."""
+    where = shlex.quote(url) if url.startswith("unix:") else url
+    return (
+        f"streamcache ready on {where} source={shlex.quote(source)} cache={shlex.quote(cache)}"
+        f" size={size}"
+    )
+
+
+def report(settings: Settings) -> str:
+    """Every setting as TOML with where it came from, for ``--check``."""
+    config = settings.config
+    title = (
+        f"# streamcache would serve {config.source.path} on {config.server.listen},"
+        f" cached in {config.cache.dir}"
+    )
+    rows = []
+    for section, options in TABLE.items():
+        for key, option in options.items():
+            value = getattr(getattr(config, section), key)
+            origin = settings.origins[f"{section}.{key}"]
+            meaning = f" ({option.zero})" if option.zero and not value else ""
+            rows.append((f"{section}.{key} = {option.format(value)}", origin + meaning))
+    width = min(48, max(len(left) for left, _ in rows))
+    return "\n".join((title, *(f"{left:{width}}  # {origin}" for left, origin in rows)))
+
+
+def say(text: str) -> None:
+    """Print to stdout and flush. A path may be no UTF-8, so it goes out as the bytes that it is."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(os.fsencode(text) + b"\n")
+    sys.stdout.buffer.flush()

@@ -1,0 +1,203 @@
+"""What must be true before the daemon starts. Every failure is a ConfigError of one line.
+
+Runs in the main thread before anything is served, so it may block on the source.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from typing import Final
+
+from streamcache.errors import ConfigError
+from streamcache.server.address import Address, SocketFile
+from streamcache.settings import Settings
+from streamcache.source.mounts import mount_of
+
+# File systems whose disk is in another machine: slow, and without the locks, the durable rename
+# and the truthful st_blocks that the cache relies on (design section 5).
+_NETWORK: Final = (
+    *("9p", "afs", "beegfs", "ceph", "cifs", "coda", "glusterfs", "gpfs", "lustre", "ncpfs"),
+    *("nfs", "nfs4", "ocfs2", "orangefs", "pvfs2", "smb2", "smb3", "smbfs", "vmhgfs"),
+)
+_NETWORK_FUSE: Final = (
+    *("ceph-fuse", "cephfs", "curlftpfs", "cvmfs2", "davfs", "gcsfuse", "geesefs", "glusterfs"),
+    *("goofys", "httpdirfs", "juicefs", "mfs", "mount-s3", "mountpoint-s3", "rclone", "s3fs"),
+    *("seaweedfs", "smbnetfs", "sshfs"),
+)
+
+
+def check(settings: Settings) -> None:
+    """Check resolved settings against the machine, all but whether the address is free."""
+    check_source(settings)
+    check_cache_dir(settings)
+    check_apart(settings)
+    check_access_log(settings)
+    parse_address(settings)
+
+
+def check_source(settings: Settings) -> None:
+    """The source is a directory that can be listed."""
+    path = settings.config.source.path
+    where = settings.where("source", "path")
+    if not path:
+        raise ConfigError(
+            "no SOURCE given; allowed: a directory, as in: streamcache serve /mnt/films"
+        )
+    try:
+        with os.scandir(path):
+            pass
+    except NotADirectoryError:
+        raise ConfigError(f"{where}: {path} is not a directory; allowed: a directory") from None
+    except FileNotFoundError:
+        raise ConfigError(f"{where}: {path} does not exist; allowed: a directory") from None
+    except OSError as error:
+        raise ConfigError(
+            f"{where}: {path} cannot be read ({error.strerror}); allowed: a readable directory"
+        ) from None
+
+
+def check_cache_dir(settings: Settings) -> None:
+    """The cache directory is there or can be made, is writable, and lies on a local disk."""
+    path = settings.config.cache.dir
+    where = settings.where("cache", "dir")
+    there = path
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    if not os.path.isdir(there):
+        raise ConfigError(f"{where}: {there} is not a directory; allowed: a writable directory")
+    mount = mount_of(os.path.realpath(path))
+    if mount is not None and is_network(mount.type):
+        raise ConfigError(
+            f"{where}: {path} is on a network file system ({mount.type} at {mount.point});"
+            " allowed: a directory on a local disk"
+        )
+    if not os.access(there, os.W_OK | os.X_OK):
+        problem = "is not writable" if there == path else f"cannot be made: {there} is not writable"
+        raise ConfigError(f"{where}: {path} {problem}; allowed: a writable directory")
+
+
+def check_apart(settings: Settings) -> None:
+    """Neither of source and cache directory lies inside the other, by whatever name."""
+    source, cache = settings.config.source.path, settings.config.cache.dir
+    where = settings.where("cache", "dir")
+    if _is_inside(cache, source):
+        raise ConfigError(
+            f"{where}: {cache} is inside the source {source}, so clients could fetch the cache"
+            " itself; allowed: a directory outside of the source"
+        )
+    if _is_inside(source, cache):
+        raise ConfigError(
+            f"{where}: the source {source} is inside the cache directory {cache}; allowed: a"
+            " directory of its own"
+        )
+
+
+def check_access_log(settings: Settings) -> None:
+    """The access log can be appended to. It is opened later, by the server."""
+    path = settings.config.log.access
+    if path in ("-", "off"):
+        return
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC))
+        return
+    except FileNotFoundError:
+        directory = os.path.dirname(path)
+        if os.access(directory, os.W_OK | os.X_OK):
+            return
+        problem = f"{directory} is no writable directory"
+    except OSError as error:
+        problem = (error.strerror or str(error)).lower()
+    raise ConfigError(
+        f"{settings.where('log', 'access')}: {path} cannot be written: {problem}; allowed: a file,"
+        ' "-" for stderr, or "off"'
+    )
+
+
+def check_owner(settings: Settings) -> None:
+    """No other process has the cache directory now; a start finds that out by itself."""
+    path = settings.config.cache.dir
+    try:
+        lock = os.open(os.path.join(path, "lock"), os.O_RDONLY | os.O_CLOEXEC)  # as cache/store.py
+    except OSError:
+        return  # nobody has used it yet
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise in_use(settings, f"{path} is in use by another process") from None
+    finally:
+        os.close(lock)
+
+
+def in_use(settings: Settings, problem: object) -> ConfigError:
+    """The one line about a cache directory that has an owner."""
+    return ConfigError(
+        f"{settings.where('cache', 'dir')}: {problem};"
+        " allowed: a directory of its own for each streamcache (--cache-dir)"
+    )
+
+
+def check_address(settings: Settings) -> None:
+    """The address can be listened on now; it is let go again at once."""
+    address = parse_address(settings)
+    try:
+        listener = address.bind(1)
+    except OSError as error:
+        raise cannot_listen(settings, error) from None
+    if address.path:
+        SocketFile(address.path).remove()
+    listener.close()
+
+
+def parse_address(settings: Settings) -> Address:
+    """Where to listen. ConfigError."""
+    text = settings.config.server.listen
+    try:
+        address = Address.parse(text)
+    except ValueError as error:
+        problem = f"{text!r}: {error}"
+    else:
+        if address.path or address.host:
+            return address
+        problem = f"{text!r} has no host; 0.0.0.0 and [::] stand for all addresses"
+    raise ConfigError(
+        f"{settings.where('server', 'listen')}: {problem};"
+        " allowed: HOST:PORT (port 0 to 65535), [IPv6]:PORT or unix:PATH"
+    )
+
+
+def cannot_listen(settings: Settings, error: OSError) -> ConfigError:
+    """The one line about an address that cannot be had."""
+    text = settings.config.server.listen
+    reason = (error.strerror or str(error)).lower()
+    return ConfigError(
+        f"{settings.where('server', 'listen')}: cannot listen on {text}: {reason};"
+        " allowed: an address of this machine and a port that is free (port 0 takes any)"
+    )
+
+
+def is_network(type_: str) -> bool:
+    """Whether a file system of this type keeps its data in another machine."""
+    name, _, subtype = type_.partition(".")
+    if name in ("fuse", "fuseblk"):
+        return subtype in _NETWORK_FUSE
+    return name in _NETWORK
+
+
+def _is_inside(path: str, directory: str) -> bool:
+    """Whether ``path``, which need not exist, is ``directory`` or lies below it."""
+    try:
+        sought = os.stat(directory)
+    except OSError:
+        return False
+    here = os.path.realpath(path)
+    while True:
+        # By identity, as a bind mount gives one directory two real paths.
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(here), sought):
+                return True
+        parent = os.path.dirname(here)
+        if parent == here:
+            return False
+        here = parent

@@ -1,0 +1,49 @@
+"""Paths of the daemon: made absolute once at the start, with the default of the cache directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Final
+
+from streamcache.config import changed
+from streamcache.settings import Settings
+
+_ROOT_CACHE: Final = "/var/cache/streamcache"
+_UNIX: Final = "unix:"
+
+
+def resolve(settings: Settings, environ: Mapping[str, str] = os.environ) -> Settings:
+    """The same settings with absolute paths, and with the default cache directory filled in.
+
+    Symbolic links are kept: the paths are shown to people, who know them by these names.
+    """
+    config = settings.config
+    if config.source.path:
+        config = changed(config, "source", path=absolute(config.source.path))
+    directory = config.cache.dir or default_cache_dir(environ, os.geteuid())
+    config = changed(config, "cache", dir=absolute(directory))
+    if config.server.listen.startswith(_UNIX):
+        socket = config.server.listen.removeprefix(_UNIX)
+        config = changed(config, "server", listen=_UNIX + absolute(socket) if socket else _UNIX)
+    if config.log.access not in ("-", "off"):
+        config = changed(config, "log", access=absolute(config.log.access))
+    return dataclasses.replace(settings, config=config)
+
+
+def default_cache_dir(environ: Mapping[str, str], user: int) -> str:
+    """Where the cache is when nobody says where: XDG Base Directory Specification, and FHS."""
+    if user == 0:
+        return _ROOT_CACHE
+    home = environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(home):  # the specification: relative ones are to be ignored
+        home = os.path.expanduser("~/.cache")
+    return os.path.join(home, "streamcache")
+
+
+def absolute(path: str) -> str:
+    """``path`` from the root on; a leading "~/" is the home directory."""
+    if path == "~" or path.startswith("~/"):
+        path = os.path.expanduser(path)
+    return os.path.abspath(path)

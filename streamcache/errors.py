@@ -1,0 +1,55 @@
+"""The exception tree. It knows no HTTP: the server maps it to status codes in one table."""
+
+from __future__ import annotations
+
+
+class StreamCacheError(Exception):
+    """Base of every error that streamcache raises on purpose."""
+
+
+class ConfigError(StreamCacheError):
+    """A setting that cannot be used; the message names where it stands and what is allowed."""
+
+
+class SourceError(StreamCacheError, OSError):
+    """The source could not be opened or read."""
+
+
+class NotFound(SourceError, FileNotFoundError):
+    """The source has no regular file of that name."""
+
+
+class AccessDenied(SourceError, PermissionError):
+    """The source refuses us, or the path leads out of the source's root."""
+
+
+class SourceUnavailable(SourceError):
+    """The source fails (EIO, ESTALE, unmounted ...): says nothing about the file itself."""
+
+
+class SourceTimeout(SourceUnavailable, TimeoutError):
+    """The source did not answer within ``source.timeout``."""
+
+
+class SourceBusy(SourceUnavailable):
+    """Too many calls to the source wait already; try again later."""
+
+
+class SourceChanged(StreamCacheError):
+    """The file is no longer the version that this handle was opened on (invariant I8)."""
+
+
+class CacheError(StreamCacheError):
+    """The cache directory cannot be used; a request is then served from the source (I15)."""
+
+
+class CacheInUse(CacheError):
+    """Another process owns this cache directory."""
+
+
+class NoSpace(CacheError):
+    """Room could not be made for a copy."""
+
+
+class Closed(StreamCacheError):
+    """The cache, session or handle was closed."""

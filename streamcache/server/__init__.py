@@ -1,0 +1,1 @@
+"""Sockets and greenlets: connections, requests, responses."""

@@ -1,0 +1,78 @@
+"""What the server needs of a cache: ``StreamCache`` has it, and so has the tests' fake.
+
+Into a greenlet that waits in ``find``, ``open`` or ``Delegate.ready`` the server may throw
+``Interrupted`` (no ``Exception``), as a ``gevent.Timeout`` could be: the client has left, or the
+server stops. Then nothing may be left behind.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Protocol, Self
+
+from streamcache.cache.delegate import CacheStatus, Delegate
+from streamcache.config import Config
+from streamcache.source.base import Version
+
+
+class Found(Protocol):
+    """One version of a path that is fresh, or stale because its source is down."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        ...
+
+    @property
+    def mtime_ns(self) -> int:
+        """Nanoseconds since the epoch."""
+        ...
+
+    @property
+    def version(self) -> Version:
+        """Its id is the entity tag."""
+        ...
+
+    @property
+    def status(self) -> CacheStatus:
+        """What ``open`` would give."""
+        ...
+
+    def open(self, client: str = "") -> Delegate:
+        """SWITCHES; starts or joins a copy. The delegate outlives this value."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None: ...
+
+
+class Counters(Protocol):
+    """The counts that the server keeps."""
+
+    connections_accepted: int
+    connections_refused: int
+
+
+class Backend(Protocol):
+    """A cache."""
+
+    @property
+    def config(self) -> Config:
+        """The options that it runs with."""
+        ...
+
+    @property
+    def counters(self) -> Counters:
+        """Plain mutable counts."""
+        ...
+
+    def find(self, path: str) -> Found:
+        """SWITCHES; raises NotFound, AccessDenied, SourceUnavailable, Closed."""
+        ...

@@ -1,0 +1,355 @@
+"""One client: a state machine fed with bytes, which owns a watcher while idle and no greenlet.
+
+    IDLE -> HEAD -> a greenlet runs the request: BODY, LOOKUP, AWAITING, SENDING -> IDLE ...
+    any  -> LINGERING -> CLOSED
+
+The hub calls ``_readable`` (the watcher) and ``expire`` (the ticker); neither blocks. A whole head
+starts a greenlet, which answers what is buffered and parks the connection again. While it runs
+the watch goes on, to notice a client that leaves, and what arrives is kept up to the size of a
+head. ``_start`` is where an answer that needs no wait can be sent without a greenlet.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import time
+from typing import Final
+
+from greenlet import greenlet
+
+from streamcache.http.body import BodyReader
+from streamcache.http.plan import head_bytes
+from streamcache.http.request import BadRequest, Request, RequestParser
+from streamcache.server.exchange import CutShort, Exchange, Interrupted
+from streamcache.server.service import Service
+from streamcache.server.transport import Transport
+from streamcache.server.writer import Writer
+
+log = logging.getLogger(__name__)
+
+monotonic = time.monotonic
+
+NEVER: Final = float("inf")
+RECEIVE: Final = 16 * 1024  # bytes of one recv: holds nearly every head
+DISCARD: Final = 64 * 1024  # bytes of one recv that is thrown away
+LINGER_TIME: Final = 2.0  # s a client may go on sending after our last byte
+LINGER_SIZE: Final = 16 * 1024 * 1024  # bytes that are read for it and thrown away
+# s that a client which closed its sending side may wait for one cold byte. It may have left: then
+# the lease goes back after this time, however long the source hangs.
+HALF_CLOSED_WAIT: Final = 3.0
+
+
+class Phase(enum.Enum):
+    """What a connection is about; each has its own deadline (I17)."""
+
+    IDLE = enum.auto()  # nothing buffered, no greenlet: limits.keepalive_timeout
+    HEAD = enum.auto()  # a part of a head, no greenlet: limits.head_timeout, not extended
+    BODY = enum.auto()  # reading a request's body: limits.body_timeout
+    LOOKUP = enum.auto()  # in the cache, whose own deadlines hold
+    AWAITING = enum.auto()  # for bytes of the file: the cache's deadlines; the client may leave
+    SENDING = enum.auto()  # waiting for the client to take bytes: limits.send_timeout
+    LINGERING = enum.auto()  # all is sent, the client may still be sending
+    CLOSED = enum.auto()
+
+
+class Connection:
+    """Serves the requests of one client in order; closes itself, and says so to its service."""
+
+    __slots__ = (
+        "_ahead",
+        "_doubted_until",
+        "_ended",
+        "_exchange",
+        "_greenlet",
+        "_parser",
+        "_service",
+        "_transport",
+        "_unsent",
+        "_watching",
+        "deadline",
+        "name",
+        "phase",
+    )
+
+    def __init__(self, service: Service, transport: Transport, name: str) -> None:
+        self._service = service
+        self._transport = transport
+        self.name = name
+        self._parser = RequestParser(service.head_limits)
+        self._greenlet: greenlet | None = None
+        self._exchange: Exchange | None = None
+        self._watching = False
+        self._ahead = 0  # bytes buffered while a request runs; LINGERING: bytes thrown away
+        self._ended = False  # the client will send no more
+        self._doubted_until = NEVER
+        self._unsent = 0  # bytes the client had not acknowledged when the wait began
+        self.phase = Phase.IDLE
+        self.deadline = NEVER
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.name} {self.phase.name} {self._transport!r}>"
+
+    # -- life: called by the server, from any greenlet
+
+    def open(self) -> None:
+        """Wait for the first request."""
+        self._park()
+
+    def refuse(self) -> None:
+        """Answer 503 without reading a request, then linger."""
+        response = self._service.handler.overloaded()
+        extra = (("Cache-Status", response.cache_status),)
+        head = head_bytes(response.plan, date=self._service.clock.date, extra=extra)
+        body = b"".join(piece for piece in response.plan.pieces if isinstance(piece, bytes))
+        try:
+            self._transport.send(head + body)  # the first bytes on a socket: never short
+        except OSError:
+            self.close()
+        else:
+            self._linger()
+
+    def drain(self) -> None:
+        """Close if no request is running; a running one is the last."""
+        if self.phase in (Phase.IDLE, Phase.HEAD):
+            self.close()
+
+    def cut(self) -> None:
+        """Close, whatever is running; a greenlet is stopped by the hub's next turn."""
+        self._service.hub.loop.run_callback(self._cut)
+
+    def close(self) -> None:
+        """Close at once; idempotent."""
+        if self.phase is Phase.CLOSED:
+            return
+        self.phase = Phase.CLOSED
+        self.deadline = NEVER
+        self._transport.close()
+        self._service.closed(self)
+
+    # -- the hub's side
+
+    def _readable(self) -> None:
+        try:
+            if self.phase is Phase.LINGERING:
+                self._throw_away()
+            elif self._greenlet is not None:
+                self._look_ahead()
+            else:
+                data = self._transport.recv(RECEIVE)
+                if data:
+                    self._parser.feed(data)
+                    self._park_or_start()
+                elif data is not None:
+                    self.close()  # also in the middle of a head: nobody waits for an answer
+        except OSError:
+            self._gone()
+
+    def _park_or_start(self) -> None:
+        task = self._next()
+        if task is None:
+            self._park()
+        else:
+            self._start(task)
+
+    def _next(self) -> Request | BadRequest | None:
+        try:
+            return self._parser.next()
+        except BadRequest as refused:
+            return refused
+
+    def _start(self, task: Request | BadRequest) -> None:
+        self._ahead = 0
+        self.phase = Phase.LOOKUP
+        self.deadline = NEVER
+        # Like spawn_raw, but run now and not a turn of the loop later.
+        self._greenlet = greenlet(self._run, self._service.hub)
+        self._greenlet.switch(task)
+
+    def _park(self) -> None:
+        limits = self._service.limits
+        if not self._parser.in_head:
+            self.phase = Phase.IDLE
+            self.deadline = monotonic() + limits.keepalive_timeout
+        elif self.phase is not Phase.HEAD:
+            self.phase = Phase.HEAD
+            self.deadline = monotonic() + limits.head_timeout
+        self._watch()
+
+    def _watch(self) -> None:
+        if not self._watching and not self._ended:
+            self._watching = True
+            self._transport.watch(self._readable)
+
+    def _unwatch(self) -> None:
+        if self._watching:
+            self._watching = False
+            self._transport.unwatch()
+
+    def _look_ahead(self) -> None:
+        """A request is running: keep a head's worth of what follows, and notice the end."""
+        room = self._service.limits.head_size - self._ahead
+        if room <= 0:
+            self._unwatch()
+            return
+        data = self._transport.recv(min(room, RECEIVE))
+        if data:
+            self._ahead += len(data)
+            self._parser.feed(data)
+        elif data is not None:
+            self._ended = True
+            self._unwatch()
+            if self.phase is Phase.AWAITING:
+                self._doubt()
+
+    def _doubt(self) -> None:
+        """The client will send no more while we wait for a cold byte: is it still there?"""
+        if self._exchange is not None:
+            self._exchange.send_early()
+        self.deadline = monotonic()  # look at every tick
+        self._doubted_until = self.deadline + HALF_CLOSED_WAIT
+
+    def _gone(self) -> None:
+        """The client has reset the connection."""
+        self._ended = True
+        if self._greenlet is None:
+            self.close()
+            return
+        self._unwatch()
+        if self.phase is not Phase.LOOKUP:  # short, and others may be waiting for its result
+            self._interrupt(Interrupted("client left"))
+
+    def _throw_away(self) -> None:
+        data = self._transport.recv(DISCARD)
+        if data is None:
+            return
+        self._ahead += len(data)
+        if not data or self._ahead > LINGER_SIZE:
+            self.close()
+
+    def expire(self, now: float) -> None:
+        """The deadline of this phase has passed; called by the ticker, in the hub."""
+        limits = self._service.limits
+        if self.phase is Phase.HEAD:
+            self._start(BadRequest(408, "head too slow"))
+        elif self.phase is Phase.BODY:
+            self._interrupt(BadRequest(408, "body too slow"))
+        elif self.phase is Phase.AWAITING:
+            if now >= self._doubted_until or self._transport.broken():
+                self._interrupt(Interrupted("client left"))
+        elif self.phase is Phase.SENDING:
+            # A slow client takes bytes long before the kernel calls the socket writable again.
+            unsent = self._transport.unsent()
+            if unsent < self._unsent:
+                self._unsent = unsent
+                self.deadline = now + limits.send_timeout
+            else:
+                self._interrupt(Interrupted("no byte taken"))
+        else:
+            self.close()
+
+    def _cut(self) -> None:
+        if self._greenlet is None:
+            self.close()
+        else:
+            self._interrupt(Interrupted("server stops"))
+
+    def _interrupt(self, error: BaseException) -> None:
+        """Throw into the greenlet, which waits, as this is the hub."""
+        assert self._greenlet is not None
+        self._greenlet.throw(error)
+
+    # -- the greenlet's side
+
+    def _run(self, task: Request | BadRequest | None) -> None:
+        keep, done = True, False
+        writer = Writer(self._transport, self)  # an idle connection has none
+        try:
+            while keep and task is not None:
+                self._exchange = Exchange(self._service, self, writer, task)
+                keep = self._exchange.run()
+                self._exchange = None
+                if keep:
+                    writer.end_of_response()
+                    task = self._next()
+            done = True
+        except (OSError, Interrupted) as reason:
+            log.debug("connection ends client=%s: %s", self.name, reason)
+        except CutShort as reason:
+            log.warning("response cut short client=%s: %s", self.name, reason)
+        except Exception:
+            log.exception("request failed client=%s", self.name)
+        finally:
+            self._greenlet = self._exchange = None
+            if not done:
+                self.close()
+            elif keep and not self._ended and not self._service.draining:
+                self._park()
+            else:
+                self._linger()
+
+    def _linger(self) -> None:
+        """Close so that the client gets our last bytes (RFC 9112 9.6).
+
+        A socket that is closed while bytes arrive answers with a reset, which takes those bytes
+        that the client has not read yet with it. So: end our side, read on for a while.
+        """
+        if self._ended:
+            self.close()
+            return
+        try:
+            self._transport.shutdown_write()
+        except OSError:
+            self.close()
+            return
+        self.phase = Phase.LINGERING
+        self.deadline = monotonic() + LINGER_TIME
+        self._ahead = 0
+        self._watch()
+
+    # -- what the exchange and the writer say
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the answer that is about to be sent is the last on this connection."""
+        return self._service.draining or (self._ended and not self._parser.in_head)
+
+    def read_body(self, body: BodyReader) -> None:
+        """SWITCHES until the body is done; BadRequest(408) at its deadline, OSError when cut."""
+        self._parser.feed_body(body)
+        if body.done:
+            return
+        self._unwatch()
+        self.phase = Phase.BODY
+        self.deadline = monotonic() + self._service.limits.body_timeout
+        while not body.done:
+            data = b"" if self._ended else self._transport.recv(RECEIVE)
+            if data is None:
+                self._transport.wait_readable()
+            elif data:
+                self._parser.feed(data)
+                self._parser.feed_body(body)
+            else:
+                raise ConnectionAbortedError("the client closed before the end of its body")
+        self.deadline = NEVER
+        self._watch()
+
+    def looking_up(self) -> None:
+        """A short, bounded call of the cache begins."""
+        self.phase = Phase.LOOKUP
+
+    def awaiting(self) -> None:
+        """A wait for bytes of the file begins; OSError if the client has left."""
+        self.phase = Phase.AWAITING
+        if self._ended:
+            self._doubt()
+
+    def sending(self) -> None:
+        """A wait for the client to take bytes begins."""
+        self.phase = Phase.SENDING
+        self.deadline = monotonic() + self._service.limits.send_timeout
+        self._unsent = self._transport.unsent()
+
+    def resumed(self) -> None:
+        """The wait is over."""
+        self.deadline = NEVER

@@ -1,0 +1,251 @@
+"""One request and its answer, from the parsed head to the line in the access log.
+
+Runs in the connection's greenlet, but for ``send_early``, which the hub calls.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import logging
+import time
+from typing import Final, Protocol
+
+from streamcache.cache.delegate import Delegate
+from streamcache.cache.reading import Ready
+from streamcache.errors import StreamCacheError
+from streamcache.http.body import BodyReader
+from streamcache.http.plan import CONTINUE, FileRange, head_bytes
+from streamcache.http.request import BadRequest, Request
+from streamcache.server.accesslog import Record
+from streamcache.server.handler import Response
+from streamcache.server.service import Service
+from streamcache.server.writer import Writer
+
+log = logging.getLogger(__name__)
+
+monotonic = time.monotonic
+
+# What sendfile reports about the file and not about the client.
+FILE_ERRORS: Final = frozenset((errno.EIO, errno.EBADF, errno.EINVAL, errno.ESTALE, errno.ENXIO))
+
+
+class Interrupted(BaseException):
+    """Thrown by the hub into a greenlet whose wait is over: time-out, client left, server stops.
+
+    Not an ``Exception``, so that no cleanup on the way takes it for an error of the source.
+    """
+
+
+class CutShort(Exception):
+    """The rest of a response cannot be sent; the connection ends before Content-Length (I8)."""
+
+
+def _of_client(error: Exception) -> bool:
+    # Both ends of a sendfile report an OSError, and SourceError is one too.
+    return (
+        isinstance(error, OSError)
+        and not isinstance(error, StreamCacheError)
+        and error.errno not in FILE_ERRORS
+    )
+
+
+class Client(Protocol):
+    """What an exchange needs of its connection."""
+
+    @property
+    def name(self) -> str:
+        """The client's address, for the log and the cache."""
+        ...
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing that follows on this connection would be answered."""
+        ...
+
+    def read_body(self, body: BodyReader) -> None:
+        """SWITCHES until the body is done; BadRequest(408) at its deadline."""
+        ...
+
+    def looking_up(self) -> None:
+        """A call of the cache begins that is short and bounded."""
+        ...
+
+    def awaiting(self) -> None:
+        """A wait for bytes of the file begins; OSError if the client has left."""
+        ...
+
+    def resumed(self) -> None:
+        """The wait is over."""
+        ...
+
+
+class Exchange:
+    """Answers one request; ``run`` once."""
+
+    __slots__ = (
+        "_client",
+        "_first",
+        "_head_size",
+        "_keep",
+        "_pending",
+        "_request",
+        "_service",
+        "_started",
+        "_writer",
+    )
+
+    def __init__(
+        self, service: Service, client: Client, writer: Writer, request: Request | BadRequest
+    ) -> None:
+        self._service = service
+        self._client = client
+        self._writer = writer
+        self._request = request
+        self._started = monotonic()
+        self._pending = b""  # bytes before the next range of the file: the head, a part's head
+        self._head_size = 0
+        self._first: Ready | None = None  # the bytes that the head waited for
+        self._keep = False
+
+    def run(self) -> bool:
+        """SWITCHES; send the answer and say whether the connection may go on.
+
+        Raises OSError (the client is gone), Interrupted, CutShort; the answer is logged then too.
+        """
+        response = self._respond()
+        before = self._writer.written
+        whole = False
+        try:
+            response = self._first_bytes(response)
+            self._send_pieces(response)
+            whole = True
+        finally:
+            response.close()
+            self._log(response, self._writer.written - before, whole)
+        return self._keep
+
+    def send_early(self) -> None:
+        """Called by the hub: send a head that still waits for the first byte of its body.
+
+        A client that has closed its side may only have said that it will ask no more, or be
+        gone: this makes it answer with a reset in that case. OSError.
+        """
+        self._pending = self._writer.send_now(self._pending)
+
+    def _respond(self) -> Response:
+        request, handler = self._request, self._service.handler
+        if isinstance(request, BadRequest):
+            return handler.refusal(request)
+        response = handler.early(request)
+        if request.has_body and not (response is not None and response.plan.close):
+            try:
+                self._drain(request)
+            except BadRequest as refused:
+                return handler.refusal(refused)
+        if response is not None:
+            return response
+        self._client.looking_up()
+        response = handler.respond(request, self._client.name)
+        self._client.resumed()
+        return response
+
+    def _drain(self, request: Request) -> None:
+        body = BodyReader(request, self._service.limits.body_size)
+        if request.expect_continue:
+            self._writer.send(CONTINUE)
+        self._client.read_body(body)
+
+    def _first_bytes(self, response: Response) -> Response:
+        """Make the head; if the body starts with cold bytes, wait for them before it leaves.
+
+        An error of the source can still become a status then.
+        """
+        self._make_head(response)
+        request, delegate = self._request, response.delegate
+        if delegate is None or isinstance(request, BadRequest):
+            return response
+        first = next(piece for piece in response.plan.pieces if isinstance(piece, FileRange))
+        try:
+            self._first = self._ready(delegate, first.start, first.stop)
+        except Exception as error:
+            if len(self._pending) < self._head_size:
+                raise CutShort(f"{type(error).__name__}: {error}") from error
+            response.close()
+            response = self._service.handler.failure(request, error)
+            self._make_head(response)
+        return response
+
+    def _make_head(self, response: Response) -> None:
+        answer = response.plan
+        if not answer.close and self._client.is_last:
+            answer = dataclasses.replace(answer, close=True)
+        self._keep = not answer.close
+        extra = (("Cache-Status", response.cache_status),)
+        self._pending = head_bytes(answer, date=self._service.clock.date, extra=extra)
+        self._head_size = len(self._pending)
+
+    def _send_pieces(self, response: Response) -> None:
+        for piece in response.plan.pieces:
+            if isinstance(piece, bytes):
+                self._pending += piece
+                continue
+            assert response.delegate is not None
+            try:
+                self._send_range(response.delegate, piece)
+            except Exception as error:
+                if _of_client(error):
+                    raise
+                raise CutShort(f"{type(error).__name__}: {error}") from error
+        self._flush(more=False)
+
+    def _send_range(self, delegate: Delegate, piece: FileRange) -> None:
+        offset, writer = piece.start, self._writer
+        while offset < piece.stop:
+            ready = self._first or self._ready(delegate, offset, piece.stop)
+            self._first = None
+            self._flush(more=True)
+            before = writer.written
+            try:
+                if ready.data is None:
+                    writer.send_file(ready.fd, ready.offset, ready.length)
+                else:
+                    writer.send(ready.data[: ready.length])
+            finally:
+                delegate.sent(ready, writer.written - before)
+            offset += ready.length
+
+    def _ready(self, delegate: Delegate, offset: int, stop: int) -> Ready:
+        self._client.awaiting()
+        ready = delegate.ready(offset, stop)
+        self._client.resumed()
+        return ready
+
+    def _flush(self, *, more: bool) -> None:
+        if self._pending:
+            pending, self._pending = self._pending, b""
+            self._writer.send(pending, more=more)
+
+    def _log(self, response: Response, written: int, whole: bool) -> None:
+        access_log, request = self._service.access_log, self._request
+        if not access_log.enabled:
+            return
+        line, fields = "-", {}
+        if isinstance(request, Request):
+            version = f"HTTP/{request.version[0]}.{request.version[1]}"
+            line = f"{request.method} {request.target} {version}"
+            names = ("referer", "user-agent", "range")
+            fields = {name: request.headers.get(name) or "-" for name in names}
+        record = Record(
+            client=self._client.name,
+            request_line=line,
+            status=response.plan.status,
+            body_bytes=max(0, written - self._head_size),
+            referer=fields.get("referer", "-"),
+            user_agent=fields.get("user-agent", "-"),
+            cache=response.outcome,
+            seconds=monotonic() - self._started,
+            range=fields.get("range", "-"),
+            whole=whole,
+        )
+        access_log.add(record.line(self._service.clock.stamp))

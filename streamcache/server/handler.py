@@ -1,0 +1,148 @@
+"""A request and the cache become an answer; errors become statuses in one table.
+
+Runs in the connection's greenlet. It knows no socket: the exchange sends what it returns.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from streamcache.cache.delegate import CacheStatus, Delegate
+from streamcache.errors import (
+    AccessDenied,
+    Closed,
+    NotFound,
+    SourceBusy,
+    SourceChanged,
+    SourceError,
+    SourceTimeout,
+)
+from streamcache.http.entity import Entity
+from streamcache.http.mime import content_type
+from streamcache.http.plan import ResponsePlan, plan, plan_error, plan_without_file
+from streamcache.http.request import BadRequest, Request
+from streamcache.server.backend import Backend, Found
+from streamcache.server.clock import Clock
+
+log = logging.getLogger(__name__)
+
+NANOSECONDS: Final = 1_000_000_000
+
+# Error -> status and seconds of Retry-After (0: none). The first that fits counts, so what is
+# derived stands before its base. Anything else is a fault of ours: 500.
+FAILURES: Final[tuple[tuple[type[Exception], int, int], ...]] = (
+    (NotFound, 404, 0),
+    (AccessDenied, 403, 0),
+    (SourceTimeout, 504, 0),
+    (SourceBusy, 503, 1),
+    (SourceError, 503, 5),  # SourceUnavailable, and errors that say nothing about the file
+    (SourceChanged, 503, 1),  # before the first byte: a new request gets the new version
+    (Closed, 503, 5),
+)
+OVERLOADED_RETRY: Final = 1  # s
+REPEATS: Final = 2  # when the file changes just then
+
+# RFC 9211 2: the cache's name, then whether it is a hit or why the request went forward.
+_NAME = "streamcache"
+_MISS = f"{_NAME}; fwd=miss"
+_STATUSES = {
+    CacheStatus.HIT: f"{_NAME}; hit",
+    CacheStatus.STALE: f"{_NAME}; fwd=stale; detail=source-unreachable",
+    CacheStatus.COLLAPSED: f"{_NAME}; fwd=miss; collapsed",
+    CacheStatus.MISS: f"{_NAME}; fwd=miss; stored",
+    CacheStatus.BYPASS: f"{_NAME}; fwd=bypass",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer before it is sent; whoever has it closes ``delegate``."""
+
+    plan: ResponsePlan
+    cache_status: str  # value of Cache-Status (RFC 9211)
+    outcome: str  # the same as one word of the access log; "-": the cache was not asked
+    delegate: Delegate | None = None
+
+    def close(self) -> None:
+        """Give the lease back; idempotent."""
+        if self.delegate is not None:
+            self.delegate.close()
+
+
+class Handler:
+    """Answers requests from a cache."""
+
+    def __init__(self, cache: Backend, clock: Clock, max_ranges: int) -> None:
+        self._cache = cache
+        self._clock = clock
+        self._max_ranges = max_ranges
+
+    def early(self, request: Request) -> Response | None:
+        """The answer to a request that needs no look at a file, else None. Never switches."""
+        answer = plan_without_file(request)
+        return None if answer is None else _uncached(answer)
+
+    def respond(self, request: Request, client: str) -> Response:
+        """SWITCHES; the answer to a GET or HEAD. Never raises an ``Exception``.
+
+        Only an answer with bytes of the file opens it: HEAD, 304, 412 and 416 start no copy.
+        """
+        if request.path.endswith("/"):
+            return _uncached(plan_error(request, 404))  # no file has such a name
+        try:
+            for _ in range(REPEATS):
+                # Replaced between find and open: what the plan promised is not what is there.
+                with suppress(SourceChanged), self._cache.find(request.path) as found:
+                    return self._answer(request, found, client)
+            with self._cache.find(request.path) as found:
+                return self._answer(request, found, client)
+        except Exception as error:
+            return self.failure(request, error)
+
+    def failure(self, request: Request, error: Exception) -> Response:
+        """The answer when finding, opening or first reading the file failed."""
+        status, retry = next(
+            (found for kind, *found in FAILURES if isinstance(error, kind)), (500, 0)
+        )
+        if status == 500:
+            log.error("request failed path=%r", request.path, exc_info=error)
+        elif status > 500:
+            log.warning("request failed path=%r status=%d: %s", request.path, status, error)
+        fields = (("Retry-After", str(retry)),) if retry else ()
+        return Response(plan_error(request, status, headers=fields), _MISS, "miss")
+
+    def refusal(self, refused: BadRequest) -> Response:
+        """The answer to what is no request that we read; the connection ends with it."""
+        return _uncached(plan_error(None, refused.status))
+
+    def overloaded(self) -> Response:
+        """The answer to a connection above the limit."""
+        fields = (("Retry-After", str(OVERLOADED_RETRY)),)
+        return _uncached(plan_error(None, 503, headers=fields))
+
+    def _answer(self, request: Request, found: Found, client: str) -> Response:
+        entity = Entity(
+            size=found.size,
+            etag=f'"{found.version.id}"',
+            mtime=found.mtime_ns // NANOSECONDS,
+            content_type=content_type(request.path),
+        )
+        answer = plan(request, entity, max_ranges=self._max_ranges, now=self._clock.second)
+        if answer.needs_file:
+            delegate = found.open(client)
+            return Response(answer, *_cache_fields(delegate.status), delegate)
+        header, outcome = _cache_fields(found.status)
+        if found.status is CacheStatus.MISS:
+            header = _MISS  # only looked up: nothing is stored
+        return Response(answer, header, outcome)
+
+
+def _cache_fields(status: CacheStatus) -> tuple[str, str]:
+    return _STATUSES[status], status.value
+
+
+def _uncached(answer: ResponsePlan) -> Response:
+    return Response(answer, _NAME, "-")

@@ -1,0 +1,249 @@
+"""The HTTP server over a cache: start, drain, stop.
+
+``start`` and ``stop`` run in any greenlet of the hub's thread; everything else in the hub or in
+the greenlets of its connections. No signal handlers, no logging set-up: those are the daemon's.
+"""
+
+from __future__ import annotations
+
+import _socket
+import logging
+import time
+from types import TracebackType
+from typing import Any, Final, Self
+
+from gevent import get_hub
+from gevent.event import Event
+from gevent.socket import socket as GeventSocket
+
+from streamcache.config import Config
+from streamcache.http.request import Limits
+from streamcache.server.acceptor import Acceptor, connection_limit
+from streamcache.server.accesslog import AccessLog
+from streamcache.server.address import Address, SocketFile, peer_name
+from streamcache.server.backend import Backend
+from streamcache.server.clock import Clock
+from streamcache.server.connection import Connection
+from streamcache.server.handler import Handler
+from streamcache.server.service import Service
+from streamcache.server.ticker import Ticker
+from streamcache.server.transport import SocketTransport
+
+log = logging.getLogger(__name__)
+
+REFUSED_AT_ONCE: Final = 32  # refused connections that may linger; more are closed without a word
+CUT_WAIT: Final = 5.0  # s that cut responses get to give back what they hold
+
+
+class StreamCacheServer:
+    """Serves a cache over HTTP/1.1.
+
+    ``listener``: ("host", port), "host:port", "unix:PATH", or a socket that listens. ``config``
+    defaults to that of the cache, which stays open when the server stops.
+    """
+
+    def __init__(
+        self,
+        listener: tuple[str, int] | str | _socket.socket | GeventSocket,
+        cache: Backend,
+        *,
+        config: Config | None = None,
+    ) -> None:
+        self._wanted: Address | None = None
+        self._listener: Any = None
+        self._socket_file: SocketFile | None = None
+        if isinstance(listener, (tuple, str)):
+            self._wanted = Address.parse(listener)
+        else:
+            self._listener = listener
+        self._cache = cache
+        self._config = config or cache.config
+        self._limit = 0
+        self._address: Address | None = None
+        self._acceptor: Acceptor | None = None
+        self._service: Service | None = None
+        self._ticker: Ticker | None = None
+        self._connections: set[Connection] = set()
+        self._refused: set[Connection] = set()
+        self._empty = Event()
+        self._stopped = Event()
+
+    def __repr__(self) -> str:
+        where = self._address.url if self._address else "not started"
+        return f"<StreamCacheServer {where} connections={len(self._connections)}>"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def started(self) -> bool:
+        """Whether it accepts connections."""
+        return self._acceptor is not None
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open, idle and refused ones too."""
+        return len(self._connections)
+
+    @property
+    def address(self) -> tuple[str, int] | str:
+        """The real (host, port), or the path of a Unix socket; RuntimeError before start."""
+        where = self._bound()
+        return where.path or (where.host, where.port)
+
+    @property
+    def url(self) -> str:
+        """The base URL with the real port, or "unix:PATH". RuntimeError before start."""
+        return self._bound().url
+
+    def start(self) -> None:
+        """Bind and accept; OSError for an address or an access log that cannot be had."""
+        if self.started:
+            raise RuntimeError("the server is started already")
+        hub, config = get_hub(), self._config
+        access_log = AccessLog(config.log.access)
+        try:
+            listener = self._listen()
+        except BaseException:
+            access_log.close()
+            raise
+        self._limit = connection_limit(config.limits.connections)
+        clock = Clock()
+        limits = config.limits
+        self._service = Service(
+            hub=hub,
+            handler=Handler(self._cache, clock, limits.ranges),
+            limits=limits,
+            head_limits=Limits(limits.head_size, limits.target_size, limits.fields),
+            clock=clock,
+            access_log=access_log,
+            closed=self._closed,
+        )
+        shortest = min(
+            limits.head_timeout, limits.keepalive_timeout, limits.send_timeout, limits.body_timeout
+        )
+        self._ticker = Ticker(hub, lambda: self._connections, self._tick, shortest)
+        self._ticker.start()
+        self._stopped.clear()
+        self._empty.set()
+        self._acceptor = Acceptor(listener, self._accepted)
+        self._acceptor.start()
+        log.info("listening url=%s connections=%d", self.url, self._limit)
+
+    def stop(self, timeout: float | None = None) -> None:
+        """SWITCHES; drain: accept no more, close idle connections, then cut what still runs.
+
+        ``timeout`` in seconds, by default ``server.drain_timeout``. Idempotent; a second call
+        with a shorter time-out shortens the first.
+        """
+        if self._service is None:
+            return
+        if timeout is None:
+            timeout = self._config.server.drain_timeout
+        self._stop_accepting()
+        self._service.draining = True
+        for connection in list(self._connections):
+            connection.drain()
+        if not self._empty.wait(timeout):
+            log.info("drain time is over, cutting connections=%d", len(self._connections))
+            for connection in list(self._connections):
+                connection.cut()
+            self._empty.wait(CUT_WAIT)
+        self._finish()
+
+    def serve_forever(self) -> None:
+        """SWITCHES; start if need be, and return when another greenlet has stopped the server."""
+        if not self.started:
+            self.start()
+        try:
+            self._stopped.wait()
+        finally:
+            if not self._stopped.is_set():
+                self.stop(timeout=0)
+
+    # -- the hub's side
+
+    def _accepted(self, sock: _socket.socket, peer: Any) -> None:
+        service, counters = self._service, self._cache.counters
+        assert service is not None
+        try:
+            if sock.family != _socket.AF_UNIX:
+                sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+        except OSError:
+            sock.close()  # reset while it waited to be accepted
+            return
+        refused = len(self._connections) - len(self._refused) >= self._limit
+        if refused:
+            counters.connections_refused += 1
+            if len(self._refused) >= REFUSED_AT_ONCE:
+                sock.close()
+                return
+        else:
+            counters.connections_accepted += 1
+        connection = Connection(service, SocketTransport(sock, service.hub), peer_name(peer))
+        self._connections.add(connection)
+        self._empty.clear()
+        if refused:
+            self._refused.add(connection)
+            connection.refuse()
+        else:
+            connection.open()
+
+    def _closed(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        self._refused.discard(connection)
+        if not self._connections:
+            self._empty.set()
+        if self._acceptor is not None:
+            self._acceptor.resume()
+
+    def _tick(self) -> None:
+        assert self._service is not None
+        self._service.clock.update(time.time())
+        self._service.access_log.flush()
+        if self._acceptor is not None:
+            self._acceptor.tick()
+
+    # -- parts
+
+    def _bound(self) -> Address:
+        if self._address is None:
+            raise RuntimeError("the server has not been started")
+        return self._address
+
+    def _listen(self) -> Any:
+        if self._wanted is not None:
+            self._listener = self._wanted.bind(self._config.server.backlog)
+            if self._wanted.path:
+                self._socket_file = SocketFile(self._wanted.path)
+        self._listener.setblocking(False)
+        self._address = Address.of(self._listener)
+        return self._listener
+
+    def _stop_accepting(self) -> None:
+        acceptor, self._acceptor = self._acceptor, None
+        if acceptor is None:
+            return
+        if self._socket_file is not None:
+            self._socket_file.remove()
+        acceptor.close()
+        self._listener.close()
+
+    def _finish(self) -> None:
+        if self._ticker is None or self._service is None:
+            return
+        self._ticker.stop()
+        self._ticker = None
+        self._service.access_log.close()
+        self._service = None
+        self._stopped.set()
+        log.info("stopped")

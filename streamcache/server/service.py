@@ -1,0 +1,32 @@
+"""What all connections of one server share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gevent.hub import Hub
+
+from streamcache.config import LimitsConfig
+from streamcache.http.request import Limits
+from streamcache.server.accesslog import AccessLog
+from streamcache.server.clock import Clock
+from streamcache.server.handler import Handler
+
+if TYPE_CHECKING:
+    from streamcache.server.connection import Connection
+
+
+@dataclass(slots=True)
+class Service:
+    """The parts and limits of a running server, and whether it drains."""
+
+    hub: Hub
+    handler: Handler
+    limits: LimitsConfig
+    head_limits: Limits
+    clock: Clock
+    access_log: AccessLog
+    closed: Callable[[Connection], None]  # called once for each connection, in any greenlet
+    draining: bool = False

@@ -1,0 +1,67 @@
+"""One coarse timer per server: deadlines of its connections, and what is due once a second.
+
+Runs in the hub. A timer per wait costs a small hit a third of its throughput; a sweep over
+10,000 connections every half second costs 0.1 % of a core. Deadlines are late by at
+most one tick.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection
+from typing import Final, Protocol
+
+from gevent.hub import Hub
+
+log = logging.getLogger(__name__)
+
+TICK: Final = 0.5  # s; shorter only if a configured time-out is shorter than two ticks
+SHORTEST_TICK: Final = 0.02  # s
+
+monotonic = time.monotonic
+
+
+class Timed(Protocol):
+    """Something with a deadline."""
+
+    deadline: float  # s of ``time.monotonic``; infinity: none
+
+    def expire(self, now: float) -> None:
+        """Called in the hub at the first tick after the deadline; may set a new one."""
+        ...
+
+
+class Ticker:
+    """Calls ``expire`` of what is overdue, and every ``each_tick``, until ``stop``."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        timed: Callable[[], Collection[Timed]],
+        each_tick: Callable[[], None],
+        shortest_timeout: float,
+    ) -> None:
+        self._timed = timed
+        self._each_tick = each_tick
+        self.interval = max(SHORTEST_TICK, min(TICK, shortest_timeout / 2))
+        self._timer = hub.loop.timer(self.interval, self.interval, ref=False)
+
+    def start(self) -> None:
+        """Tick from now on."""
+        self._timer.start(self._tick)
+
+    def stop(self) -> None:
+        """Tick no more; idempotent."""
+        self._timer.stop()
+        self._timer.close()
+
+    def _tick(self) -> None:
+        now = monotonic()
+        # Decide first, act afterwards: expiring a connection changes the collection.
+        for late in [each for each in self._timed() if each.deadline <= now]:
+            try:
+                late.expire(now)
+            except Exception:
+                log.exception("deadline of %r", late)
+        self._each_tick()

@@ -1,0 +1,100 @@
+"""What a source is: a version, an open file of it, and the worker-thread calls that make them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+Identity = Literal["mtime", "mtime+ctime", "mtime+inode"]
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What identifies the content of a source file, as far as its attributes tell.
+
+    ``id`` is 32 hex digits over size and mtime (and more, see ``source.identity``): the same on
+    every node that mounts the same source, so it serves as entity tag.
+    """
+
+    id: str
+    size: int  # bytes
+    mtime_ns: int  # ns since the epoch
+
+    @classmethod
+    def of(cls, stat: os.stat_result, identity: Identity = "mtime") -> Version:
+        """The version that these attributes identify."""
+        parts = [stat.st_size, stat.st_mtime_ns]
+        if identity == "mtime+ctime":
+            parts.append(stat.st_ctime_ns)
+        elif identity == "mtime+inode":
+            parts.append(stat.st_ino)
+        text = ":".join(map(str, parts)).encode()
+        digest = hashlib.blake2b(text, digest_size=16, person=b"version")
+        return cls(digest.hexdigest(), stat.st_size, stat.st_mtime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """The whole stat of an open source file: within a session every field of it counts."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    device: int
+
+    @classmethod
+    def of(cls, stat: os.stat_result) -> Fingerprint:
+        """The fields of a stat that change when content does."""
+        return cls(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev)
+
+
+class SourceFile:
+    """An open file of the source: a descriptor, and what it was when it was opened.
+
+    Closing it may block, so ``close`` runs in a worker thread; until then the descriptor is
+    valid, also after the file was replaced at the source (I8).
+    """
+
+    __slots__ = ("fd", "fingerprint", "version")
+
+    def __init__(self, fd: int, version: Version, fingerprint: Fingerprint) -> None:
+        self.fd = fd
+        self.version = version
+        self.fingerprint = fingerprint
+
+    def close(self) -> None:
+        """Close the descriptor. Worker thread; idempotent."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class Source(Protocol):
+    """Worker-thread calls of a source: each may block for as long as the source likes (I1)."""
+
+    id: str  # names the source in keys
+
+    def open(self, path: str) -> SourceFile:
+        """Open the regular file at ``path`` ("a/b.mp4", relative to the root) and fstat it.
+
+        Raises NotFound (proven, I15), AccessDenied or SourceUnavailable.
+        """
+        ...
+
+    def read_into(self, file: SourceFile, buffer: memoryview, offset: int) -> int:
+        """Fill ``buffer`` from ``offset`` on; bytes read, fewer only at the end of the file.
+
+        Raises SourceUnavailable on an I/O error.
+        """
+        ...
+
+    def fingerprint(self, file: SourceFile) -> Fingerprint:
+        """What the open file is now. Raises SourceUnavailable."""
+        ...
+
+    def stat(self, path: str) -> Fingerprint:
+        """What the file at ``path`` is now, by name. Raises as ``open`` does."""
+        ...

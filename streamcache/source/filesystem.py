@@ -1,0 +1,121 @@
+"""A mounted tree as a source. Every method runs in a worker thread (I1)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from streamcache.errors import AccessDenied, NotFound, SourceUnavailable
+from streamcache.source.base import Fingerprint, Identity, SourceFile, Version
+from streamcache.source.beneath import open_beneath
+from streamcache.source.mounts import mount_of
+
+# What says that the name does not lead to a file, whatever the state of the source.
+_GONE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EISDIR, errno.ENXIO, errno.EINVAL}
+# ELOOP and EXDEV: a symbolic link that leads out of the root, or in circles.
+_LINK = {errno.ELOOP, errno.EXDEV}
+_DENIED = {errno.EACCES, errno.EPERM}
+
+
+class FileSystemSource:
+    """The tree below ``root``, which lies on a mounted file system."""
+
+    def __init__(self, root: str, *, id: str = "", identity: Identity = "mtime") -> None:
+        """``root`` must be a directory now; the mount it lies on is remembered (I15)."""
+        self.root = os.path.realpath(root)
+        self.id = id or self.root
+        self.identity = identity
+        self._mount = mount_of(self.root)
+
+    def __repr__(self) -> str:
+        return f"<FileSystemSource {self.root!r}>"
+
+    def open(self, path: str) -> SourceFile:
+        """Open and fstat. A missing file is proven twice before it is called missing (I15)."""
+        try:
+            return self._open(path)
+        except NotFound:
+            self._prove_mounted(path)
+        try:
+            return self._open(path)
+        except NotFound:
+            self._prove_mounted(path)
+            raise
+
+    def stat(self, path: str) -> Fingerprint:
+        """What the file at ``path`` is now, by name."""
+        fd = self._descriptor(path, os.O_PATH)
+        try:
+            return Fingerprint.of(os.fstat(fd))
+        except OSError as error:
+            raise _translated(error, path) from error
+        finally:
+            os.close(fd)
+
+    def read_into(self, file: SourceFile, buffer: memoryview, offset: int) -> int:
+        """preadv until the buffer is full or the file ends; fewer bytes only at the end."""
+        done = 0
+        try:
+            while done < len(buffer):
+                count = os.preadv(file.fd, [buffer[done:]], offset + done)
+                if not count:
+                    break
+                done += count
+        except OSError as error:
+            raise _translated(error, "read") from error
+        return done
+
+    def drop_behind(self, file: SourceFile, offset: int, length: int) -> None:
+        """Tell the kernel that these bytes were copied: no second copy in the page cache."""
+        os.posix_fadvise(file.fd, offset, length, os.POSIX_FADV_DONTNEED)
+
+    def fingerprint(self, file: SourceFile) -> Fingerprint:
+        """fstat of the open file."""
+        try:
+            return Fingerprint.of(os.fstat(file.fd))
+        except OSError as error:
+            raise _translated(error, "fstat") from error
+
+    def _open(self, path: str) -> SourceFile:
+        # O_NONBLOCK: opening a FIFO must not wait for its writer.
+        fd = self._descriptor(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise NotFound(errno.ENOENT, "not a regular file", path)
+            # Read-ahead is ours, not the kernel's: see docs/architecture.md, "Reading a slow file".
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+        except OSError as error:
+            os.close(fd)
+            raise _translated(error, path) from error
+        return SourceFile(fd, Version.of(status, self.identity), Fingerprint.of(status))
+
+    def _descriptor(self, path: str, flags: int) -> int:
+        try:
+            # By name each time: a descriptor of the root would keep a dead mount alive.
+            root = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise SourceUnavailable(error.errno, "the source's root is gone", self.root) from error
+        try:
+            return open_beneath(root, path, flags)
+        except OSError as error:
+            raise _translated(error, path) from error
+        finally:
+            os.close(root)
+
+    def _prove_mounted(self, path: str) -> None:
+        if mount_of(self.root) != self._mount:
+            raise SourceUnavailable(errno.ENOTCONN, "the source is not mounted", path)
+
+
+def _translated(error: OSError, path: str) -> OSError:
+    """Our error for an errno; EMFILE, ENOMEM, EIO, ESTALE ... are never "gone" (I15)."""
+    if isinstance(error, (NotFound, AccessDenied, SourceUnavailable)):
+        return error
+    text = error.strerror or str(error)
+    if error.errno in _GONE or error.errno in _LINK:
+        return NotFound(error.errno, text, path)
+    if error.errno in _DENIED:
+        return AccessDenied(error.errno, text, path)
+    return SourceUnavailable(error.errno, text, path)

@@ -1,0 +1,284 @@
+"""Who reads next: one scheduler per source.
+
+In this order: the first block of a reader that has just come or sought (at once, with a worker of
+its own), the blocks that other waiting readers need (oldest wait first), then sequential copying:
+fairly over the sessions that have readers, at last those that have none. No sequential step starts
+while a seek waits (I12).
+
+Steps are sized to what the source delivers in ``step_time`` (15 ms), and a few are kept in flight
+to hide its latency; the figures behind that are in docs/architecture.md, "Reading a slow file".
+
+Greenlets: each step runs in one of its own; ``pump`` runs in whoever changed something. All in the
+hub's thread; only ``_read`` runs in a worker.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import gevent
+
+from streamcache.errors import StreamCacheError
+from streamcache.source.base import Fingerprint, Source, SourceFile
+from streamcache.stats import Counters
+
+FIRST_STEP = 64 * 1024  # bytes: the first block of a seek
+MAX_STEP = 4 * 1024 * 1024  # bytes
+START_STEP = 256 * 1024  # bytes, until the source's rate is known
+_SAMPLE_TIME = 0.05  # s of busy source that make one sample of its rate
+_SAMPLE_BYTES = 2 * MAX_STEP
+_KEPT_BUFFERS = 32 * 1024 * 1024  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one step reads: bytes [offset, offset + length) of the source file."""
+
+    offset: int
+    length: int
+
+
+class Feed(Protocol):
+    """Somebody who wants a file's bytes: a session, or a reader that bypasses the cache."""
+
+    @property
+    def file(self) -> SourceFile:
+        """What to read from; stays open until every step has come back."""
+        ...
+
+    def demanded(self, offset: int, length: int) -> Piece | None:
+        """Claim what a waiting reader needs at ``offset``; None: no longer wanted."""
+        ...
+
+    def sequential(self, length: int) -> Piece | None:
+        """Claim what to copy next without being asked; None: nothing for now."""
+        ...
+
+    def arrived(self, piece: Piece, data: memoryview, now: Fingerprint) -> None:
+        """The bytes (fewer than asked for: the file is shorter) and what the file is after.
+
+        Runs in the step's greenlet and may switch; ``data`` is good until it returns.
+        """
+        ...
+
+    def failed(self, piece: Piece, error: StreamCacheError) -> None:
+        """The step could not read."""
+        ...
+
+
+class Caller(Protocol):
+    """The worker pool, as far as it is needed here."""
+
+    size: int
+
+    @property
+    def pending(self) -> int:
+        """Calls under way."""
+        ...
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run in a worker thread. Switches."""
+        ...
+
+
+class Scheduler:
+    """The one queue in front of a source."""
+
+    def __init__(
+        self,
+        source: Source,
+        pool: Caller,
+        counters: Counters,
+        *,
+        in_flight: int = 4,
+        step_time: float = 0.015,
+        max_bandwidth: int = 0,
+    ) -> None:
+        self.source = source
+        self._pool = pool
+        self._counters = counters
+        self._limit = in_flight
+        self._max_bandwidth = max_bandwidth
+        self._seeks: deque[tuple[Feed, int]] = deque()
+        self._demands: deque[tuple[Feed, int]] = deque()
+        self._reading: deque[Feed] = deque()  # feeds with readers, in turn
+        self._idle: deque[Feed] = deque()
+        self._seeking = 0  # seeks in flight
+        self._running = 0  # other steps in flight
+        self._storing = 0  # steps whose bytes are on their way to the cache
+        self._rate = _Rate(step_time)
+        self._buffers = _Buffers()
+        self._next_sequential = 0.0  # monotonic s, by max_bandwidth
+        self._timer: Any = None
+
+    def __repr__(self) -> str:
+        return (
+            f"<Scheduler seeks={len(self._seeks)}+{self._seeking} demands={len(self._demands)}"
+            f" running={self._running} sessions={len(self._reading)}+{len(self._idle)}"
+            f" step={self._rate.step}>"
+        )
+
+    def demand(self, feed: Feed, offset: int, *, seek: bool) -> None:
+        """A reader of this feed waits for the bytes at ``offset``. Does not switch."""
+        (self._seeks if seek else self._demands).append((feed, offset))
+        self.pump()
+
+    def add(self, feed: Feed, *, idle: bool) -> None:
+        """This feed has something to copy sequentially; ``idle``: nobody reads it."""
+        self.remove(feed)
+        (self._idle if idle else self._reading).append(feed)
+        self.pump()
+
+    def remove(self, feed: Feed) -> None:
+        """Nothing sequential from this feed any more. Steps in flight go on."""
+        for queue in (self._reading, self._idle):
+            if feed in queue:
+                queue.remove(feed)
+
+    def pump(self) -> None:
+        """Start what may start now. Does not switch."""
+        while self._seeks and self._pool.pending < self._pool.size:
+            feed, offset = self._seeks.popleft()
+            piece = feed.demanded(offset, FIRST_STEP)
+            if piece is not None:
+                self._seeking += 1
+                gevent.spawn(self._step, feed, piece, seek=True)
+        while self._demands and self._running < self._limit:
+            feed, offset = self._demands.popleft()
+            self._start(feed, feed.demanded(offset, self._rate.step))
+        if self._seeks or self._seeking or self._demands:
+            return
+        while self._running < self._limit and self._storing < self._limit and self._affordable():
+            queue = self._reading or self._idle
+            if not queue:
+                return
+            feed = queue.popleft()
+            piece = feed.sequential(self._rate.step)
+            if piece is not None:
+                queue.append(feed)
+                self._next_sequential += piece.length / (self._max_bandwidth or float("inf"))
+                self._start(feed, piece)
+
+    def _start(self, feed: Feed, piece: Piece | None) -> None:
+        if piece is not None:
+            self._running += 1
+            gevent.spawn(self._step, feed, piece, seek=False)
+
+    def _step(self, feed: Feed, piece: Piece, *, seek: bool) -> None:
+        """Greenlet of one step: read in a worker, then let the feed keep or deliver it."""
+        buffer = self._buffers.take(piece.length)
+        view = memoryview(buffer)[: piece.length]
+        self._rate.begin()
+        count = 0
+        try:
+            count, now = self._pool.call(_read, self.source, feed.file, view, piece.offset)
+        except StreamCacheError as error:
+            self._counters.source_errors += 1
+            self._ended(count, seek=seek)
+            feed.failed(piece, error)
+        else:
+            self._counters.source_reads += 1
+            self._counters.bytes_from_source += count
+            self._storing += 1
+            self._ended(count, seek=seek)
+            try:
+                feed.arrived(piece, view[:count], now)
+            finally:
+                self._storing -= 1
+        finally:
+            view.release()
+            self._buffers.give(buffer)
+            self.pump()
+
+    def _ended(self, count: int, *, seek: bool) -> None:
+        self._rate.end(count, saturated=self._running >= self._limit - 1)
+        if seek:
+            self._seeking -= 1
+        else:
+            self._running -= 1
+        # The source must not wait for the cache disk: the next step starts before the write.
+        self.pump()
+
+    def _affordable(self) -> bool:
+        """Whether ``max_bandwidth`` allows a sequential step now; else come back later."""
+        if not self._max_bandwidth:
+            return True
+        now = time.monotonic()
+        self._next_sequential = max(self._next_sequential, now - 0.1)
+        if self._next_sequential <= now:
+            return True
+        if self._timer is None and (self._reading or self._idle):
+            self._timer = gevent.spawn_later(self._next_sequential - now, self._come_back)
+        return False
+
+    def _come_back(self) -> None:
+        self._timer = None
+        self.pump()
+
+
+def _read(
+    source: Source, file: SourceFile, buffer: memoryview, offset: int
+) -> tuple[int, Fingerprint]:
+    """Worker thread: the bytes, then what the file is: unchanged, they are of one version."""
+    count = source.read_into(file, buffer, offset)
+    return count, source.fingerprint(file)
+
+
+class _Rate:
+    """What the source delivers while it is busy, and the step that follows from it."""
+
+    def __init__(self, step_time: float) -> None:
+        self.step = START_STEP
+        self._step_time = step_time
+        self._rate = 0.0  # bytes/s
+        self._bytes = 0
+        self._busy = 0.0  # s
+        self._since = 0.0
+        self._flying = 0
+
+    def begin(self) -> None:
+        if not self._flying:
+            self._since = time.monotonic()
+        self._flying += 1
+
+    def end(self, count: int, *, saturated: bool) -> None:
+        now = time.monotonic()
+        self._flying -= 1
+        self._busy += now - self._since
+        self._since = now
+        self._bytes += count
+        if self._busy < _SAMPLE_TIME and self._bytes < _SAMPLE_BYTES:
+            return
+        sample = self._bytes / max(self._busy, 1e-6)
+        # A source that was not kept busy could have given more: believe only what is higher.
+        if saturated or sample > self._rate:
+            self._rate += (sample - self._rate) * (0.3 if self._rate else 1.0)
+            wanted = int(self._rate * self._step_time)
+            power = 1 << max(0, wanted.bit_length() - 1)  # buffers come in powers of two
+            self.step = min(max(power, FIRST_STEP), MAX_STEP)
+        self._bytes, self._busy = 0, 0.0
+
+
+class _Buffers:
+    """Buffers that are used again: a fresh megabyte costs three times as much (page faults)."""
+
+    def __init__(self) -> None:
+        self._free: dict[int, list[bytearray]] = {}
+        self._kept = 0
+
+    def take(self, length: int) -> bytearray:
+        size = 1 << max(length - 1, FIRST_STEP - 1).bit_length()
+        free = self._free.get(size)
+        if free:
+            self._kept -= size
+            return free.pop()
+        return bytearray(size)
+
+    def give(self, buffer: bytearray) -> None:
+        if self._kept + len(buffer) <= _KEPT_BUFFERS:
+            self._kept += len(buffer)
+            self._free.setdefault(len(buffer), []).append(buffer)

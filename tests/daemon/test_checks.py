@@ -1,0 +1,225 @@
+"""What must be true before the daemon starts, and the one line about what is not."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from streamcache.cache.store import Store
+from streamcache.daemon import checks
+from streamcache.daemon.paths import resolve
+from streamcache.errors import ConfigError
+from streamcache.settings import Settings, load
+from streamcache.source.mounts import Mount
+
+Make = Callable[..., Settings]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Settings with a source and a cache directory; further ones as "section.key"."""
+    (tmp_path / "films").mkdir()
+
+    def settings(**flags: str | Path) -> Settings:
+        wanted = {
+            "source.path": os.fspath(tmp_path / "films"),
+            "cache.dir": os.fspath(tmp_path / "cache"),
+            **{name.replace("__", "."): os.fspath(value) for name, value in flags.items()},
+        }
+        return resolve(load(environ={}, flags=wanted))
+
+    return settings
+
+
+def refused(check: Callable[[Settings], object], settings: Settings) -> str:
+    with pytest.raises(ConfigError) as caught:
+        check(settings)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert "allowed: " in text
+    return text
+
+
+def test_what_is_right_passes_and_nothing_is_made(make: Make, tmp_path: Path) -> None:
+    checks.check(make())
+    checks.check_address(make(server__listen="127.0.0.1:0"))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["films"]
+
+
+def test_a_source_must_be_a_directory(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    line = refused(checks.check_source, make(source__path=tmp_path / "file"))
+    assert f"SOURCE: source.path: {tmp_path / 'file'} is not a directory" in line
+    line = refused(checks.check_source, make(source__path=tmp_path / "none"))
+    assert f"{tmp_path / 'none'} does not exist" in line
+    line = refused(checks.check_source, make(source__path=""))
+    assert "no SOURCE given" in line
+
+
+def test_a_source_may_be_a_link_to_a_directory(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("films")
+    settings = make(source__path=tmp_path / "link")
+    checks.check_source(settings)
+    assert settings.config.source.path == os.fspath(tmp_path / "link")
+
+
+def test_a_source_that_cannot_be_read_is_named(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: str) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(os, "scandir", denied)  # root may read everything
+    assert "cannot be read (Permission denied)" in refused(checks.check_source, make())
+
+
+@pytest.mark.parametrize("name", ["films", "films/cache", "link/cache", "films/a/../b"])
+def test_a_cache_inside_the_source_is_refused_by_whatever_name(
+    make: Make, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "link").symlink_to("films")
+    line = refused(checks.check_apart, make(cache__dir=tmp_path / name))
+    assert (
+        f"--cache-dir: cache.dir: {os.path.abspath(tmp_path / name)} is inside the source" in line
+    )
+
+
+def test_a_source_inside_the_cache_is_refused(make: Make, tmp_path: Path) -> None:
+    line = refused(checks.check_apart, make(cache__dir=tmp_path))
+    assert f"the source {tmp_path / 'films'} is inside the cache directory {tmp_path}" in line
+
+
+def test_a_cache_beside_the_source_with_a_longer_name_is_fine(make: Make, tmp_path: Path) -> None:
+    checks.check_apart(make(cache__dir=tmp_path / "films2"))
+
+
+def test_a_cache_must_be_a_directory_or_be_possible(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name in ("file", "file/cache"):
+        line = refused(checks.check_cache_dir, make(cache__dir=tmp_path / name))
+        assert f"{tmp_path / 'file'} is not a directory; allowed: a writable directory" in line
+    checks.check_cache_dir(make(cache__dir=tmp_path / "some" / "way" / "down"))
+
+
+def test_a_cache_that_cannot_be_written_is_refused(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    line = refused(checks.check_cache_dir, make(cache__dir=tmp_path))
+    assert f"{tmp_path} is not writable" in line
+    line = refused(checks.check_cache_dir, make(cache__dir=tmp_path / "a" / "b"))
+    assert f"{tmp_path / 'a' / 'b'} cannot be made: {tmp_path} is not writable" in line
+
+
+def test_a_cache_on_a_network_file_system_is_refused_with_its_type(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mount = Mount("/mnt/nas", "nfs4", "nas:/export", "/")
+    asked: list[str] = []
+    monkeypatch.setattr(checks, "mount_of", lambda path: asked.append(path) or mount)
+    line = refused(checks.check_cache_dir, make())
+    assert "is on a network file system (nfs4 at /mnt/nas); allowed: a directory on a local" in line
+    assert asked == [os.path.realpath(tmp_path / "cache")]
+
+
+def test_a_cache_that_has_an_owner_is_named(make: Make, tmp_path: Path) -> None:
+    checks.check_owner(make())
+    owner = Store(os.fspath(tmp_path / "cache"))
+    owner.prepare()
+    with contextlib.closing(owner):
+        line = refused(checks.check_owner, make())
+    assert f"--cache-dir: cache.dir: {tmp_path / 'cache'} is in use by another process" in line
+    checks.check_owner(make())
+
+
+@pytest.mark.parametrize(
+    ("type_", "network"),
+    [
+        ("ext4", False),
+        ("xfs", False),
+        ("overlay", False),
+        ("tmpfs", False),
+        ("fuseblk", False),
+        ("fuse.mergerfs", False),
+        ("fuse", False),
+        ("nfs", True),
+        ("nfs4", True),
+        ("cifs", True),
+        ("smb3", True),
+        ("9p", True),
+        ("fuse.sshfs", True),
+        ("fuse.rclone", True),
+        ("fuse.s3fs", True),
+        ("ceph", True),
+    ],
+)
+def test_a_network_file_system_is_told_by_its_type(type_: str, network: bool) -> None:
+    assert checks.is_network(type_) is network
+
+
+def test_a_cache_on_sshfs_is_refused(make: Make, sshfs) -> None:
+    line = refused(checks.check_cache_dir, make(cache__dir=sshfs.path / "cache"))
+    assert "network file system (fuse.sshfs at " in line
+
+
+@pytest.mark.parametrize(
+    "listen",
+    [
+        "",
+        "8080",
+        "127.0.0.1",
+        "127.0.0.1:port",
+        "127.0.0.1:65536",
+        "127.0.0.1:-1",
+        "::1:80",
+        ":8080",
+        "[::1]",
+        "unix:",
+    ],
+)
+def test_what_is_no_address_is_refused_with_what_is_allowed(make: Make, listen: str) -> None:
+    line = refused(checks.parse_address, make(server__listen=listen))
+    assert f"--listen: server.listen: {listen!r}" in line
+    assert "HOST:PORT (port 0 to 65535), [IPv6]:PORT or unix:PATH" in line
+
+
+def test_a_port_in_use_is_named(make: Make) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        listen = f"127.0.0.1:{other.getsockname()[1]}"
+        line = refused(checks.check_address, make(server__listen=listen))
+    assert f"cannot listen on {listen}: address already in use" in line
+
+
+def test_an_address_of_another_machine_is_named(make: Make) -> None:
+    line = refused(checks.check_address, make(server__listen="192.0.2.1:8080"))
+    assert "cannot listen on 192.0.2.1:8080: cannot assign requested address" in line
+
+
+def test_a_unix_socket_is_checked_and_not_left_behind(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "its.sock"
+    checks.check_address(make(server__listen=f"unix:{path}"))
+    assert not path.exists()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(os.fspath(path))
+        other.listen()
+        line = refused(checks.check_address, make(server__listen=f"unix:{path}"))
+        assert "already in use" in line
+    assert path.exists()
+
+
+def test_an_access_log_that_cannot_be_written_is_refused(make: Make, tmp_path: Path) -> None:
+    def settings(path: Path) -> Settings:
+        return resolve(load(environ={"STREAMCACHE_LOG_ACCESS": os.fspath(path)}))
+
+    line = refused(checks.check_access_log, settings(tmp_path / "none" / "access.log"))
+    assert f"$STREAMCACHE_LOG_ACCESS: log.access: {tmp_path / 'none' / 'access.log'} cannot" in line
+    assert "is a directory" in refused(checks.check_access_log, settings(tmp_path))
+    checks.check_access_log(settings(tmp_path / "access.log"))
+    assert not (tmp_path / "access.log").exists()
+    (tmp_path / "access.log").write_text("kept\n")
+    checks.check_access_log(settings(tmp_path / "access.log"))
+    assert (tmp_path / "access.log").read_text() == "kept\n"

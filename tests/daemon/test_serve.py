@@ -1,0 +1,238 @@
+"""The daemon's contract with whoever starts it: ready line, signals, exit codes, one line of error.
+
+The cache and server are those of ``fakes.py``; ``test_daemon.py`` runs the real ones.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PATIENCE = 20.0  # s; nothing here takes one
+
+Start = Callable[..., "Running"]
+
+
+class Running:
+    """A daemon with pipes."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        self._log = b""
+
+    def ready_line(self) -> str:
+        assert self.process.stdout is not None
+        return os.fsdecode(self.process.stdout.readline())
+
+    def wait_for(self, text: str) -> None:
+        """Until ``text`` is in the log."""
+        assert self.process.stderr is not None
+        fd = self.process.stderr.fileno()
+        deadline = time.monotonic() + PATIENCE
+        while text.encode() not in self._log:
+            ready, _, _ = select.select([fd], [], [], max(0.0, deadline - time.monotonic()))
+            more = os.read(fd, 65536) if ready else b""
+            assert more, f"never said {text!r}:\n{self._log.decode()}"
+            self._log += more
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def end(self) -> tuple[int, str, str]:
+        """Exit code, what else came on stdout, the whole log."""
+        out, log = self.process.communicate(timeout=PATIENCE)
+        self._log += log
+        return self.process.returncode, os.fsdecode(out), os.fsdecode(self._log)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "films"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def start(tmp_path: Path, source: Path) -> Iterator[Start]:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(*flags: str, fake: str = "", shell: str = "", **environment: str) -> Running:
+        command = [sys.executable, "-m", "tests.daemon.fakes", "serve"]
+        if "--source" not in flags:
+            command.append(os.fspath(source))
+        command += ["--cache-dir", os.fspath(tmp_path / "cache"), "--listen", "127.0.0.1:0"]
+        command += [flag for flag in flags if flag != "--source"]
+        if shell:
+            command = ["sh", "-c", f"{shell}; exec {shlex.join(command)}"]
+        process = subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            env={**os.environ, "FAKE": fake, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        started.append(process)
+        return Running(process)
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def failed(daemon: Running, code: int = 2) -> str:
+    """The one line of a daemon that must not start."""
+    got, out, log = daemon.end()
+    lines = [line for line in log.splitlines() if not line.startswith("fake:")]
+    assert (got, out, len(lines)) == (code, "", 1), log
+    assert lines[0].startswith("streamcache: error: ")
+    return lines[0]
+
+
+def test_ready_is_one_line_with_real_port_paths_and_size(
+    start: Start, source: Path, tmp_path: Path
+) -> None:
+    daemon = start()
+    line = daemon.ready_line()
+    *words, url, told_source, told_cache, size = shlex.split(line)
+    assert words == ["streamcache", "ready", "on"]
+    port = int(url.removeprefix("http://127.0.0.1:").removesuffix("/"))
+    assert port > 0
+    assert told_source == f"source={source}"
+    assert told_cache == f"cache={tmp_path / 'cache'}"
+    assert size == "size=123456789"
+    socket.create_connection(("127.0.0.1", port), PATIENCE).close()
+    daemon.signal(signal.SIGTERM)
+    code, out, log = daemon.end()
+    assert (code, out) == (0, ""), log
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_drains_the_server_and_then_closes_the_cache(
+    start: Start, number: signal.Signals
+) -> None:
+    daemon = start(STREAMCACHE_SERVER_DRAIN_TIMEOUT="7s")
+    daemon.ready_line()
+    daemon.signal(number)
+    code, _, log = daemon.end()
+    assert code == 0
+    assert [line for line in log.splitlines() if "fake:" in line][1:] == [
+        "fake: server.stop timeout=7.0",
+        "fake: cache.close",
+    ]
+    assert f"draining signal={number.name}" in log
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_second_signal_ends_it_at_once(start: Start, number: signal.Signals) -> None:
+    daemon = start(fake="hung-stop")
+    daemon.ready_line()
+    daemon.signal(signal.SIGTERM)
+    daemon.wait_for("fake: server.stop")
+    daemon.signal(number)
+    code, _, log = daemon.end()
+    assert code == 128 + number
+    assert "fake: cache.close" not in log
+
+
+def test_a_signal_while_the_cache_starts_ends_it_without_a_ready_line(
+    start: Start, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    daemon = start(fake="hung-start", FAKE_GATE=str(gate))
+    daemon.wait_for("fake: cache.start")
+    daemon.signal(signal.SIGTERM)
+    daemon.wait_for("draining")
+    gate.touch()
+    code, out, log = daemon.end()
+    assert (code, out) == (0, "")
+    assert "fake: cache.close" in log
+
+
+def test_a_worker_thread_that_hangs_in_the_source_does_not_hold_up_the_end(start: Start) -> None:
+    daemon = start(fake="hung-thread")
+    daemon.ready_line()
+    daemon.signal(signal.SIGTERM)
+    assert daemon.end()[0] == 0
+
+
+def test_ipv6_stands_in_brackets(start: Start) -> None:
+    daemon = start("--listen", "[::1]:0")
+    line = daemon.ready_line()
+    if not line:
+        assert "assign requested address" in failed(daemon)
+        pytest.skip("this machine has no IPv6")
+    assert line.startswith("streamcache ready on http://[::1]:")
+
+
+def test_a_unix_socket_is_told_with_its_absolute_path(start: Start, tmp_path: Path) -> None:
+    name = os.path.relpath(tmp_path / "a b.sock", REPOSITORY)
+    line = start("--listen", f"unix:{name}").ready_line()
+    assert shlex.split(line)[3] == f"unix:{tmp_path / 'a b.sock'}"
+
+
+def test_a_name_with_spaces_and_bytes_that_are_no_text_is_told_as_it_is(
+    start: Start, tmp_path: Path
+) -> None:
+    odd = os.path.join(os.fsencode(tmp_path), b"caf\xe9 d'or")
+    os.mkdir(odd)
+    line = start("--source", os.fsdecode(odd)).ready_line()
+    assert os.fsencode(shlex.split(line)[4]) == b"source=" + odd
+
+
+def test_a_size_that_was_given_is_told(start: Start) -> None:
+    assert start("--cache-size", "10GiB").ready_line().endswith(f" size={10 * 2**30}\n")
+
+
+def test_the_limit_of_open_files_is_raised_to_the_hard_one(start: Start) -> None:
+    daemon = start(shell="ulimit -Sn 300; ulimit -Hn 900")
+    daemon.wait_for("files=900")
+
+
+def test_it_serves_without_a_stdout(start: Start) -> None:
+    daemon = start(shell="exec >&-")
+    daemon.wait_for("serving url=http://127.0.0.1:")
+    daemon.signal(signal.SIGTERM)
+    assert daemon.end()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("fake", "message"),
+    [
+        ("in-use", "--cache-dir: cache.dir: {cache} is used by process 4711"),
+        ("broken-cache", "--cache-dir: cache.dir: {cache} has no room for a catalog"),
+        ("full-disk", "--cache-dir: cache.dir: [Errno 28] No space left on device: '{cache}'"),
+        ("broken-source", "SOURCE: source.path: [Errno 5] Input/output error: "),
+    ],
+)
+def test_a_cache_that_cannot_be_opened_is_2(
+    start: Start, tmp_path: Path, fake: str, message: str
+) -> None:
+    assert message.format(cache=tmp_path / "cache") in failed(start(fake=fake))
+
+
+def test_a_port_in_use_is_2_and_the_cache_is_closed_again(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        listen = f"127.0.0.1:{other.getsockname()[1]}"
+        code, out, log = start("--listen", listen).end()
+    assert (code, out) == (2, "")
+    problem = f"--listen: server.listen: cannot listen on {listen}: address already in use"
+    assert f"streamcache: error: {problem}" in log
+    assert "fake: cache.close" in log
+
+
+def test_any_other_failure_is_1(start: Start) -> None:
+    assert "the network card is on fire" in failed(start(fake="broken-server"), code=1)

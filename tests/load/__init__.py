@@ -1,0 +1,1 @@
+"""Load with locust, and the files it plays."""

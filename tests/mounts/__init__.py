@@ -1,0 +1,1 @@
+"""Real network file systems for tests."""

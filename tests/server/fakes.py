@@ -1,0 +1,152 @@
+"""A cache over a directory, whose bytes become ready when the test says so."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from gevent.event import Event
+
+from streamcache.cache.delegate import CacheStatus
+from streamcache.cache.reading import Ready
+from streamcache.config import Config
+from streamcache.errors import Closed, NotFound
+from streamcache.source.base import Version
+from streamcache.stats import Counters
+
+
+class Gate:
+    """How many bytes of a file are there; shut, a reader waits beyond them."""
+
+    def __init__(self, available: int) -> None:
+        self.available = available
+        self.error: Exception | None = None
+        self.waiting = Event()  # set while a reader waits
+        self._changed = Event()
+
+    def release(self, available: int) -> None:
+        """Bytes [0, available) are there now."""
+        self.available = available
+        self._wake()
+
+    def fail(self, error: Exception) -> None:
+        """Readers that would wait get this instead."""
+        self.error = error
+        self._wake()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, Event()
+        changed.set()
+
+    def wait(self, offset: int) -> int:
+        """Switch until the byte at ``offset`` is there; the end of what is there."""
+        while self.available <= offset:
+            if self.error is not None:
+                raise self.error
+            self.waiting.set()
+            try:
+                self._changed.wait()
+            finally:
+                self.waiting.clear()
+        return self.available
+
+
+class FakeDelegate:
+    def __init__(self, cache: FakeCache, path: str, status: CacheStatus) -> None:
+        found = os.stat(cache.file(path))
+        self.version = Version.of(found)
+        self.size = found.st_size
+        self.status = status
+        self.path = path
+        self.delivered = 0
+        self.closed = Event()
+        self._cache = cache
+        self._fd = os.open(cache.file(path), os.O_RDONLY | os.O_CLOEXEC)
+
+    def ready(self, offset: int, stop: int) -> Ready:
+        gate = self._cache.gates.get(self.path)
+        if gate is not None:
+            stop = min(stop, gate.wait(offset))
+        if self._fd < 0:
+            raise Closed("delegate")
+        stop = min(stop, offset + self._cache.step)
+        if self._cache.in_memory:
+            data = memoryview(os.pread(self._fd, stop - offset, offset))
+            return Ready(-1, 0, len(data), data)
+        return Ready(self._fd, offset, stop - offset, None)
+
+    def sent(self, ready: Ready, count: int) -> None:
+        self.delivered += count
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+            self.closed.set()
+
+
+class FakeFound:
+    def __init__(self, cache: FakeCache, path: str, found: os.stat_result) -> None:
+        self.version = Version.of(found)
+        self.size = found.st_size
+        self.mtime_ns = found.st_mtime_ns
+        self.status = cache.status
+        self.closed = False
+        self._cache = cache
+        self._path = path
+
+    def open(self, client: str = "") -> FakeDelegate:
+        if self._cache.open_error is not None:
+            raise self._cache.open_error
+        delegate = FakeDelegate(self._cache, self._path, self.status)
+        self._cache.clients.append(client)
+        self._cache.delegates.append(delegate)
+        return delegate
+
+    def __enter__(self) -> FakeFound:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.closed = True
+
+
+class FakeCache:
+    """Files of ``root``; ``gates`` by path, ``step``: most bytes of one Ready."""
+
+    def __init__(self, root: Path, config: Config | None = None) -> None:
+        self.root = root
+        self.config = config or Config()
+        self.counters = Counters()
+        self.status = CacheStatus.HIT
+        self.in_memory = False
+        self.step = 1 << 30
+        self.gates: dict[str, Gate] = {}
+        self.find_error: Exception | None = None
+        self.open_error: Exception | None = None
+        self.find_gate: Gate | None = None
+        self.founds: list[FakeFound] = []
+        self.delegates: list[FakeDelegate] = []
+        self.clients: list[str] = []
+
+    def file(self, path: str) -> str:
+        return os.fsdecode(os.fsencode(str(self.root)) + os.fsencode(path))
+
+    def gate(self, path: str, available: int = 0) -> Gate:
+        """Shut the file behind its first bytes."""
+        return self.gates.setdefault(path, Gate(available))
+
+    def find(self, path: str) -> FakeFound:
+        if self.find_gate is not None:
+            self.find_gate.wait(0)
+        if self.find_error is not None:
+            raise self.find_error
+        try:
+            found = os.stat(self.file(path))
+        except (OSError, ValueError):
+            raise NotFound(errno.ENOENT, "no such file", path) from None
+        if not stat.S_ISREG(found.st_mode):
+            raise NotFound(errno.ENOENT, "no regular file", path)
+        self.founds.append(FakeFound(self, path, found))
+        return self.founds[-1]

@@ -1,0 +1,122 @@
+"""Every wait for a client has a deadline (I17)."""
+
+from __future__ import annotations
+
+import time
+
+import gevent
+
+from streamcache.server.transport import SocketTransport
+from tests.server.client import WAIT, eventually, get
+
+SHORT = 0.1
+
+
+def test_a_head_that_does_not_end_is_408(site):
+    client = site(limits={"head_timeout": SHORT}).client()
+    client.send(b"GET /a.bin HTTP/1.1\r\n")
+    answer = client.response()
+    assert (answer.status, answer.fields["connection"]) == (408, "close")
+
+
+def test_bytes_do_not_extend_the_deadline_of_a_head(site):
+    client = site(limits={"head_timeout": 0.3}).client()
+    client.send(b"GET /a.bin HTTP/1.1\r\n")
+    started = time.monotonic()
+
+    def trickle():
+        while True:
+            client.send(b"X: y\r\n")
+            gevent.sleep(0.02)
+
+    trickling = gevent.spawn(trickle)
+    assert client.response().status == 408
+    trickling.kill()
+    assert time.monotonic() - started < 2
+
+
+def test_an_idle_connection_is_closed_without_a_word(site):
+    here = site(limits={"keepalive_timeout": SHORT})
+    client = here.client()
+    assert client.ask("/a.bin").status == 200
+    assert client.until_closed() == b""
+
+
+def test_a_connection_that_never_asks_is_closed_without_a_word(site):
+    assert site(limits={"keepalive_timeout": SHORT}).client().until_closed() == b""
+
+
+def test_a_body_that_does_not_end_is_408(site):
+    client = site(limits={"body_timeout": SHORT}).client()
+    client.send(get("/a.bin", "Content-Length: 10") + b"hello")
+    answer = client.response()
+    assert (answer.status, answer.fields["connection"]) == (408, "close")
+
+
+def test_a_client_that_takes_nothing_is_cut(site):
+    here = site(limits={"send_timeout": SHORT})
+    client = here.client(receive_buffer=4096)
+    client.send(get("/big.bin"))
+    assert client.head().status == 200
+    assert here.cache.delegates[0].closed.wait(WAIT)
+    eventually(lambda: here.server.connections == 0)
+
+
+def test_a_slow_client_that_takes_bytes_is_not_cut(site, tmp_path, monkeypatch):
+    """The kernel calls a socket writable late: when much of its buffer is free."""
+    waits = []
+    wait = SocketTransport.wait_writable
+
+    def timed(transport):
+        began = time.monotonic()
+        wait(transport)
+        waits.append(time.monotonic() - began)
+
+    monkeypatch.setattr(SocketTransport, "wait_writable", timed)
+    # A Unix socket: writable when three quarters are free, and no window that moves in steps.
+    here = site(f"unix:{tmp_path / 's'}", limits={"send_timeout": 0.4})
+    here.cache.step = 16 * 1024
+    client = here.client()
+    client.send(get("/big.bin"))
+    client.head()
+    with gevent.Timeout(20):
+        while not waits or max(waits) < 0.8:
+            client.socket.recv(4096)
+            gevent.sleep(0.025)
+    assert here.server.connections == 1  # in spite of one wait of twice the time-out
+
+
+def test_a_lingering_connection_ends(site, monkeypatch):
+    monkeypatch.setattr("streamcache.server.connection.LINGER_TIME", SHORT)
+    here = site(limits={"head_timeout": SHORT})  # so that the ticker is quick
+    client = here.client()
+    client.send(b"nonsense\r\n\r\n")
+    assert client.response().status == 400
+    eventually(lambda: here.server.connections == 0)  # and the client has not closed
+
+
+def test_a_lingering_connection_reads_a_bounded_number_of_bytes(site, monkeypatch):
+    monkeypatch.setattr("streamcache.server.connection.LINGER_SIZE", 100_000)
+    here = site()
+    client = here.client()
+    client.send(b"nonsense\r\n\r\n")
+    assert client.response().status == 400
+
+    def flood():
+        while True:
+            client.send(b"x" * 65536)
+
+    flooding = gevent.spawn(flood)
+    eventually(lambda: here.server.connections == 0)
+    flooding.join()
+    assert isinstance(flooding.exception, OSError)
+
+
+def test_a_wait_for_the_source_is_not_the_clients_fault(site):
+    here = site(limits={"send_timeout": SHORT, "keepalive_timeout": SHORT, "head_timeout": SHORT})
+    gate = here.cache.gate("/a.bin")
+    client = here.client()
+    client.send(get("/a.bin"))
+    gevent.sleep(4 * SHORT)
+    gate.release(1000)
+    assert client.response().body == here.contents["/a.bin"]

@@ -1,0 +1,94 @@
+"""Turns: a client that takes everything at once does not own the hub."""
+
+from __future__ import annotations
+
+import pytest
+
+from streamcache.server.writer import SMALL, TURN, FileCut, Writer
+
+
+class Greedy:
+    """A transport that never blocks, and notes the bytes taken between waits."""
+
+    def __init__(self, *, most: int = 1 << 30, file_size: int = 1 << 40) -> None:
+        self.turns = [0]
+        self.sent = b""
+        self.blocked = False
+        self._most = most
+        self._file_size = file_size
+
+    def send(self, data, *, more=False):
+        return self._take(data[: self._most])
+
+    def sendfile(self, fd, offset, count):
+        return self._take(b"f" * min(count, self._file_size - offset))
+
+    def _take(self, data):
+        if self.blocked:
+            return None
+        self.turns[-1] += len(data)
+        self.sent += bytes(data)
+        return len(data)
+
+    def wait_writable(self):
+        self.turns.append(0)
+        self.blocked = False
+
+
+class Waiting:
+    def __init__(self):
+        self.calls = []
+
+    def sending(self):
+        self.calls.append("sending")
+
+    def resumed(self):
+        self.calls.append("resumed")
+
+
+def test_a_big_file_leaves_in_turns():
+    transport = Greedy()
+    writer = Writer(transport, Waiting())
+    writer.send_file(3, 0, 5 * TURN)
+    assert transport.turns == [TURN] * 5
+    assert writer.written == 5 * TURN
+
+
+def test_small_responses_take_turns_too():
+    transport = Greedy()
+    writer = Writer(transport, Waiting())
+    for _ in range(2 * TURN // SMALL):
+        writer.send(b"small")
+        writer.end_of_response()
+    assert len(transport.turns) >= 3
+
+
+def test_short_sends_go_on_where_they_stopped():
+    transport = Greedy(most=3)
+    writer = Writer(transport, Waiting())
+    writer.send(b"0123456789")
+    assert (transport.sent, writer.written) == (b"0123456789", 10)
+
+
+def test_a_blocked_send_waits_and_says_so():
+    transport, waiting = Greedy(), Waiting()
+    transport.blocked = True
+    Writer(transport, waiting).send(b"abc")
+    assert transport.sent == b"abc"
+    assert waiting.calls == ["sending", "resumed"]
+
+
+def test_sending_now_returns_the_rest_and_never_waits():
+    transport, waiting = Greedy(most=2), Waiting()
+    writer = Writer(transport, waiting)
+    assert writer.send_now(b"abc") == b"c"
+    transport.blocked = True
+    assert writer.send_now(b"c") == b"c"
+    assert (writer.written, waiting.calls) == (2, [])
+
+
+def test_the_end_of_the_file_before_its_time_is_an_error():
+    writer = Writer(Greedy(file_size=100), Waiting())
+    with pytest.raises(FileCut, match="50 bytes early"):
+        writer.send_file(3, 0, 150)
+    assert writer.written == 100

@@ -1,0 +1,143 @@
+"""The command line: help that explains, errors of one line, exit codes, --check."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import streamcache
+from streamcache.cli import main
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("STREAMCACHE_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> str:
+    (tmp_path / "films").mkdir()
+    return os.fspath(tmp_path / "films")
+
+
+def exits(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr."""
+    try:
+        code = main(arguments)
+    except SystemExit as exit_:
+        code = exit_.code if isinstance(exit_.code, int) else -1
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exits(["--version"], capsys) == (0, f"streamcache {streamcache.__version__}\n", "")
+
+
+def test_help_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = exits(["--help"], capsys)
+    assert code == 0
+    assert "puts a fast local disk in front of slow files" in out
+    assert "serve" in out
+    code, out, _ = exits(["serve", "--help"], capsys)
+    assert code == 0
+    flags = set(re.findall(r"--[a-z-]+", out))
+    assert flags >= {
+        *("--listen", "--cache-dir", "--cache-size", "--workers", "--revalidate"),
+        *("--config", "--log-level", "--check"),
+    }
+    for told in ("127.0.0.1:8080", "default: 2s", "500MB", "250ms", "STREAMCACHE_CACHE_SIZE"):
+        assert told in out
+    assert max(map(len, out.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "arguments are required: COMMAND (see streamcache --help)"),
+        (["server"], "invalid choice: 'server'"),
+        (["serve"], "no SOURCE given; allowed: a directory"),
+        (["serve", "/no/such/place"], "SOURCE: source.path: /no/such/place does not exist"),
+        (["serve", "/", "--cache-sise", "1GB"], "unrecognized arguments: --cache-sise 1GB"),
+        (["serve", "/", "--cache", "/tmp"], "unrecognized arguments: --cache /tmp"),
+        (["serve", "/", "--cache-size", "1G"], "--cache-size: cache.size: '1G' can be read in two"),
+        (["serve", "/", "--cache-size"], "--cache-size: expected one argument"),
+        (["serve", "/", "--workers", "2"], "--workers: server.workers: 2 is not allowed; this ver"),
+        (["serve", "/", "--workers", "0"], "--workers: server.workers: 0 is not allowed; allowed"),
+        (["serve", "/", "--revalidate", "soon"], "source.revalidate: 'soon' is no duration"),
+        (["serve", "/", "--log-level", "loud"], "allowed: debug, info, warning, error"),
+        (["serve", "/", "--config", "/no/file"], "/no/file: cannot be read: No such file"),
+        (["serve", "/", "--cache-dir", "/x"], "cache.dir: /x is inside the source /"),
+        (["serve", "/proc", "--listen", "nowhere"], "server.listen: 'nowhere': "),
+    ],
+)
+@pytest.mark.parametrize("check", [False, True])
+def test_what_cannot_run_is_one_line_on_stderr_and_2(
+    arguments: list[str], message: str, check: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if check and arguments[:1] == ["serve"]:
+        arguments = ["serve", "--check", *arguments[1:]]
+    code, out, err = exits(arguments, capsys)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("streamcache: error: ")
+    assert message in err
+
+
+def test_check_prints_what_would_run_and_makes_nothing(
+    source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "its.toml"
+    file.write_text(f'[source]\npath = "{source}"\nrevalidate = "1m"\n')
+    arguments = ["serve", "--check", "--config", os.fspath(file), "--listen", "127.0.0.1:0"]
+    code, out, err = exits([*arguments, "--cache-dir", os.fspath(tmp_path / "cache")], capsys)
+    assert (code, err) == (0, "")
+    document = tomllib.loads(out)
+    assert document["source"] | {"path": source, "revalidate": "1m"} == document["source"]
+    assert document["cache"]["dir"] == os.fspath(tmp_path / "cache")
+    assert f"# {file}" in out
+    assert "# --listen" in out
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_source_given_as_argument_wins_over_the_file(
+    source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "its.toml"
+    file.write_text('[source]\npath = "/no/such/place"\n')
+    arguments = ["serve", source, "--check", "--config", os.fspath(file)]
+    arguments += ["--listen", "127.0.0.1:0", "--cache-dir", os.fspath(tmp_path / "cache")]
+    code, out, _ = exits(arguments, capsys)
+    assert code == 0
+    assert tomllib.loads(out)["source"]["path"] == source
+
+
+def test_it_runs_as_a_module_from_any_directory(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "streamcache", "--version"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.fspath(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.stdout == f"streamcache {streamcache.__version__}\n"
+
+
+def test_errors_and_help_come_without_loading_gevent() -> None:
+    code = (
+        "import sys; from streamcache.cli import main\n"
+        "main(['serve', '/', '--cache-size', 'x']); sys.exit('gevent' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, timeout=30
+    )
+    assert done.returncode == 0, done.stderr
