@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None, *, parts: Parts | None = None) -> in
 def _serve(arguments: argparse.Namespace, parts: Parts | None) -> int:
     flags = {name: value for name, value in vars(arguments).items() if "." in name}
     settings = load(file=arguments.config, flags=flags)
-    # Not before the settings are right: gevent takes most of the start-up time.
+    # Not before the settings are right: gevent takes most of the time until then.
     from streamcache.daemon import serve
 
     if arguments.check:

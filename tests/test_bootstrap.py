@@ -102,12 +102,26 @@ def stub_wheel(directory: Path, name: str, version: str) -> None:
 
 
 def fresh(directory: Path, wheels: Path) -> Clone:
+    """A copy of what a clone has, without what git ignores."""
     for name in ("bin", "streamcache", "etc"):
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(REPOSITORY / name, directory / name, ignore=ignore)
     for name in ("setup.cfg", "pyproject.toml"):
         shutil.copy(REPOSITORY / name, directory)
     return Clone(directory, wheels)
+
+
+def fresh_with_stubs(directory: Path, wheels: Path) -> Clone:
+    """The same, but it asks for the stubs, and the program only tells its version."""
+    clone = fresh(directory, wheels)
+    clone.require("99")
+    shutil.rmtree(directory / "streamcache")
+    (directory / "streamcache").mkdir()
+    (directory / "streamcache" / "__init__.py").touch()
+    (directory / "streamcache" / "cli.py").write_text(
+        f"import gevent, greenlet\ndef main():\n    print({VERSION.strip()!r})\n"
+    )
+    return clone
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +138,7 @@ def clone(tmp_path: Path, wheels: Path) -> Clone:
     """A fresh clone."""
     directory = tmp_path / "a clone"
     directory.mkdir()
-    made = fresh(directory, wheels)
-    made.require("99")
-    return made
+    return fresh_with_stubs(directory, wheels)
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +146,7 @@ def first_use(
     tmp_path_factory: pytest.TempPathFactory, wheels: Path
 ) -> tuple[Clone, list[tuple[int, str, str]]]:
     """A clone that two processes used first, at once, and what they said."""
-    clone = fresh(tmp_path_factory.mktemp("first"), wheels)
-    clone.require("99")
+    clone = fresh_with_stubs(tmp_path_factory.mktemp("first"), wheels)
     both = [clone.start("--version") for _ in range(2)]
     said = [process.communicate(timeout=PATIENCE) for process in both]
     codes = [process.returncode for process in both]

@@ -130,14 +130,3 @@ def test_it_runs_as_a_module_from_any_directory(tmp_path: Path) -> None:
         timeout=30,
     )
     assert done.stdout == f"streamcache {streamcache.__version__}\n"
-
-
-def test_errors_and_help_come_without_loading_gevent() -> None:
-    code = (
-        "import sys; from streamcache.cli import main\n"
-        "main(['serve', '/', '--cache-size', 'x']); sys.exit('gevent' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, timeout=30
-    )
-    assert done.returncode == 0, done.stderr

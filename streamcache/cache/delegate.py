@@ -18,7 +18,7 @@ from streamcache.cache.reading import Ready
 from streamcache.cache.resources import Resources
 from streamcache.cache.session import CopySession
 from streamcache.errors import Closed, SourceChanged, SourceTimeout, StreamCacheError
-from streamcache.source.base import Fingerprint, SourceFile, Version
+from streamcache.source.base import Change, Fingerprint, SourceFile, Version
 from streamcache.source.scheduler import Piece
 from streamcache.stats import Counters
 
@@ -200,12 +200,10 @@ class DirectFileDelegate(_Counted):
             self._r.meta.post(self._file.close)
 
     def _still(self, now: Fingerprint) -> bool:
-        if now == self._seen:
-            return True
-        appended = now.inode == self._seen.inode and now.size > self._seen.size
-        if appended:
+        change = self._seen.compare(now)
+        if change is not Change.REWRITTEN:
             self._seen = now
-        return appended
+        return change is not Change.REWRITTEN
 
 
 class _DirectRead:

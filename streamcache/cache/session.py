@@ -34,7 +34,7 @@ from streamcache.errors import (
     SourceTimeout,
     StreamCacheError,
 )
-from streamcache.source.base import Fingerprint, SourceFile, Version
+from streamcache.source.base import Change, Fingerprint, SourceFile, Version
 from streamcache.source.scheduler import Piece
 
 RESERVE_STEP = 256 * 1024 * 1024  # bytes: a probe of 10,000 titles must not drain the cache
@@ -330,12 +330,12 @@ class CopySession:
         Grown with the same inode counts as appended to: what we serve of it is the same, but a
         later open finds another version, so this one is not published.
         """
-        if now == self._seen:
-            return False
-        if now.inode != self._seen.inode or now.size <= self._seen.size:
+        change = self._seen.compare(now)
+        if change is Change.REWRITTEN:
             return True
         self._seen = now
-        self.handle_event(Event.OUTDATED)
+        if change is Change.APPENDED:
+            self.handle_event(Event.OUTDATED)
         return False
 
     def _store(self, extent: Extent, data: memoryview) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import os
 from dataclasses import dataclass
@@ -35,6 +36,14 @@ class Version:
         return cls(digest.hexdigest(), stat.st_size, stat.st_mtime_ns)
 
 
+class Change(enum.Enum):
+    """What happened to an open file, as far as its attributes tell."""
+
+    NONE = "none"
+    APPENDED = "appended"  # the bytes that were there are the same
+    REWRITTEN = "rewritten"
+
+
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
     """The whole stat of an open source file: within a session every field of it counts."""
@@ -44,11 +53,34 @@ class Fingerprint:
     ctime_ns: int
     inode: int
     device: int
+    links: int
 
     @classmethod
     def of(cls, stat: os.stat_result) -> Fingerprint:
         """The fields of a stat that change when content does."""
-        return cls(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev)
+        return cls(
+            size=stat.st_size,
+            mtime_ns=stat.st_mtime_ns,
+            ctime_ns=stat.st_ctime_ns,
+            inode=stat.st_ino,
+            device=stat.st_dev,
+            links=stat.st_nlink,
+        )
+
+    def compare(self, now: Fingerprint) -> Change:
+        """What happened to the open file between this look at it and the later ``now``.
+
+        An append cannot be told from a rewrite that also grows. A name more or less (a hard link,
+        or another file renamed over this one) moves ctime too, and leaves the content alone.
+        """
+        if now == self:
+            return Change.NONE
+        if (now.inode, now.device) != (self.inode, self.device) or now.size < self.size:
+            return Change.REWRITTEN
+        if now.size > self.size:
+            return Change.APPENDED
+        renamed = now.mtime_ns == self.mtime_ns and now.links != self.links
+        return Change.NONE if renamed else Change.REWRITTEN
 
 
 class SourceFile:

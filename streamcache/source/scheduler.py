@@ -14,6 +14,7 @@ hub's thread; only ``_read`` runs in a worker.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -110,7 +111,7 @@ class Scheduler:
         self._seeking = 0  # seeks in flight
         self._running = 0  # other steps in flight
         self._storing = 0  # steps whose bytes are on their way to the cache
-        self._rate = _Rate(step_time)
+        self._rate = _Rate(step_time, in_flight)
         self._buffers = _Buffers()
         self._next_sequential = 0.0  # monotonic s, by max_bandwidth
         self._timer: Any = None
@@ -172,19 +173,19 @@ class Scheduler:
         """Greenlet of one step: read in a worker, then let the feed keep or deliver it."""
         buffer = self._buffers.take(piece.length)
         view = memoryview(buffer)[: piece.length]
-        self._rate.begin()
+        started = self._rate.begin()
         count = 0
         try:
             count, now = self._pool.call(_read, self.source, feed.file, view, piece.offset)
         except StreamCacheError as error:
             self._counters.source_errors += 1
-            self._ended(count, seek=seek)
+            self._ended(count, started, seek=seek)
             feed.failed(piece, error)
         else:
             self._counters.source_reads += 1
             self._counters.bytes_from_source += count
             self._storing += 1
-            self._ended(count, seek=seek)
+            self._ended(count, started, seek=seek)
             try:
                 feed.arrived(piece, view[:count], now)
             finally:
@@ -194,8 +195,9 @@ class Scheduler:
             self._buffers.give(buffer)
             self.pump()
 
-    def _ended(self, count: int, *, seek: bool) -> None:
-        self._rate.end(count, saturated=self._running >= self._limit - 1)
+    def _ended(self, count: int, started: float, *, seek: bool) -> None:
+        saturated = self._running >= self._limit - 1
+        self._rate.end(count, saturated=saturated, started=started)
         if seek:
             self._seeking -= 1
         else:
@@ -229,24 +231,34 @@ def _read(
 
 
 class _Rate:
-    """What the source delivers while it is busy, and the step that follows from it."""
+    """What the source delivers while it is busy, and the step that follows from it.
 
-    def __init__(self, step_time: float) -> None:
+    The step is the rate times ``step_time``, rounded to a power of two: rounded down, a source
+    whose latency is not yet hidden would look slow, get smaller steps, and look slower still. A
+    source far away gets longer steps, so that those in flight cover its latency.
+    """
+
+    def __init__(self, step_time: float, in_flight: int) -> None:
         self.step = START_STEP
         self._step_time = step_time
+        self._in_flight = in_flight
+        self._latency = float("inf")  # s: the quickest step so far
         self._rate = 0.0  # bytes/s
         self._bytes = 0
         self._busy = 0.0  # s
         self._since = 0.0
         self._flying = 0
 
-    def begin(self) -> None:
-        if not self._flying:
-            self._since = time.monotonic()
-        self._flying += 1
-
-    def end(self, count: int, *, saturated: bool) -> None:
+    def begin(self) -> float:
         now = time.monotonic()
+        if not self._flying:
+            self._since = now
+        self._flying += 1
+        return now
+
+    def end(self, count: int, *, saturated: bool, started: float) -> None:
+        now = time.monotonic()
+        self._latency = min(self._latency, now - started)
         self._flying -= 1
         self._busy += now - self._since
         self._since = now
@@ -255,10 +267,11 @@ class _Rate:
             return
         sample = self._bytes / max(self._busy, 1e-6)
         # A source that was not kept busy could have given more: believe only what is higher.
-        if saturated or sample > self._rate:
+        if saturated or 0 < self._rate < sample:
             self._rate += (sample - self._rate) * (0.3 if self._rate else 1.0)
-            wanted = int(self._rate * self._step_time)
-            power = 1 << max(0, wanted.bit_length() - 1)  # buffers come in powers of two
+            step_time = max(self._step_time, 1.5 * self._latency / self._in_flight)
+            wanted = max(1.0, self._rate * step_time)
+            power = 1 << round(math.log2(wanted))  # buffers come in powers of two
             self.step = min(max(power, FIRST_STEP), MAX_STEP)
         self._bytes, self._busy = 0, 0.0
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -85,15 +86,15 @@ def test_a_running_response_is_finished_and_nobody_new_is_let_in(
     daemon: Start, source: Path
 ) -> None:
     running = daemon(source)
-    with begin(running) as client:
-        os.kill(running.pid, signal.SIGTERM)
+    with begin(running) as client, ThreadPoolExecutor(1) as beside:
+        code = beside.submit(running.stop)
         wait_for_log(running, "draining")
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(running.address, 30)
-        assert running.code is None
+        assert not code.done()
         received = b"".join(iter(lambda: client.recv(2**20), b""))
+        assert code.result() == 0
     assert received.partition(b"\r\n\r\n")[2] == content("film", 0, SIZE)
-    assert running.stop() == 0
 
 
 def test_a_response_that_takes_too_long_is_cut(daemon: Start, source: Path) -> None:
