@@ -156,6 +156,11 @@ class DirectFileDelegate(_Counted):
         """Read from the source. Switches."""
         if not self._open:
             raise Closed("the delegate is closed")
+        ahead, self._file.ahead = self._file.ahead, None
+        if ahead is not None and 0 <= (skip := offset - ahead.offset) < len(ahead.data):
+            data = ahead.data[skip : skip + stop - offset]
+            self._expected = offset + len(data)
+            return Ready(-1, offset, len(data), data)
         seek = offset != self._expected
         length = min(stop - offset, _FIRST_BYTES if seek else _DIRECT_BYTES)
         read = _DirectRead(self._file, Piece(offset, length))

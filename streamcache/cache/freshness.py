@@ -83,12 +83,15 @@ class Freshness:
         known = self._known.get(path)
         return known if known is not None and time.monotonic() < known.until else None
 
-    def ask(self, path: str) -> Flight:
-        """Join the question under way, or ask. Does not switch; ``leave`` the flight in the end."""
+    def ask(self, path: str, *, ahead: int | None = None) -> Flight:
+        """Join the question under way, or ask. Does not switch; ``leave`` the flight in the end.
+
+        ``ahead``: where somebody will read if the file is new to us.
+        """
         flight = self._flights.get(path)
         if flight is None:
             flight = self._flights[path] = Flight(path)
-            gevent.spawn(self._fly, flight)
+            gevent.spawn(self._fly, flight, ahead)
         flight.holders += 1
         return flight
 
@@ -125,11 +128,11 @@ class Freshness:
         """Ask again next time."""
         self._known.pop(path, None)
 
-    def _fly(self, flight: Flight) -> None:
+    def _fly(self, flight: Flight, ahead: int | None) -> None:
         """Greenlet: ask, and remember the answer."""
         path = flight.path
         try:
-            file = self._open(path)
+            file = self._open(path, ahead)
         except NotFound as missing:
             self._remember(path, Known(None, time.monotonic() + self._config.negative_ttl))
             flight.result.set_exception(missing)
@@ -147,11 +150,14 @@ class Freshness:
             del self._flights[path]
             self._sweep(flight)
 
-    def _open(self, path: str) -> SourceFile:
+    def _open(self, path: str, ahead: int | None) -> SourceFile:
         """Open; what differs from what was known is looked at again before it is believed."""
         known = self._known.get(path)
         self._counters.source_opens += 1
-        file = self._meta.call(self._source.open, path, discard=SourceFile.close)
+        file = self._meta.call(self._source.open, path, ahead, discard=SourceFile.close)
+        if file.ahead is not None:
+            self._counters.source_reads += 1
+            self._counters.bytes_from_source += len(file.ahead.data)
         if known is None or known.version is None or known.version == file.version:
             return file
         for _ in range(_CONFIRMATIONS):

@@ -26,6 +26,10 @@ class Partials:
     def __len__(self) -> int:
         return len(self._idle)
 
+    def has(self, key: str) -> bool:
+        """There is one of this key."""
+        return any(name.startswith(key) for name in self._idle)
+
     def put(self, name: str, reservation: Reservation) -> None:
         """A session left it behind, or it was found at the start."""
         self._idle[name] = reservation

@@ -15,6 +15,7 @@ from typing import Self
 
 import gevent
 
+from streamcache.cache.blockmap import BLOCK
 from streamcache.cache.catalog import CatalogError
 from streamcache.cache.delegate import (
     CachedFileDelegate,
@@ -129,10 +130,11 @@ class Provider:
 
     # -- find
 
-    def find(self, path: str) -> Found:
+    def find(self, path: str, *, ahead: int | None = None) -> Found:
         """The version that ``path`` ("/a/b.mp4") has. Switches when the source must be asked.
 
-        Raises NotFound, AccessDenied, SourceTimeout, SourceBusy, SourceUnavailable or Closed.
+        ``ahead``: the offset where the caller will read next, if it will. Raises NotFound,
+        AccessDenied, SourceTimeout, SourceBusy, SourceUnavailable or Closed.
         """
         if self._closed:
             raise Closed("the cache is closed")
@@ -144,12 +146,14 @@ class Provider:
             stale = known.failing_since is not None
             if not stale or self._freshness.may_be_stale(known):
                 return self._found(path, known.version, flight=None, stale=stale)
-        return self._ask(path)
+        return self._ask(path, None if ahead is None else ahead // BLOCK * BLOCK)
 
-    def _ask(self, path: str) -> Found:
+    def _ask(self, path: str, ahead: int | None) -> Found:
         """Ask the source; what the cache has is served stale when it does not answer (I2)."""
         before = self._freshness.known(path)
-        flight = self._freshness.ask(path)
+        if before is not None or (ahead is not None and self._has_something(path)):
+            ahead = None
+        flight = self._freshness.ask(path, ahead=ahead)
         try:
             version, stale = self._answer(path, flight)
             found = self._found(path, version, flight=flight, stale=stale)
@@ -197,6 +201,16 @@ class Provider:
         version = stored[-1].version
         self._freshness.remember_stored(path, version)
         return version
+
+    def _has_something(self, path: str) -> bool:
+        """Whether the cache may have the bytes already. Switches."""
+        key = self._key(path)
+        if self._partials.has(key):
+            return True
+        try:
+            return bool(self._r.disk.call(self._r.store.versions, key))
+        except OSError:
+            return False
 
     def _found(self, path: str, version: Version, *, flight: Flight | None, stale: bool) -> Found:
         handle = self._lease(self._name(path, version), version)

@@ -97,6 +97,9 @@ class CopySession:
         self._quiet = Flag()  # no step is under way
         self._quiet.set()
         self._greenlet = gevent.spawn(self._do_copy)
+        if file.ahead is not None and file.ahead.offset < file.version.size:
+            piece = self._claim(file.ahead.offset // BLOCK, BLOCK)
+            gevent.spawn(self.arrived, piece, file.ahead.data, file.fingerprint)
 
     def __repr__(self) -> str:
         return (
@@ -291,14 +294,17 @@ class CopySession:
         if self._is_changed(now) or len(data) < piece.length:
             self.map.release(extent)
             self._fail(SourceChanged(f"{self.path}: changed at the source while it was read"))
-        elif self._store(extent, data):
-            self.map.fill(extent)
-            self._waiting.present(extent)
-            if self.map.complete:
-                self._copied.set()
         else:
-            self.map.release(extent)
-            self._waiting.deliver(extent, data)
+            if len(data) <= BLOCK:
+                self._waiting.deliver(extent, data)  # a seek is answered first, then kept
+            if self._store(extent, data):
+                self.map.fill(extent)
+                self._waiting.present(extent)
+                if self.map.complete:
+                    self._copied.set()
+            else:
+                self.map.release(extent)
+                self._waiting.deliver(extent, data)
         self._released()
 
     def failed(self, piece: Piece, error: StreamCacheError) -> None:

@@ -109,19 +109,20 @@ class StreamCache:
                 raise
             self.config = self._parts.config
 
-    def find(self, path: str) -> Found:
+    def find(self, path: str, *, ahead: int | None = None) -> Found:
         """The version of ``path`` ("/a/b.mp4") that is served now. Switches.
 
-        Raises NotFound, AccessDenied, SourceTimeout, SourceBusy, SourceUnavailable or Closed.
+        ``ahead``: the offset where the caller will read next, if it will. Raises NotFound,
+        AccessDenied, SourceTimeout, SourceBusy, SourceUnavailable or Closed.
         """
-        return self._started.provider.find(path)
+        return self._started.provider.find(path, ahead=ahead)
 
     def open(self, path: str) -> StreamFile:
         """A file-like object of one version; the copy begins, or is joined. Switches. Raises as
         ``find``, and SourceChanged.
         """
         parts = self._started
-        with parts.provider.find(path) as found:
+        with parts.provider.find(path, ahead=0) as found:
             return StreamFile(found.open("local"), parts.disk.call, path)
 
     def statistics(self) -> Statistics:

@@ -20,6 +20,7 @@ __all__ = [
     "Entity",
     "FileRange",
     "ResponsePlan",
+    "first_offset",
     "head_bytes",
     "plan",
     "plan_error",
@@ -35,6 +36,11 @@ SERVER = "streamcache"
 
 # Methods that we know and no file supports: 405. Any other is 501 (RFC 9110 9.1).
 _NOT_ALLOWED = frozenset(("POST", "PUT", "DELETE", "PATCH", "CONNECT", "TRACE"))
+
+
+_CONDITIONS = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
+_UNKNOWN_SIZE = 2**60  # bytes: larger than any file
+_GUESSED_RANGES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,18 @@ class ResponsePlan:
     def needs_file(self) -> bool:
         """Whether bytes of the file are due."""
         return any(isinstance(piece, FileRange) for piece in self.pieces)
+
+
+def first_offset(request: Request) -> int | None:
+    """Where the body will begin, guessed before the file is known; None: no body, or no telling."""
+    if request.method != "GET" or any(request.headers.get(name) for name in _CONDITIONS):
+        return None
+    value = request.headers.get("range")
+    ranges = None if value is None else parse_range(value, _UNKNOWN_SIZE, _GUESSED_RANGES)
+    if not isinstance(ranges, tuple):
+        return 0
+    start = ranges[0].start
+    return start if start < _UNKNOWN_SIZE // 2 else None  # counted from the end
 
 
 def plan_without_file(request: Request) -> ResponsePlan | None:

@@ -73,6 +73,10 @@ class Backend(Protocol):
         """Plain mutable counts."""
         ...
 
-    def find(self, path: str) -> Found:
-        """SWITCHES; raises NotFound, AccessDenied, SourceUnavailable, Closed."""
+    def find(self, path: str, *, ahead: int | None = None) -> Found:
+        """SWITCHES; ``ahead``: where the answer will begin, if it has a body.
+
+        Raises NotFound, AccessDenied, SourceUnavailable or Closed. A server that stops throws
+        ``Interrupted`` into this too, and into ``Found.open``.
+        """
         ...

@@ -22,7 +22,14 @@ from streamcache.errors import (
 )
 from streamcache.http.entity import Entity
 from streamcache.http.mime import content_type
-from streamcache.http.plan import ResponsePlan, plan, plan_error, plan_without_file
+from streamcache.http.plan import (
+    ResponsePlan,
+    first_offset,
+    plan,
+    plan_error,
+    plan_refusal,
+    plan_without_file,
+)
 from streamcache.http.request import BadRequest, Request
 from streamcache.server.backend import Backend, Found
 from streamcache.server.clock import Clock
@@ -95,7 +102,10 @@ class Handler:
         try:
             for _ in range(REPEATS):
                 # Replaced between find and open: what the plan promised is not what is there.
-                with suppress(SourceChanged), self._cache.find(request.path) as found:
+                with (
+                    suppress(SourceChanged),
+                    self._cache.find(request.path, ahead=first_offset(request)) as found,
+                ):
                     return self._answer(request, found, client)
             with self._cache.find(request.path) as found:
                 return self._answer(request, found, client)
@@ -116,7 +126,7 @@ class Handler:
 
     def refusal(self, refused: BadRequest) -> Response:
         """The answer to what is no request that we read; the connection ends with it."""
-        return _uncached(plan_error(None, refused.status))
+        return _uncached(plan_refusal(refused))
 
     def overloaded(self) -> Response:
         """The answer to a connection above the limit."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 Identity = Literal["mtime", "mtime+ctime", "mtime+inode"]
+AHEAD_BYTES = 64 * 1024  # read together with the open, when it is asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,14 @@ class Fingerprint:
         return Change.NONE if renamed else Change.REWRITTEN
 
 
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """Bytes that were read when the file was opened, and are of its version."""
+
+    offset: int
+    data: memoryview
+
+
 class SourceFile:
     """An open file of the source: a descriptor, and what it was when it was opened.
 
@@ -90,12 +99,15 @@ class SourceFile:
     valid, also after the file was replaced at the source (I8).
     """
 
-    __slots__ = ("fd", "fingerprint", "version")
+    __slots__ = ("ahead", "fd", "fingerprint", "version")
 
-    def __init__(self, fd: int, version: Version, fingerprint: Fingerprint) -> None:
+    def __init__(
+        self, fd: int, version: Version, fingerprint: Fingerprint, ahead: Ahead | None = None
+    ) -> None:
         self.fd = fd
         self.version = version
         self.fingerprint = fingerprint
+        self.ahead = ahead
 
     def close(self) -> None:
         """Close the descriptor. Worker thread; idempotent."""
@@ -109,10 +121,11 @@ class Source(Protocol):
 
     id: str  # names the source in keys
 
-    def open(self, path: str) -> SourceFile:
+    def open(self, path: str, ahead: int | None = None) -> SourceFile:
         """Open the regular file at ``path`` ("a/b.mp4", relative to the root) and fstat it.
 
-        Raises NotFound (proven, I15), AccessDenied or SourceUnavailable.
+        ``ahead``: also read the first bytes from this offset on, which is a multiple of
+        ``AHEAD_BYTES``. Raises NotFound (proven, I15), AccessDenied or SourceUnavailable.
         """
         ...
 

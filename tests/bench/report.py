@@ -73,4 +73,4 @@ def _figure(value: float, unit: str) -> str:
         return f"{value:.1f} ms"
     if unit == "yes/no":
         return "yes" if value else "no"
-    return f"{value:.3f} {unit}".rstrip()
+    return f"{value:.3f} {unit}" if unit else f"{value:.4f}"

@@ -12,6 +12,7 @@ from streamcache.http.plan import (
     Entity,
     FileRange,
     ResponsePlan,
+    first_offset,
     head_bytes,
     plan,
     plan_error,
@@ -389,3 +390,26 @@ def test_every_answer_is_whole_and_head_mirrors_get(
         mirrored = answer(request(*fields, method="HEAD", version=version), now=now)
         assert (mirrored.status, mirrored.headers) == (like.status, like.headers)
         assert mirrored.content_length == like.content_length
+
+
+@pytest.mark.parametrize(
+    ("fields", "offset"),
+    [
+        ((), 0),
+        (("Range: bytes=5-9",), 5),
+        (("Range: bytes=700-",), 700),
+        (("Range: bytes=9-20,0-1",), 9),
+        (("Range: bytes=-500",), None),
+        (("Range: bytes=9-1",), 0),
+        (("Range: lines=3-4",), 0),
+        (("If-None-Match: *",), None),
+        (("If-Match: *",), None),
+        (("If-Modified-Since: Thu, 29 Feb 2024 12:34:56 GMT", "Range: bytes=5-9"), None),
+        ((f"Range: bytes={9**30}-",), None),
+    ],
+)
+def test_the_first_offset_is_guessed_before_the_file_is_known(
+    fields: tuple[str, ...], offset: int | None
+) -> None:
+    assert first_offset(request(*fields)) == offset
+    assert first_offset(request(*fields, method="HEAD")) is None

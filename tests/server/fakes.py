@@ -137,7 +137,7 @@ class FakeCache:
         """Shut the file behind its first bytes."""
         return self.gates.setdefault(path, Gate(available))
 
-    def find(self, path: str) -> FakeFound:
+    def find(self, path: str, *, ahead: int | None = None) -> FakeFound:
         if self.find_gate is not None:
             self.find_gate.wait(0)
         if self.find_error is not None:
