@@ -20,12 +20,13 @@ from collections.abc import Callable, Iterator
 import gevent
 from gevent.event import Event as Flag
 
+from streamcache.cache.allotment import AHEAD, Allotment
 from streamcache.cache.blockmap import BLOCK, BlockMap, Extent
 from streamcache.cache.objects import ObjectHandle
-from streamcache.cache.partial import Partial, PartialHeader
+from streamcache.cache.partial import PartialHeader
 from streamcache.cache.reading import PendingRead, Reader, Ready, Waiting
 from streamcache.cache.resources import Resources
-from streamcache.cache.space import Reservation, footprint
+from streamcache.cache.space import Reservation
 from streamcache.cache.states import Event, State, after
 from streamcache.errors import (
     Closed,
@@ -34,15 +35,12 @@ from streamcache.errors import (
     SourceTimeout,
     StreamCacheError,
 )
-from streamcache.source.base import Change, Fingerprint, SourceFile, Version
+from streamcache.source.base import Change, Fingerprint, Source, SourceFile, Version
 from streamcache.source.scheduler import Piece
 
-RESERVE_STEP = 256 * 1024 * 1024  # bytes: a probe of 10,000 titles must not drain the cache
-_GROW_AHEAD = RESERVE_STEP // 4  # bytes left of the reservation when more is asked for
 _READY_BYTES = 4 * 1024 * 1024  # at most in one answer, so that the reader's position is known
 _DIRECT_BYTES = 1024 * 1024  # at most in one answer that goes through memory
 _READ_AHEAD = 32 * 1024 * 1024  # bytes before a reader that are copied before the rest
-_SPACE_WAIT = 30.0  # s for room to be made
 _FIRST_WRITE_WAIT = 1.0  # s that the first bytes wait for the partial before they are not kept
 _RETRY_DELAY = 0.2  # s before a read that failed is tried a second time
 
@@ -80,16 +78,21 @@ class CopySession:
         self._r = resources
         self._file = file
         self._seen: Fingerprint = file.fingerprint
-        self._reservation = adopted
+        self._room = Allotment(
+            name,
+            file.version.size,
+            store=resources.store,
+            space=resources.space,
+            disk=resources.disk,
+            adopted=adopted,
+        )
         self._on_change = on_change
         self._on_published = on_published
-        self._partial: Partial | None = None
         self._waiting = Waiting()
         self._failure: StreamCacheError | None = None  # why missing blocks cannot be read
         self._keep_partial = True
         self._sharing = False  # outdated, but several readers go on to share the bytes
         self._retried: set[int] = set()  # extents whose second try is their last
-        self._growing = False
         self._steps = 0  # under way
         self._allocated = Flag()  # the question of space is settled
         self._copied = Flag()  # the map is complete, or copying has ended
@@ -181,9 +184,7 @@ class CopySession:
 
     @property
     def _fd(self) -> int:
-        if self.handle is not None:
-            return self.handle.fd
-        return -1 if self._partial is None else self._partial.read_fd
+        return self._room.fd if self.handle is None else self.handle.fd
 
     # -- events
 
@@ -238,7 +239,7 @@ class CopySession:
     @property
     def _keeps(self) -> bool:
         """Whether bytes that arrive now go into the partial."""
-        return self._partial is not None and (self._keep_partial or self._sharing)
+        return self._room.is_open and (self._keep_partial or self._sharing)
 
     # -- the scheduler's feed
 
@@ -275,7 +276,7 @@ class CopySession:
 
     def _claim(self, block: int, length: int) -> Piece:
         extent = self.map.claim(block, limit=max(1, length // BLOCK))
-        if not self._affords(_GROW_AHEAD // BLOCK):
+        if not self._affords(AHEAD // BLOCK):
             self._grow()
         self._steps += 1
         self._quiet.clear()
@@ -348,14 +349,13 @@ class CopySession:
         """Write into the partial; False: it is not kept. Switches."""
         if self.state is State.NEW:
             self._allocated.wait(_FIRST_WRITE_WAIT)
-        partial = self._partial
-        if partial is None or not self._keeps:
+        if not self._keeps:
             return False
         if not self._affords(0):
             self._grow()
             return False
         try:
-            self._r.disk.call(partial.write, extent, data)
+            self._room.write(extent, data)
         except OSError as error:
             log.warning("cache write failed path=%r error=%s", self.path, error)
             self.handle_event(Event.SPACE_DENIED)
@@ -366,46 +366,36 @@ class CopySession:
 
     def _affords(self, blocks: int) -> bool:
         """Whether what is present and claimed, and ``blocks`` more, is within the reservation."""
-        if self._reservation is None:
-            return False
-        size = min((self.map.present + self.map.claimed + blocks) * BLOCK, self.version.size)
-        return footprint(size) <= self._reservation.amount
+        return self._room.affords((self.map.present + self.map.claimed + blocks) * BLOCK)
 
     def _grow(self) -> None:
-        if not self._growing and self.state is State.COPYING:
-            self._growing = True
+        if self.state is State.COPYING:
             gevent.spawn(self._do_grow)
 
     def _do_grow(self) -> None:
-        reservation = self._reservation
-        assert reservation is not None
+        """Greenlet: more room, or the copy ends."""
         try:
-            more = min(RESERVE_STEP, footprint(self.version.size) - reservation.amount)
-            reservation.grow(max(0, more), timeout=_SPACE_WAIT)
+            if self._room.grow():
+                self._schedule()
         except NoSpace as full:
             log.info("copy has no room path=%r reason=%s", self.path, full)
             self.handle_event(Event.SPACE_DENIED)
-        except RuntimeError:  # settled meanwhile: the session ended
-            pass
-        else:
-            self._schedule()
-        finally:
-            self._growing = False
 
     def _alloc_cache_space(self) -> None:
         """Reserve, then open the partial: SPACE_GRANTED or SPACE_DENIED. Switches."""
-        need = footprint(self.version.size)
+        now = self._file.fingerprint
+        header = PartialHeader(
+            boot=self._r.store.boot,
+            source=self._r.source.id,
+            path=self.path,
+            version=self.version.id,
+            size=self.version.size,
+            mtime_ns=self.version.mtime_ns,
+            ctime_ns=now.ctime_ns,
+            inode=now.inode,
+        )
         try:
-            if self._reservation is None:
-                self._reservation = self._r.space.reserve(
-                    min(need, RESERVE_STEP), timeout=_SPACE_WAIT
-                )
-            else:
-                more = min(need - self._reservation.amount, RESERVE_STEP)
-                self._reservation.grow(max(0, more), timeout=_SPACE_WAIT)
-            if self.state is State.NEW:
-                self._partial, present = self._r.disk.call(self._open_partial)
-                self.map.adopt(present)
+            self.map.adopt(self._room.open(header))
         except (NoSpace, OSError) as error:
             log.info("not cached path=%r reason=%s", self.path, error)
             self.handle_event(Event.SPACE_DENIED)
@@ -413,21 +403,13 @@ class CopySession:
             self.handle_event(Event.SPACE_GRANTED)
         self._allocated.set()
 
-    def _open_partial(self) -> tuple[Partial, bytes]:
-        """Worker thread: continue what is there, else begin; with the blocks that are present."""
-        file, store = self._file, self._r.store
-        header = PartialHeader(
-            boot=store.boot,
-            source=self._r.source.id,
-            path=self.path,
-            version=self.version.id,
-            size=self.version.size,
-            mtime_ns=self.version.mtime_ns,
-            ctime_ns=file.fingerprint.ctime_ns,
-            inode=file.fingerprint.inode,
-        )
-        found = store.continue_partial(self.name, header)
-        return found or (store.create_partial(self.name, header), b"")
+    def _release_cache_space(self) -> None:
+        """The partial stays for the next session, or goes with its reservation. Switches."""
+        keep = self._keep_partial and self.map.present > 0
+        try:
+            self.resumable = self._room.let_go(keep=keep)
+        except OSError as error:
+            log.warning("partial not removed path=%r error=%s", self.path, error)
 
     # -- the copy
 
@@ -458,21 +440,14 @@ class CopySession:
 
     def _publish(self) -> None:
         """All blocks are present: make the file durable, and an object if it is still true."""
-        partial, reservation = self._partial, self._reservation
-        assert partial is not None and reservation is not None
-        store = self._r.store
         try:
-            self._r.disk.call(partial.seal, self.version.mtime_ns)
-            if not self._r.meta.call(self._source_is_unchanged):
+            self._room.seal(self.version.mtime_ns)
+            if not self._r.meta.call(_is_still, self._r.source, self._file, self.path, self._seen):
                 self._fail(SourceChanged(f"{self.path}: changed at the source while it was copied"))
                 return
             if self.state is not State.COPYING:
                 return
-            blocks = self._r.disk.call(store.publish, self.name)
-        except FileNotFoundError:
-            log.warning("partial vanished path=%r", self.path)
-            self.handle_event(Event.SPACE_DENIED)
-            return
+            blocks, fd = self._room.publish()
         except StreamCacheError as error:
             self._fail(error)
             return
@@ -480,10 +455,7 @@ class CopySession:
             log.warning("copy not published path=%r error=%s", self.path, error)
             self.handle_event(Event.SPACE_DENIED)
             return
-        reservation.commit(blocks)
-        self._reservation = None
-        # The object's descriptor is the partial's read-only one: readers keep theirs.
-        self.handle = self._r.objects.adopt(self.name, self.version, partial.give_away())
+        self.handle = self._r.objects.adopt(self.name, self.version, fd)
         self._r.counters.copies_finished += 1
         log.info("copy complete path=%r bytes=%d name=%s", self.path, self.version.size, self.name)
         self._on_published(self, blocks)
@@ -491,35 +463,17 @@ class CopySession:
         if not self.readers:
             self.handle_event(Event.IDLE)
 
-    def _source_is_unchanged(self) -> bool:
-        """Worker thread: by descriptor, and by path."""
-        return (
-            self._r.source.fingerprint(self._file) == self._seen
-            and self._r.source.stat(self.path) == self._seen
-        )
-
     def _let_go(self) -> None:
         """Give everything back, once no step is under way. Switches."""
-        partial, self._partial = self._partial, None
-        if partial is not None:
-            self._r.disk.call(partial.close)
+        self._release_cache_space()
         if self.handle is not None:
             self._r.objects.release(self.handle)
-        elif partial is not None:
-            self._leave_partial()
-        if self._reservation is not None:
-            self._reservation.release()
         self._r.meta.post(self._file.close)
 
-    def _leave_partial(self) -> None:
-        """Keep it for the next session of this version, or remove it. Switches."""
-        reservation, store = self._reservation, self._r.store
-        assert reservation is not None
-        if self._keep_partial and self.map.present:
-            reservation.shrink_to(self._r.disk.call(store.partial_blocks, self.name))
-            self.resumable, self._reservation = reservation, None
-        else:
-            self._r.disk.call(store.drop_partial, self.name)
+
+def _is_still(source: Source, file: SourceFile, path: str, seen: Fingerprint) -> bool:
+    """Worker thread: the source is what it was, by descriptor and by path."""
+    return source.fingerprint(file) == seen and source.stat(path) == seen
 
 
 def _extent(piece: Piece) -> Extent:
