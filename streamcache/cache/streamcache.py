@@ -55,7 +55,10 @@ class StreamCache:
         if cache_dir is not None:
             config = changed(config, "cache", dir=os.fspath(cache_dir))
         if cache_size is not None:
-            size = parse_size(cache_size) if isinstance(cache_size, str) else cache_size
+            try:
+                size = parse_size(cache_size) if isinstance(cache_size, str) else cache_size
+            except ValueError as error:
+                raise ConfigError(f"cache_size = {cache_size!r}: {error}") from error
             config = changed(config, "cache", size=size)
         if not config.source.path:
             raise ConfigError("source.path: name the directory that is to be served")

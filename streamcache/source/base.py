@@ -6,9 +6,10 @@ import enum
 import hashlib
 import os
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
-Identity = Literal["mtime", "mtime+ctime", "mtime+inode"]
+from streamcache.config import Identity
+
 AHEAD_BYTES = 64 * 1024  # read together with the open, when it is asked for
 
 

@@ -6,12 +6,12 @@ import errno
 import os
 import stat
 
+from streamcache.config import Identity
 from streamcache.errors import AccessDenied, NotFound, SourceUnavailable
 from streamcache.source.base import (
     AHEAD_BYTES,
     Ahead,
     Fingerprint,
-    Identity,
     SourceFile,
     Version,
 )
