@@ -250,7 +250,7 @@ class CopyConfig:
         ),
     )
     in_flight: int = field(
-        default=4,
+        default=3,
         metadata=option(
             Kind.COUNT,
             "reads that copying keeps waiting at the source at once, so that its latency does not"

@@ -9,7 +9,7 @@ Steps are sized to what the source delivers in ``step_time`` (15 ms), and a few 
 to hide its latency; the figures behind that are in docs/architecture.md, "Reading a slow file".
 
 Greenlets: each step runs in one of its own; ``pump`` runs in whoever changed something. All in the
-hub's thread; only ``_read`` runs in a worker.
+hub's thread; only the source's own functions run in workers.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Scheduler:
         pool: Caller,
         counters: Counters,
         *,
-        in_flight: int = 4,
+        in_flight: int = 3,
         step_time: float = 0.015,
         max_bandwidth: int = 0,
     ) -> None:
@@ -172,38 +172,40 @@ class Scheduler:
     def _step(self, feed: Feed, piece: Piece, *, seek: bool) -> None:
         """Greenlet of one step: read in a worker, then let the feed keep or deliver it."""
         buffer = self._buffers.take(piece.length)
-        view = memoryview(buffer)[: piece.length]
-        started = self._rate.begin()
-        count = 0
         try:
-            count, now = self._pool.call(_read, self.source, feed.file, view, piece.offset)
+            data = self._read(feed, piece, memoryview(buffer)[: piece.length], seek=seek)
+            # After the bytes: what is the same before and after brackets them (I8).
+            now = self._pool.call(self.source.fingerprint, feed.file)
         except StreamCacheError as error:
             self._counters.source_errors += 1
-            self._ended(count, started, seek=seek)
             feed.failed(piece, error)
         else:
-            self._counters.source_reads += 1
-            self._counters.bytes_from_source += count
             self._storing += 1
-            self._ended(count, started, seek=seek)
             try:
-                feed.arrived(piece, view[:count], now)
+                feed.arrived(piece, data, now)
             finally:
                 self._storing -= 1
         finally:
-            view.release()
             self._buffers.give(buffer)
             self.pump()
 
-    def _ended(self, count: int, started: float, *, seek: bool) -> None:
-        saturated = self._running >= self._limit - 1
-        self._rate.end(count, saturated=saturated, started=started)
-        if seek:
-            self._seeking -= 1
-        else:
-            self._running -= 1
-        # The source must not wait for the cache disk: the next step starts before the write.
-        self.pump()
+    def _read(self, feed: Feed, piece: Piece, view: memoryview, *, seek: bool) -> memoryview:
+        """Fill ``view``, fewer bytes at the end of the file. Switches. Raises SourceError."""
+        started, count = self._rate.begin(), 0
+        try:
+            count = self._pool.call(self.source.read_into, feed.file, view, piece.offset)
+        finally:
+            saturated = self._running >= self._limit - 1
+            self._rate.end(count, saturated=saturated, started=started)
+            if seek:
+                self._seeking -= 1
+            else:
+                self._running -= 1
+            # The source must wait neither for its own fstat nor for the cache disk.
+            self.pump()
+        self._counters.source_reads += 1
+        self._counters.bytes_from_source += count
+        return view[:count]
 
     def _affordable(self) -> bool:
         """Whether ``max_bandwidth`` allows a sequential step now; else come back later."""
@@ -220,14 +222,6 @@ class Scheduler:
     def _come_back(self) -> None:
         self._timer = None
         self.pump()
-
-
-def _read(
-    source: Source, file: SourceFile, buffer: memoryview, offset: int
-) -> tuple[int, Fingerprint]:
-    """Worker thread: the bytes, then what the file is: unchanged, they are of one version."""
-    count = source.read_into(file, buffer, offset)
-    return count, source.fingerprint(file)
 
 
 class _Rate:

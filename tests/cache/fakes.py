@@ -1,0 +1,391 @@
+"""A source whose reads wait at a gate, and all that a session needs around it.
+
+The source is the real one over real files (so it cannot lie about what a file system does), with
+a gate, a log and faults on demand before each of its calls. ``World.settle`` lets everything run
+until only the gate holds it: no test needs to sleep.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gevent
+
+from streamcache.cache import session as session_module
+from streamcache.cache.objects import Objects
+from streamcache.cache.reading import Ready
+from streamcache.cache.resources import Resources
+from streamcache.cache.session import CopySession
+from streamcache.cache.space import Reservation, Space
+from streamcache.cache.states import Event, State
+from streamcache.cache.store import Store
+from streamcache.cache.workers import WorkerPool
+from streamcache.config import Config, CopyConfig, SourceConfig
+from streamcache.errors import SourceUnavailable
+from streamcache.source.base import Fingerprint, SourceFile
+from streamcache.source.filesystem import FileSystemSource
+from streamcache.source.scheduler import Scheduler
+from streamcache.stats import Counters
+from tests import content
+
+BLOCK = content.BLOCK
+_STUCK = 20.0  # s until a test that waits for something counts as failed
+_QUIET_ROUNDS = 6  # turns of the loop without work after which nothing will move by itself
+
+
+class Gate:
+    """Where worker threads wait until the test lets them through, by the offset they read."""
+
+    def __init__(self) -> None:
+        self.is_open = True
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[int, threading.Event]] = []
+
+    @property
+    def waiting(self) -> list[int]:
+        """The offsets of those who wait, in order."""
+        with self._lock:
+            return sorted(offset for offset, _ in self._waiting)
+
+    def pass_through(self, offset: int) -> None:
+        """Worker thread: wait."""
+        with self._lock:
+            if self.is_open:
+                return
+            turn = threading.Event()
+            self._waiting.append((offset, turn))
+        if not turn.wait(_STUCK):
+            raise AssertionError(f"the gate stayed shut at {offset}")
+
+    def shut(self) -> None:
+        """From now on reads wait."""
+        self.is_open = False
+
+    def open(self) -> None:
+        """Let all through, also those that come."""
+        with self._lock:
+            self.is_open = True
+            waiting, self._waiting = self._waiting, []
+        for _, turn in waiting:
+            turn.set()
+
+    def let(self, *offsets: int, count: int = 0) -> None:
+        """Let those at these offsets through, or the ``count`` lowest."""
+        with self._lock:
+            self._waiting.sort(key=lambda visit: visit[0])
+            chosen = [visit for visit in self._waiting if visit[0] in offsets]
+            chosen = chosen or self._waiting[:count]
+            self._waiting = [visit for visit in self._waiting if visit not in chosen]
+        if offsets and len(chosen) < len(offsets):
+            raise AssertionError(f"nobody waits at {offsets}")
+        for _, turn in chosen:
+            turn.set()
+
+
+class GatedSource(FileSystemSource):
+    """The real source, with a gate before each read."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        self.gate = Gate()
+        self.reads: list[tuple[int, int]] = []  # (offset, bytes) that came from the source
+        self.opened: list[SourceFile] = []
+        self._lock = threading.Lock()
+        self._faults: list[tuple[int | None, int]] = []  # (offset, errno), each used once
+        self._broken = 0  # errno of every read from now on
+
+    def fail(self, code: int = errno.EIO, *, at: int | None = None, times: int = 1) -> None:
+        """The next reads (at this offset) fail."""
+        self._faults += [(at, code)] * times
+
+    def break_down(self, code: int = errno.EIO) -> None:
+        """Every read fails from now on; 0: no longer."""
+        self._broken = code
+        self._faults.clear()
+
+    def open(self, path: str, ahead: int | None = None) -> SourceFile:
+        file = super().open(path, ahead)
+        with self._lock:
+            self.opened.append(file)
+            if file.ahead is not None:
+                self.reads.append((file.ahead.offset, len(file.ahead.data)))
+        return file
+
+    def read_into(self, file: SourceFile, buffer: memoryview, offset: int) -> int:
+        self.gate.pass_through(offset)
+        with self._lock:
+            code = self._broken or self._take_fault(offset)
+        if code:
+            raise SourceUnavailable(code, os.strerror(code), "read")
+        count = super().read_into(file, buffer, offset)
+        with self._lock:
+            self.reads.append((offset, count))
+        return count
+
+    def _take_fault(self, offset: int) -> int:
+        for fault in self._faults:
+            if fault[0] in (None, offset):
+                self._faults.remove(fault)
+                return fault[1]
+        return 0
+
+    @property
+    def open_files(self) -> int:
+        """Files that were opened and not closed."""
+        return sum(file.fd >= 0 for file in self.opened)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes that came from the source."""
+        return sum(count for _, count in self.reads)
+
+    @property
+    def read_twice(self) -> list[int]:
+        """Offsets of reads that overlap an earlier one."""
+        seen: list[tuple[int, int]] = []
+        twice = []
+        for start, count in self.reads:
+            if any(start < stop and begin < start + count for begin, stop in seen):
+                twice.append(start)
+            seen.append((start, start + count))
+        return twice
+
+
+class Client:
+    """A reader of a session; ``get`` reads in a greenlet of its own."""
+
+    def __init__(self, session: CopySession, name: str) -> None:
+        self.session = session
+        self.name = name
+        self.reader = session.inc_ref()
+        self.answers: list[Answer] = []
+
+    def get(self, start: int, stop: int) -> Answer:
+        """Read [start, stop) in as many answers as it takes."""
+        answer = Answer(self, start, stop)
+        self.answers.append(answer)
+        return answer
+
+    def leave(self) -> None:
+        """Give up what is being read, then the lease, as a connection that breaks."""
+        for answer in self.answers:
+            answer.greenlet.kill()
+        self.session.dec_ref(self.reader)
+
+
+class Answer:
+    """What a reader got of [start, stop), and the error that ended it."""
+
+    def __init__(self, client: Client, start: int, stop: int) -> None:
+        self.start, self.stop = start, stop
+        self.offset = start  # of the next byte
+        self.error: BaseException | None = None
+        self.pieces: list[Ready] = []
+        self._client = client
+        self.greenlet = gevent.spawn(self._run)
+
+    def __repr__(self) -> str:
+        return f"<Answer {self.start}..{self.stop} at {self.offset} error={self.error!r}>"
+
+    @property
+    def waits(self) -> bool:
+        """Neither all there nor failed."""
+        return not self.greenlet.ready()
+
+    @property
+    def complete(self) -> bool:
+        """Every byte came, and was right."""
+        return self.offset == self.stop and self.error is None and not self.waits
+
+    def _run(self) -> None:
+        client = self._client
+        try:
+            while self.offset < self.stop:
+                ready = client.session.read(client.reader, self.offset, self.stop)
+                self.pieces.append(ready)
+                self._take(ready)
+        except Exception as error:
+            self.error = error
+
+    def _take(self, ready: Ready) -> None:
+        assert ready.offset == self.offset
+        assert 0 < ready.length <= self.stop - self.offset
+        if ready.data is None:
+            data = os.pread(ready.fd, ready.length, ready.offset)
+        else:
+            data = bytes(ready.data)
+        assert len(data) == ready.length
+        wrong = content.verify(self._client.name, self.offset, data)
+        assert wrong is None, f"wrong byte at {wrong}"
+        self.offset += len(data)
+
+
+class World:
+    """A source directory, a cache directory, the threads, and the sessions between them."""
+
+    def __init__(
+        self,
+        *,
+        room: int = 1 << 30,
+        in_flight: int = 4,
+        timeout: float = _STUCK,
+        reads: type[WorkerPool] = WorkerPool,
+        disk: type[WorkerPool] = WorkerPool,
+        meta: type[WorkerPool] = WorkerPool,
+        keep: int = 8,
+    ) -> None:
+        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        self.root = Path(tempfile.mkdtemp(prefix="streamcache-", dir=memory))
+        (self.root / "source").mkdir()
+        self.source = GatedSource(str(self.root / "source"))
+        self.gate = self.source.gate
+        self.config = Config(
+            source=SourceConfig(timeout=timeout), copy=CopyConfig(in_flight=in_flight)
+        )
+        self.counters = Counters()
+        self.reads = reads("source", size=8)
+        self.meta = meta("meta", size=2)
+        self.disk = disk("disk", size=2)
+        self.store = Store(str(self.root / "cache"))
+        self.store.prepare()
+        self.space = Space(room)
+        self.space.set_usage(0)
+        self.objects = Objects(self.store, self.space, self.disk, keep=keep)
+        self.scheduler = Scheduler(self.source, self.reads, self.counters, in_flight=in_flight)
+        self.resources = Resources(
+            config=self.config,
+            counters=self.counters,
+            source=self.source,
+            scheduler=self.scheduler,
+            store=self.store,
+            space=self.space,
+            objects=self.objects,
+            disk=self.disk,
+            meta=self.meta,
+        )
+        self.sessions: list[CopySession] = []
+        self.changes: list[tuple[CopySession, State]] = []
+        self.published: list[tuple[str, int]] = []
+        self.kept: dict[str, Reservation] = {}  # reservations of partials left behind
+        self._retry_delay = session_module._RETRY_DELAY
+        session_module._RETRY_DELAY = 0.0
+
+    # -- files and sessions
+
+    def write(self, name: str, size: int, *, content_name: str | None = None) -> Path:
+        """A file at the source with this content, an hour old."""
+        return content.write(self.source.root, name, size, content_name=content_name)
+
+    def path(self, name: str) -> Path:
+        """Its path at the source."""
+        return Path(self.source.root, name)
+
+    def file_in_cache(self, session: CopySession) -> Path:
+        """Where its object is or will be."""
+        return self.root / "cache" / "objects" / session.name[:2] / session.name
+
+    def object_of(self, session: CopySession) -> bytes | None:
+        """What was published, None: nothing."""
+        path = self.file_in_cache(session)
+        return path.read_bytes() if path.exists() else None
+
+    def partials(self) -> list[str]:
+        """Files in partial/."""
+        return sorted(os.listdir(self.root / "cache" / "partial"))
+
+    def session(
+        self, name: str, size: int | None = None, *, ahead: int | None = None
+    ) -> CopySession:
+        """A session that copies the file; ``size``: write it first."""
+        if size is not None:
+            self.write(name, size)
+        file = self.meta.call(self.source.open, name, ahead)
+        key = hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+        full = f"{key}.{file.version.id}"
+        session = CopySession(
+            self.resources,
+            name=full,
+            path=name,
+            file=file,
+            adopted=self.kept.pop(full, None),
+            on_change=self._changed,
+            on_published=lambda session, blocks: self.published.append((session.name, blocks)),
+        )
+        self.sessions.append(session)
+        return session
+
+    def client(self, session: CopySession, *, content_name: str | None = None) -> Client:
+        """One reader more."""
+        return Client(session, content_name or session.path)
+
+    def _changed(self, session: CopySession) -> None:
+        self.changes.append((session, session.state))
+        if session.resumable is not None:
+            self.kept[session.name], session.resumable = session.resumable, None
+
+    # -- time
+
+    def settle(self) -> None:
+        """Switch until nothing moves any more but what waits at the gate."""
+        deadline = time.monotonic() + _STUCK
+        quiet = 0
+        while quiet < _QUIET_ROUNDS:
+            gevent.sleep(0)
+            at_gate = len(self.gate.waiting)
+            if self.disk.pending or self.meta.pending or self.reads.pending > at_gate:
+                quiet = 0
+                gevent.sleep(0.0002)
+                assert time.monotonic() < deadline, "nothing settles"
+            else:
+                quiet += 1
+
+    def until(self, condition: Callable[[], Any]) -> None:
+        """Switch until this is true."""
+        deadline = time.monotonic() + _STUCK
+        while not condition():
+            assert time.monotonic() < deadline, "it never came true"
+            gevent.sleep(0.0005)
+
+    # -- the end
+
+    def close(self, *, check: bool = True) -> None:
+        """End what still runs; ``check``: then nothing may be left but partials."""
+        session_module._RETRY_DELAY = self._retry_delay
+        self.gate.open()
+        try:
+            for session in self.sessions:
+                session.handle_event(Event.SHUTDOWN)
+            gevent.wait([session.ended for session in self.sessions], timeout=_STUCK)
+            self.settle()
+            if check:
+                self._check()
+        finally:
+            self.objects.close()
+            for pool in (self.reads, self.meta, self.disk):
+                pool.close()
+                assert pool.join(_STUCK)
+            self.store.close()
+            shutil.rmtree(self.root, ignore_errors=True)
+
+    def _check(self) -> None:
+        assert all(session.ended.is_set() for session in self.sessions), self.sessions
+        assert self.source.open_files == 0
+        kept = sum(reservation.amount for reservation in self.kept.values())
+        assert self.space.reserved == kept
+        names = {name.rpartition(".")[0] for name in self.partials() if name.endswith(".data")}
+        assert names == set(self.kept), "partials without a reservation, or the other way round"
+        blocks = sum(self.store.partial_blocks(name) for name in self.kept)
+        assert kept == blocks, "what is reserved for partials is not what they take"
+        assert self.space.objects == sum(blocks for _, blocks in self.published)
+        for session in self.sessions:
+            assert len(session._waiting) == 0, session
+        assert not self.objects.leased() or any(s.readers for s in self.sessions)
