@@ -14,7 +14,7 @@ import gevent
 from gevent.event import AsyncResult
 
 from streamcache.cache.objects import ObjectHandle
-from streamcache.cache.reading import Ready
+from streamcache.cache.reading import DELIVERED_BYTES, Ready
 from streamcache.cache.resources import Resources
 from streamcache.cache.session import CopySession
 from streamcache.errors import Closed, SourceChanged, SourceTimeout, StreamCacheError
@@ -22,7 +22,6 @@ from streamcache.source.base import Change, Fingerprint, SourceFile, Version
 from streamcache.source.scheduler import Piece
 from streamcache.stats import Counters
 
-_DIRECT_BYTES = 1024 * 1024  # at most in one answer
 _FIRST_BYTES = 64 * 1024  # in the first: it should come at once
 
 
@@ -162,7 +161,7 @@ class DirectFileDelegate(_Counted):
             self._expected = offset + len(data)
             return Ready(-1, offset, len(data), data)
         seek = offset != self._expected
-        length = min(stop - offset, _FIRST_BYTES if seek else _DIRECT_BYTES)
+        length = min(stop - offset, _FIRST_BYTES if seek else DELIVERED_BYTES)
         read = _DirectRead(self._file, Piece(offset, length))
         self._reading = True
         try:

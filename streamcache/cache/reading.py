@@ -12,6 +12,8 @@ from gevent.event import AsyncResult
 
 from streamcache.cache.blockmap import BLOCK, Extent
 
+DELIVERED_BYTES = 1024 * 1024  # at most in one answer that goes through memory
+
 
 @dataclass(frozen=True, slots=True)
 class Ready:
@@ -29,10 +31,11 @@ class Ready:
 class Reader:
     """Where one client reads."""
 
-    __slots__ = ("expected", "position")
+    __slots__ = ("expected", "position", "stop")
 
     def __init__(self) -> None:
         self.position = 0  # bytes: what it asked for last
+        self.stop = 0  # bytes: up to where
         self.expected = -1  # bytes: where it goes on unless it seeks
 
     def __repr__(self) -> str:
@@ -75,9 +78,9 @@ class Waiting:
             if not reads:
                 del self._reads[block]
 
-    def at(self, block: int) -> bool:
-        """Somebody waits for this block."""
-        return block in self._reads
+    def stop_of(self, block: int) -> int:
+        """How far those who wait for this block will read, in bytes; 0: nobody does."""
+        return max((read.stop for read in self._reads.get(block, ())), default=0)
 
     def present(self, extent: Extent) -> None:
         """These blocks are present: wake who waits for them."""
@@ -89,7 +92,8 @@ class Waiting:
         base = extent.start * BLOCK
         for read in self._take(extent):
             # A copy: the buffer is used again as soon as this returns.
-            part = bytes(data[read.offset - base : read.stop - base])
+            stop = min(read.stop, read.offset + DELIVERED_BYTES)
+            part = bytes(data[read.offset - base : stop - base])
             read.result.set(memoryview(part))
 
     def fail(self, error: BaseException, extent: Extent | None = None) -> None:

@@ -24,7 +24,13 @@ from streamcache.cache.allotment import AHEAD, Allotment
 from streamcache.cache.blockmap import BLOCK, BlockMap, Extent
 from streamcache.cache.objects import ObjectHandle
 from streamcache.cache.partial import PartialHeader
-from streamcache.cache.reading import PendingRead, Reader, Ready, Waiting
+from streamcache.cache.reading import (
+    DELIVERED_BYTES,
+    PendingRead,
+    Reader,
+    Ready,
+    Waiting,
+)
 from streamcache.cache.resources import Resources
 from streamcache.cache.space import Reservation
 from streamcache.cache.states import Event, State, after
@@ -39,7 +45,6 @@ from streamcache.source.base import Change, Fingerprint, Source, SourceFile, Ver
 from streamcache.source.scheduler import Piece
 
 _READY_BYTES = 4 * 1024 * 1024  # at most in one answer, so that the reader's position is known
-_DIRECT_BYTES = 1024 * 1024  # at most in one answer that goes through memory
 _READ_AHEAD = 32 * 1024 * 1024  # bytes before a reader that are copied before the rest
 _FIRST_WRITE_WAIT = 1.0  # s that the first bytes wait for the partial before they are not kept
 _RETRY_DELAY = 0.2  # s before a read that failed is tried a second time
@@ -150,14 +155,14 @@ class CopySession:
         while True:
             if self.state is State.CLOSED:
                 raise Closed(f"{self.path}: the copy session is closed")
-            reader.position = offset
+            reader.position, reader.stop = offset, stop
             count = self.map.ready(offset, stop) if self._fd >= 0 else 0
             if count:
                 if self.handle is None:
                     count = min(count, _READY_BYTES)
                 reader.expected = offset + count
                 return Ready(self._fd, offset, count)
-            data = self._delegated_read(reader, offset, min(stop, offset + _DIRECT_BYTES))
+            data = self._delegated_read(reader, offset, stop)
             if data:
                 reader.expected = offset + len(data)
                 return Ready(-1, offset, len(data), data)
@@ -251,9 +256,13 @@ class CopySession:
     def demanded(self, offset: int, length: int) -> Piece | None:
         """Claim what a reader waits for, if it still does."""
         block = offset // BLOCK
-        if self.state is State.CLOSED or not self._waiting.at(block) or not self.map.is_free(block):
+        stop = self._waiting.stop_of(block)
+        if self.state is State.CLOSED or not stop or not self.map.is_free(block):
             return None
-        return self._claim(block, length if self._keeps else min(length, _DIRECT_BYTES))
+        wanted = -(-stop // BLOCK) * BLOCK - offset  # what comes after can wait
+        if not self._keeps:
+            wanted = min(wanted, DELIVERED_BYTES)
+        return self._claim(block, min(length, wanted))
 
     def sequential(self, length: int) -> Piece | None:
         """Claim what comes next: before the readers, else the lowest missing block."""
@@ -268,8 +277,9 @@ class CopySession:
     def _next_block(self) -> int:
         """The free block nearest before a reader, within reach; else the lowest."""
         best, distance = -1, _READ_AHEAD // BLOCK
-        for position in {reader.position // BLOCK for reader in self.readers}:
-            block = self.map.next_free(position, position + distance)
+        ranges = {(r.position // BLOCK, -(-r.stop // BLOCK)) for r in self.readers}
+        for position, stop in ranges:
+            block = self.map.next_free(position, min(stop, position + distance))
             if block >= 0:
                 best, distance = block, block - position
         return best if best >= 0 else self.map.next_free(0)

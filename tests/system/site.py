@@ -193,6 +193,7 @@ def settle(cache: StreamCache, cache_dir: Path, wait: float = WAIT) -> None:
         eventually(lambda: at_rest(cache) and account_is_true(cache, cache_dir), wait)
     except AssertionError:
         raise AssertionError(
-            f"no rest: {cache._parts.space!r} {cache._parts.provider!r} disk={disk_usage(cache_dir)}"
+            f"no rest: {cache._parts.space!r} {cache._parts.provider!r}"
+            f" disk={disk_usage(cache_dir)}"
             f" sessions={cache.statistics().sessions} files={sorted(files_below(cache_dir))}"
         ) from None

@@ -1,0 +1,535 @@
+"""What changes at the source is seen in time, and no reader ever gets a mix of versions."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import gevent
+import pytest
+
+from streamcache import CacheStatus, StreamCache
+from streamcache.errors import (
+    NotFound,
+    SourceChanged,
+    SourceError,
+    SourceTimeout,
+    SourceUnavailable,
+)
+from tests.content import SETTLED, content, verify, write
+from tests.server.client import Client
+from tests.slowfs import SlowFS, mounting
+from tests.system.conftest import OpenCache
+from tests.system.site import (
+    MiB,
+    Answer,
+    assert_right,
+    disk_usage,
+    eventually,
+    fetch,
+    objects_in,
+    opened,
+    partials_in,
+    read,
+    settle,
+    take,
+)
+
+SIZE = MiB + 5
+REVALIDATE = 0.2  # s
+QUICK = {"revalidate": REVALIDATE}
+SLACK = 1.0  # s: the machine is busy
+
+
+def age(path: Path, seconds: float) -> None:
+    changed = time.time() - seconds
+    os.utime(path, (changed, changed))
+
+
+def grown(path: Path) -> tuple[str, int]:
+    write(path.parent, path.name, SIZE + 70_000, content_name="new", age=SETTLED - 1)
+    return "new", SIZE + 70_000
+
+
+def shrunk(path: Path) -> tuple[str, int]:
+    write(path.parent, path.name, SIZE - 70_000, content_name="new")
+    return "new", SIZE - 70_000
+
+
+def touched(path: Path) -> tuple[str, int]:
+    age(path, SETTLED / 2)
+    return path.name, SIZE
+
+
+def replaced(path: Path) -> tuple[str, int]:
+    write(path.parent, path.name, SIZE, content_name="new", age=SETTLED - 1)
+    return "new", SIZE
+
+
+def rewritten(path: Path) -> tuple[str, int]:
+    with open(path, "r+b") as file:
+        file.write(content("new", 0, SIZE))
+    age(path, SETTLED / 2)
+    return "new", SIZE
+
+
+def truncated(path: Path) -> tuple[str, int]:
+    os.truncate(path, SIZE // 2)
+    age(path, SETTLED / 2)
+    return path.name, SIZE // 2
+
+
+def appended(path: Path) -> tuple[str, int]:
+    with open(path, "ab") as file:
+        file.write(content(path.name, SIZE, SIZE + 70_000))
+    age(path, SETTLED / 2)
+    return path.name, SIZE + 70_000
+
+
+CHANGES = (grown, shrunk, touched, replaced, rewritten, truncated, appended)
+
+
+# Asked at the right moments
+
+
+def test_the_source_is_asked_once_in_the_freshness_time(
+    source: Path, cache_dir: Path, open_cache: OpenCache
+) -> None:
+    write(source, "film", SIZE)
+    cache = open_cache(source, source_options={"revalidate": 60.0})
+    for _ in range(5):
+        fetch(cache, "film")
+    assert cache.statistics().source_opens == 1
+
+
+def test_without_a_freshness_time_each_request_asks(
+    source: Path, cache_dir: Path, open_cache: OpenCache
+) -> None:
+    write(source, "film", SIZE)
+    cache = open_cache(source, source_options={"revalidate": 0.0})
+    fetch(cache, "film")
+    settle(cache, cache_dir)
+    for count in (1, 2, 3):
+        before = cache.statistics()
+        assert fetch(cache, "film").status is CacheStatus.HIT
+        after = cache.statistics()
+        assert after.source_opens == before.source_opens + 1, count
+        assert after.bytes_from_source == before.bytes_from_source
+
+
+# Changed
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_a_changed_file_is_seen_within_the_freshness_time(
+    source: Path,
+    cache_dir: Path,
+    open_cache: OpenCache,
+    change: Callable[[Path], tuple[str, int]],
+) -> None:
+    path = write(source, "film", SIZE)
+    cache = open_cache(source, source_options=QUICK)
+    fetch(cache, "film")
+    settle(cache, cache_dir)
+    (old_name,) = objects_in(cache_dir)
+    with opened(cache, "film") as old:
+        assert old.status is CacheStatus.HIT
+        first = take(old, 0, 1000)
+        name, size = change(path)
+        changed = time.monotonic()
+
+        def new_one() -> Answer | None:
+            answer = fetch(cache, "film")
+            if answer.status is CacheStatus.HIT and old_name in objects_in(cache_dir):
+                assert_right(answer, "film", SIZE)
+                return None
+            return answer
+
+        answer = eventually(new_one)
+        assert time.monotonic() - changed < REVALIDATE + SLACK
+        assert_right(answer, name, size)
+        # The old reader keeps the old version to its end.
+        assert verify("film", 0, first + read(old, 1000, SIZE)) is None
+    settle(cache, cache_dir)
+    assert list(objects_in(cache_dir).values()) == [size]
+    assert old_name not in objects_in(cache_dir)
+    answer = fetch(cache, "film")
+    assert answer.status is CacheStatus.HIT
+    assert_right(answer, name, size)
+
+
+class Reading:
+    """A reader in a greenlet of its own: what it got, and how it ended."""
+
+    def __init__(self, cache: StreamCache, path: str) -> None:
+        self.data = bytearray()
+        self.error: Exception | None = None
+        self.size = -1
+        self._greenlet = gevent.spawn(self._run, cache, path)
+
+    def _run(self, cache: StreamCache, path: str) -> None:
+        try:
+            with opened(cache, path) as delegate:
+                self.size = delegate.size
+                while len(self.data) < delegate.size:
+                    self.data += take(delegate, len(self.data), delegate.size)
+        except (SourceError, SourceChanged) as error:
+            self.error = error
+
+    def join(self) -> None:
+        self._greenlet.join(10)
+        self._greenlet.get(block=False)
+
+    @property
+    def whole(self) -> bool:
+        return self.error is None and len(self.data) == self.size
+
+
+@pytest.mark.parametrize("readers", [1, 2])
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_a_change_while_the_file_is_copied_never_mixes_versions(
+    fast: SlowFS,
+    cache_dir: Path,
+    open_cache: OpenCache,
+    change: Callable[[Path], tuple[str, int]],
+    readers: int,
+) -> None:
+    path = write(fast.backing, "film", SIZE)
+    cache = open_cache(fast.path, source_options=QUICK, copy={"in_flight": 2})
+    gate = fast.fault("hang", "film", operations=("read",), start=SIZE // 2)
+    old = [Reading(cache, "film") for _ in range(readers)]
+    eventually(lambda: fast.counters().hanging and all(len(each.data) > 100 for each in old))
+    assert not any(each.whole for each in old)
+
+    name, size = change(path)
+    gevent.sleep(REVALIDATE)
+    new = Reading(cache, "film")
+    eventually(lambda: new.size >= 0)
+    fast.release(gate)
+    for each in (*old, new):
+        each.join()
+    in_place = change in (touched, rewritten, truncated)
+    for each in old:
+        assert each.size == SIZE
+        assert verify("film", 0, each.data) is None  # nothing of the new version
+        assert each.whole != in_place, each.error
+        if in_place:
+            assert isinstance(each.error, SourceChanged)
+    assert new.whole and new.size == size
+    assert verify(name, 0, new.data) is None
+    settle(cache, cache_dir)
+    assert set(objects_in(cache_dir).values()) <= {size}
+    assert not partials_in(cache_dir)
+    assert_right(fetch(cache, "film"), name, size)
+    settle(cache, cache_dir)
+    assert list(objects_in(cache_dir).values()) == [size]
+
+
+def test_readers_of_an_old_version_share_its_bytes(
+    fast: SlowFS, cache_dir: Path, open_cache: OpenCache
+) -> None:
+    path = write(fast.backing, "film", SIZE)
+    cache = open_cache(fast.path, source_options=QUICK, copy={"in_flight": 2})
+    gate = fast.fault("hang", "film", operations=("read",), start=SIZE // 2)
+    old = [Reading(cache, "film") for _ in range(5)]
+    eventually(lambda: fast.counters().hanging and all(len(each.data) > 100 for each in old))
+    replaced(path)
+    gevent.sleep(REVALIDATE)
+    cache.find("/film").close()
+    fast.release(gate)
+    for each in old:
+        each.join()
+        assert each.whole
+        assert verify("film", 0, each.data) is None
+    assert fast.repeated("film") == 0
+    settle(cache, cache_dir)
+    assert disk_usage(cache_dir) == 0
+
+
+# Gone
+
+
+def test_a_file_that_is_gone_is_404_and_its_object_goes(
+    source: Path, cache_dir: Path, open_cache: OpenCache
+) -> None:
+    path = write(source, "film", SIZE)
+    cache = open_cache(source, source_options=QUICK)
+    fetch(cache, "film")
+    settle(cache, cache_dir)
+    with opened(cache, "film") as old:
+        first = take(old, 0, 1000)
+        path.unlink()
+        gone = time.monotonic()
+
+        def missing() -> bool:
+            try:
+                return not fetch(cache, "film")
+            except NotFound:
+                return True
+
+        eventually(missing)
+        assert time.monotonic() - gone < REVALIDATE + SLACK
+        eventually(lambda: not objects_in(cache_dir))
+        assert cache.statistics().usage == disk_usage(cache_dir) > 0  # in trash/, as it is read
+        assert verify("film", 0, first + read(old, 1000, SIZE)) is None
+    settle(cache, cache_dir)
+    assert disk_usage(cache_dir) == 0 and cache.statistics().usage == 0
+
+
+def test_a_partial_of_a_file_that_is_gone_goes_too(
+    fast: SlowFS, cache_dir: Path, open_cache: OpenCache
+) -> None:
+    path = write(fast.backing, "film", SIZE)
+    cache = open_cache(fast.path, source_options=QUICK, copy={"when_idle": "stop"})
+    gate = fast.fault("hang", "film", operations=("read",), start=SIZE // 2)
+    fetch(cache, "film", 0, 1000)
+    fast.release(gate)
+    settle(cache, cache_dir)
+    assert partials_in(cache_dir)
+    path.unlink()
+    gevent.sleep(REVALIDATE)
+    with pytest.raises(NotFound):
+        cache.find("/film")
+    eventually(lambda: not partials_in(cache_dir))
+    settle(cache, cache_dir)
+    assert cache.statistics().usage == 0
+
+
+def test_a_missing_file_is_remembered_for_a_second(
+    source: Path, cache_dir: Path, open_cache: OpenCache
+) -> None:
+    cache = open_cache(source)
+    started = time.monotonic()
+    for _ in range(20):
+        with pytest.raises(NotFound):
+            cache.find("/film")
+    assert cache.statistics().source_opens == 1
+    write(source, "film", SIZE)
+
+    def there() -> Answer | None:
+        try:
+            return fetch(cache, "film")
+        except NotFound:
+            return None
+
+    answer = eventually(there)
+    assert 0.9 < time.monotonic() - started < 1.0 + SLACK
+    assert_right(answer, "film", SIZE)
+    assert cache.statistics().source_opens == 2
+
+
+# Still being written
+
+
+def test_a_file_that_is_being_written_is_served_past_the_cache(
+    source: Path, cache_dir: Path, open_cache: OpenCache
+) -> None:
+    path = write(source, "film", SIZE, age=0)
+    cache = open_cache(source, source_options={"revalidate": 0.0, "settle": 5.0})
+    answer = fetch(cache, "film")
+    assert answer.status is CacheStatus.BYPASS
+    assert_right(answer, "film", SIZE)
+    assert disk_usage(cache_dir) == 0 and cache.statistics().usage == 0
+    age(path, 6)
+    assert fetch(cache, "film").status is CacheStatus.MISS
+    settle(cache, cache_dir)
+    assert fetch(cache, "film").status is CacheStatus.HIT
+
+
+def test_a_file_that_grows_is_served_at_the_size_it_had(
+    source: Path, cache_dir: Path, open_cache: OpenCache
+) -> None:
+    path = write(source, "film", SIZE, age=0)
+    cache = open_cache(source, source_options={"revalidate": 0.0})
+    with opened(cache, "film") as first:
+        data = take(first, 0, SIZE)
+        assert len(data) < SIZE
+        size = SIZE
+        while len(data) < SIZE:
+            with open(path, "ab") as file:
+                file.write(content("film", size, size + 1000))
+            size += 1000
+            data += take(first, len(data), SIZE)
+        assert verify("film", 0, data) is None
+        answer = fetch(cache, "film")
+        assert (answer.status, answer.size) == (CacheStatus.BYPASS, size)
+        assert_right(answer, "film", size)
+
+
+@pytest.mark.parametrize("change", [touched, rewritten, truncated], ids=lambda c: c.__name__)
+def test_any_other_change_while_it_is_written_cuts_the_answer(
+    source: Path,
+    cache_dir: Path,
+    open_cache: OpenCache,
+    change: Callable[[Path], tuple[str, int]],
+) -> None:
+    path = write(source, "film", SIZE, age=0)
+    cache = open_cache(source, source_options={"revalidate": 0.0})
+    with opened(cache, "film") as delegate:
+        data = take(delegate, 0, SIZE)
+        change(path)
+        with pytest.raises(SourceChanged):
+            while len(data) < SIZE:
+                data += take(delegate, len(data), SIZE)
+    assert verify("film", 0, data) is None
+
+
+# The source cannot be reached
+
+
+def warm_and_cold(
+    fs_backing: Path, path: Path, open_cache: OpenCache, cache_dir: Path, **options: float
+) -> StreamCache:
+    """A cache that has "warm", and not "cold"."""
+    write(fs_backing, "warm", SIZE)
+    write(fs_backing, "cold", SIZE)
+    cache = open_cache(path, source_options={"revalidate": 0.1, "timeout": 2.0, **options})
+    fetch(cache, "warm")
+    settle(cache, cache_dir)
+    return cache
+
+
+def until_stale(cache: StreamCache, path: str = "warm") -> Answer:
+    """The first answer that is stale; all before it were hits."""
+
+    def stale() -> Answer | None:
+        answer = fetch(cache, path)
+        assert_right(answer, path, SIZE)
+        assert answer.status in (CacheStatus.HIT, CacheStatus.STALE)
+        return answer if answer.status is CacheStatus.STALE else None
+
+    return eventually(stale)
+
+
+def assert_nothing_dropped(cache: StreamCache, cache_dir: Path) -> None:
+    assert list(objects_in(cache_dir).values()) == [SIZE]
+    settle(cache, cache_dir)
+
+
+def test_an_unmounted_source_drops_nothing(
+    fast: SlowFS, cache_dir: Path, open_cache: OpenCache, serve: Callable[[StreamCache], Client]
+) -> None:
+    cache = warm_and_cold(fast.backing, fast.path, open_cache, cache_dir)
+    client = serve(cache)
+    mounting.unmount(str(fast.path))
+    assert fast.path.is_dir() and not list(fast.path.iterdir())
+    until_stale(cache)
+    with pytest.raises(SourceUnavailable):
+        cache.find("/cold")
+    for path in ("/cold", "/never-there", "/cold"):
+        answer = client.ask(path)
+        assert answer.status in (503, 504)
+        assert "retry-after" in answer.fields or answer.status == 504
+    answer = client.ask("/warm")
+    assert answer.status == 200
+    assert answer.fields["cache-status"].startswith("streamcache; fwd=stale")
+    assert verify("warm", 0, answer.body) is None
+    assert_nothing_dropped(cache, cache_dir)
+
+
+def test_a_source_folder_that_was_renamed_drops_nothing(
+    source: Path, cache_dir: Path, open_cache: OpenCache
+) -> None:
+    cache = warm_and_cold(source, source, open_cache, cache_dir)
+    away = source.rename(source.with_name("away"))
+    until_stale(cache)
+    with pytest.raises(SourceUnavailable):
+        cache.find("/cold")
+    assert_nothing_dropped(cache, cache_dir)
+    away.rename(source)
+    eventually(lambda: fetch(cache, "warm").status is CacheStatus.HIT)
+    assert_right(fetch(cache, "cold"), "cold", SIZE)
+
+
+@pytest.mark.parametrize("code", ["EIO", "ESTALE", "EMFILE", "ENOMEM", "ETIMEDOUT"])
+def test_a_source_that_fails_says_nothing_about_the_file(
+    fast: SlowFS, cache_dir: Path, open_cache: OpenCache, code: str
+) -> None:
+    cache = warm_and_cold(fast.backing, fast.path, open_cache, cache_dir)
+    fault = fast.fault(code)
+    until_stale(cache)
+    with pytest.raises(SourceUnavailable):
+        cache.find("/cold")
+    assert_nothing_dropped(cache, cache_dir)
+    fast.release(fault)
+    eventually(lambda: fetch(cache, "warm").status is CacheStatus.HIT)
+
+
+def test_a_file_is_no_longer_served_stale_after_the_time_for_that(
+    source: Path, cache_dir: Path, open_cache: OpenCache
+) -> None:
+    cache = warm_and_cold(source, source, open_cache, cache_dir, stale_if_error=0.5)
+    source.rename(source.with_name("away"))
+    until_stale(cache)
+
+    def refused() -> bool:
+        try:
+            return not fetch(cache, "warm")
+        except SourceUnavailable:
+            return True
+
+    eventually(refused)
+    assert_nothing_dropped(cache, cache_dir)
+
+
+def test_while_the_source_hangs_only_the_first_request_waits(
+    fast: SlowFS, cache_dir: Path, open_cache: OpenCache
+) -> None:
+    wait = 0.3
+    cache = warm_and_cold(fast.backing, fast.path, open_cache, cache_dir, revalidate_wait=wait)
+    hang = fast.fault("hang")
+    gevent.sleep(0.15)  # what is known is no longer fresh
+    started = time.monotonic()
+    answer = fetch(cache, "warm")
+    assert wait - 0.05 < time.monotonic() - started < wait + SLACK
+    assert answer.status is CacheStatus.STALE
+    assert_right(answer, "warm", SIZE)
+    for _ in range(10):
+        started = time.monotonic()
+        assert fetch(cache, "warm").status is CacheStatus.STALE
+        assert time.monotonic() - started < 0.1
+    started = time.monotonic()
+    with pytest.raises(SourceTimeout):
+        fetch(cache, "cold")
+    assert 1.5 < time.monotonic() - started < 2.0 + SLACK
+    assert_nothing_dropped(cache, cache_dir)
+    fast.release(hang)
+    eventually(lambda: fetch(cache, "warm").status is CacheStatus.HIT)
+    assert_right(fetch(cache, "cold"), "cold", SIZE)
+
+
+@pytest.mark.parametrize("kind", ["EIO", "hang"])
+def test_a_source_that_is_down_right_after_a_restart_serves_the_newest_version(
+    fast: SlowFS, cache_dir: Path, open_cache: OpenCache, kind: str
+) -> None:
+    path = write(fast.backing, "film", SIZE)
+    cache = open_cache(fast.path)
+    fetch(cache, "film")
+    settle(cache, cache_dir)
+    cache.close()
+    (older,) = (cache_dir / "objects").glob("*/*")
+    kept = older.rename(cache_dir / "kept")
+    name, size = grown(path)
+    cache = open_cache(fast.path)
+    fetch(cache, "film")
+    settle(cache, cache_dir)
+    cache.close()
+    (newer,) = (cache_dir / "objects").glob("*/*")
+    kept.rename(older)  # as if a restart had come before it was removed
+    newer.rename(cache_dir / "moved").rename(newer)  # stored after the other
+
+    cache = open_cache(fast.path)
+    fault = fast.fault(kind)
+    try:
+        answer = fetch(cache, "film")
+        assert answer.status is CacheStatus.STALE
+        assert_right(answer, name, size)
+        with pytest.raises(SourceUnavailable):
+            with gevent.Timeout(0.5, SourceUnavailable("hangs")):
+                fetch(cache, "cold")
+        assert len(objects_in(cache_dir)) == 2
+    finally:
+        fast.release(fault)
+    eventually(lambda: fetch(cache, "film").status is CacheStatus.HIT)
