@@ -6,17 +6,23 @@ on: to the object (``publish``), or to the next session of this version (``let_g
 
 from __future__ import annotations
 
+import contextlib
+import logging
+
 from streamcache.cache.blockmap import Extent
 from streamcache.cache.partial import Partial, PartialHeader
 from streamcache.cache.space import Reservation, Space, footprint
 from streamcache.cache.store import Store
 from streamcache.cache.workers import WorkerPool
+from streamcache.errors import Closed
 
 STEP = (
     256 * 1024 * 1024
 )  # bytes reserved at once: a probe of 10,000 titles must not drain the cache
 AHEAD = STEP // 4  # bytes left of the reservation when more is asked for
 _WAIT = 30.0  # s for room to be made
+
+log = logging.getLogger(__name__)
 
 
 class Allotment:
@@ -61,12 +67,10 @@ class Allotment:
 
         Returns the map bytes of the blocks that are present; b"": none. Raises NoSpace, OSError.
         """
-        need = footprint(self._size)
         if self._reservation is None:
-            self._reservation = self._space.reserve(min(need, STEP), timeout=_WAIT)
-        else:
-            more = min(need - self._reservation.amount, STEP)
-            self._reservation.grow(max(0, more), timeout=_WAIT)
+            self._reservation = self._space.begin()
+        more = min(STEP, footprint(self._size) - self._reservation.amount)
+        self._reservation.grow(max(0, more), timeout=_WAIT)
         self._partial, present = self._disk.call(self._open, header)
         self._on_disk = 0
         return present
@@ -95,6 +99,11 @@ class Allotment:
             self._growing = False
         return True
 
+    def give_up(self) -> None:
+        """Wait for room no longer: ``open`` and ``grow`` raise NoSpace. Does not switch."""
+        if self._reservation is not None:
+            self._reservation.withdraw()
+
     def write(self, extent: Extent, data: memoryview) -> None:
         """Data, then map. Switches. Raises OSError."""
         assert self._partial is not None
@@ -115,28 +124,45 @@ class Allotment:
         self._reservation = None
         return blocks, self._partial.give_away()
 
+    def lend(self) -> int:
+        """The read-only descriptor, which is the caller's from now on; -1: there is none."""
+        return -1 if self._partial is None else self._partial.give_away()
+
     def let_go(self, *, keep: bool) -> Reservation | None:
-        """Close everything. Switches. Raises OSError.
+        """Close everything. Switches.
 
         ``keep``: leave the partial for the next session, and return its reservation. What was
         published has neither any more.
         """
+        self.give_up()
         partial, self._partial = self._partial, None
         reservation, self._reservation = self._reservation, None
-        if partial is not None:
-            self._disk.call(partial.close)
-        if reservation is None:
-            return None
         try:
+            if partial is not None:
+                self._close(partial)
+            if reservation is None:
+                return None
             if partial is None and self._on_disk:
                 reservation.shrink_to(self._on_disk)  # never opened: it is as we found it
                 return reservation
             if keep and partial is not None:
-                reservation.shrink_to(self._disk.call(self._store.partial_blocks, self._name))
-                return reservation
+                with contextlib.suppress(FileNotFoundError):  # somebody removed it
+                    reservation.shrink_to(self._disk.call(self._store.partial_blocks, self._name))
+                    return reservation
             self._disk.call(self._store.drop_partial, self._name)
+        except OSError as error:
+            # What may still be there counts on (I13): dropping it is tried again for room.
+            log.warning("partial not let go name=%s error=%s", self._name, error)
+            return reservation
         except BaseException:
-            reservation.release()
+            if reservation is not None:
+                reservation.release()
             raise
         reservation.release()
         return None
+
+    def _close(self, partial: Partial) -> None:
+        try:
+            self._disk.call(partial.close)
+        except Closed:  # the cache is closed: the copy outlived it, held by a source that hung
+            partial.close()

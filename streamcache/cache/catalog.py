@@ -223,6 +223,12 @@ class Catalog:
         """As `remove`, for what `victims` answered: one that was added anew since then stays."""
         return self._remove(names, "AND leaving = 1")
 
+    def leaving(self) -> list[str]:
+        """Victims that were not removed: the last process may have ended in between."""
+        with _translated(self._path):
+            rows = self._db.execute("SELECT name FROM objects WHERE leaving = 1").fetchall()
+        return [unpack(name) for (name,) in rows]
+
     def get(self, name: str) -> Entry | None:
         """The object of that name."""
         return self._one(f"{_ENTRY} WHERE name = ?", (pack(name),))

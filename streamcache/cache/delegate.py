@@ -10,7 +10,6 @@ import enum
 from collections.abc import Callable
 from typing import Protocol
 
-import gevent
 from gevent.event import AsyncResult
 
 from streamcache.cache.objects import ObjectHandle
@@ -148,7 +147,7 @@ class DirectFileDelegate(_Counted):
         self._file = file
         self._seen = file.fingerprint
         self._expected = -1
-        self._reading = False
+        self._reading = 0  # reads under way: one that timed out may still be
         self._open = True
 
     def ready(self, offset: int, stop: int) -> Ready:
@@ -163,7 +162,7 @@ class DirectFileDelegate(_Counted):
         seek = offset != self._expected
         length = min(stop - offset, _FIRST_BYTES if seek else DELIVERED_BYTES)
         read = _DirectRead(self._file, Piece(offset, length))
-        self._reading = True
+        self._reading += 1
         try:
             data, now = self._answer(read, seek=seek)
         finally:
@@ -188,19 +187,18 @@ class DirectFileDelegate(_Counted):
         timeout = self._r.config.source.timeout
         self._r.scheduler.demand(read, read.piece.offset, seek=seek)
         try:
-            answer = read.result.get(timeout=timeout)
-        except gevent.Timeout as expired:
-            if read.result.ready():
-                raise
-            raise SourceTimeout(f"no bytes from the source within {timeout} s") from expired
+            read.result.wait(timeout=timeout)
         finally:
             read.wanted = False
+        if not read.result.ready():
+            raise SourceTimeout(f"no bytes from the source within {timeout} s")
+        answer = read.result.get()
         assert answer is not None  # arrived() was called, or an exception set
         return answer
 
     def _done_reading(self) -> None:
-        self._reading = False
-        if not self._open:
+        self._reading -= 1
+        if not self._open and not self._reading:
             self._r.meta.post(self._file.close)
 
     def _still(self, now: Fingerprint) -> bool:

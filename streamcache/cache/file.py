@@ -79,7 +79,10 @@ class StreamFile(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Move; reads nothing. Beyond the end is allowed, as for any file."""
         self._check()
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
+        bases = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}
+        if whence not in bases:
+            raise ValueError(f"whence {whence}: 0, 1 or 2 is needed")
+        base = bases[whence]
         if base + offset < 0:
             raise ValueError(f"negative position {base + offset}")
         self._position = base + offset

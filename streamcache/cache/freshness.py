@@ -102,12 +102,10 @@ class Freshness:
 
     def wait(self, flight: Flight, timeout: float) -> Version:
         """The answer. Switches. Raises what the source raised; SourceTimeout after the time."""
-        try:
-            version = flight.result.get(timeout=max(0.0, timeout))
-        except gevent.Timeout as expired:
-            if flight.result.ready():
-                raise
-            raise SourceTimeout(f"{flight.path}: no answer from the source") from expired
+        flight.result.wait(timeout=max(0.0, timeout))
+        if not flight.result.ready():
+            raise SourceTimeout(f"{flight.path}: no answer from the source")
+        version = flight.result.get()
         assert version is not None  # land() was called, or an exception set
         return version
 
@@ -117,6 +115,12 @@ class Freshness:
             return False
         since = known.failing_since
         return since is None or time.monotonic() - since < self._config.stale_if_error
+
+    def unanswered(self, path: str) -> None:
+        """A question has no answer in time: what is known ages from now on (``may_be_stale``)."""
+        known = self._known.get(path)
+        if known is not None and known.failing_since is None:
+            known.failing_since = time.monotonic()
 
     def remember_stored(self, path: str, version: Version) -> None:
         """The source could not be asked, and this is what the cache has: good until it can be."""

@@ -22,6 +22,7 @@ from streamcache.config import CacheConfig
 from streamcache.errors import Closed
 
 _WRITE_INTERVAL = 1.0  # s between writes of touches
+_REBUILD_INTERVAL = 10.0  # s until a rebuild that failed is tried again
 _REMEMBERED = 200_000  # pairs of client and object
 
 log = logging.getLogger(__name__)
@@ -78,13 +79,16 @@ class Ledger:
         entries = [_new_entry(stored, "") for stored in published]
         if entries:
             self.call(self.catalog.add, entries)
+        for entry in entries:  # not before the catalog knows: we may be killed here
+            self._disk.call(self._store.drop_partial, entry.name)
+        if leaving := self.call(self.catalog.leaving):  # an eviction that was cut short
+            gone = self._disk.call(self._store.remove_objects, leaving)
+            self.call(self.catalog.remove_victims, gone)
         if self.call(lambda: self.catalog.complete):
             usage, self.objects = self.call(self.catalog.usage)
             self._space.set_usage(usage)
-        elif self._disk.call(self._store.is_empty):
-            self._rebuild()  # a new cache: nothing to wait for
-        else:
-            self._rebuilder = gevent.spawn(self._rebuild)
+        elif not (self._disk.call(self._store.is_empty) and self._rebuild()):
+            self._rebuilder = gevent.spawn(self._keep_rebuilding)
         self._writer = gevent.spawn(self._write_touches)
 
     @property
@@ -129,11 +133,11 @@ class Ledger:
         for greenlet in (self._writer, self._rebuilder):
             if greenlet is not None:
                 greenlet.kill()
-        try:
-            self._flush()
-            self.call(self.catalog.close)
-        except (CatalogError, Closed) as error:
-            log.warning("catalog not closed cleanly error=%s", error)
+        for last in (self._flush, lambda: self.call(self.catalog.close)):
+            try:
+                last()
+            except (CatalogError, Closed) as error:
+                log.warning("catalog not closed cleanly error=%s", error)
         self.pool.close()
 
     def _write_touches(self) -> None:
@@ -150,8 +154,13 @@ class Ledger:
         if touched:
             self.call(self.catalog.touch, touched, time.time())
 
-    def _rebuild(self) -> None:
-        """Greenlet: enter all objects that the disk has. Hits are served meanwhile."""
+    def _keep_rebuilding(self) -> None:
+        """Greenlet: until it works; hits are served meanwhile, and nothing new is cached."""
+        while not self._rebuild():
+            gevent.sleep(_REBUILD_INTERVAL)
+
+    def _rebuild(self) -> bool:
+        """Enter all objects that the disk has; whether that worked. Switches."""
         folders = self._store.all_objects()
         try:
             while (batch := self._disk.call(next, folders, None)) is not None:
@@ -161,9 +170,10 @@ class Ledger:
             usage, self.objects = self.call(self.catalog.usage)
         except (CatalogError, OSError) as error:
             log.error("catalog rebuild failed, nothing new is cached error=%s", error)
-            return
+            return False
         self._space.set_usage(usage)
         log.info("catalog rebuilt objects=%d bytes=%d", self.objects, usage)
+        return True
 
 
 def _new_entry(stored: StoredObject, path: str) -> NewEntry:

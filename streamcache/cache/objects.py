@@ -124,23 +124,24 @@ class Objects:
         if not self._is_leased(name):
             return bool(self.evict([name]))
         self._going.add(name)
+        handle = self._open[name]
+        handle.leases += 1  # ours: it may be the last
+        handle.blocks = os.fstat(handle.fd).st_blocks * 512
         try:
-            handle = self._open[name]
             trashed = self._disk.call(self._store.trash_object, name, next(self._serial))
             if trashed is None:
                 return False
-            handle.blocks = os.fstat(handle.fd).st_blocks * 512
             self._space.trash_added(handle.blocks)
             handle.trashed = trashed
             self._forget(name)
-            if not handle.leases:  # the last reader left while we renamed
-                self._dispose(handle)
             return True
         finally:
             self._going.discard(name)
+            self.release(handle)
 
     def close(self) -> None:
-        """Close what nobody reads. Does not switch."""
+        """Close what nobody reads, and what is read when it is released. Does not switch."""
+        self._keep = 0
         for name in list(self._idle):
             self._forget(name)
 
@@ -152,7 +153,7 @@ class Objects:
         """No longer under this name; a handle without readers is closed."""
         self._open.pop(name, None)
         idle = self._idle.pop(name, None)
-        if idle is not None and idle.trashed is None:
+        if idle is not None:
             self._dispose(idle)
 
     def _dispose(self, handle: ObjectHandle) -> None:

@@ -9,6 +9,7 @@ Everything here but ``PartialHeader`` runs in worker threads.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -98,9 +99,10 @@ class Partial:
         """Close all descriptors but those that were given away. Idempotent."""
         fds = (self.read_fd, self._write_fd, self._map_fd)
         self.read_fd = self._write_fd = self._map_fd = -1
-        for fd in fds:
-            if fd >= 0:
-                os.close(fd)
+        with contextlib.ExitStack() as stack:  # one that fails leaves no other open
+            for fd in fds:
+                if fd >= 0:
+                    stack.callback(os.close, fd)
 
     def give_away(self) -> int:
         """The read-only descriptor, which has a new owner from now on."""

@@ -26,9 +26,9 @@ class Partials:
     def __len__(self) -> int:
         return len(self._idle)
 
-    def has(self, key: str) -> bool:
-        """There is one of this key."""
-        return any(name.startswith(key) for name in self._idle)
+    def of(self, key: str) -> list[str]:
+        """The names of this key: one per version."""
+        return [name for name in self._idle if name.startswith(key)]
 
     def put(self, name: str, reservation: Reservation) -> None:
         """A session left it behind, or it was found at the start."""

@@ -36,6 +36,7 @@ from streamcache.errors import (
     Closed,
     NotFound,
     SourceChanged,
+    SourceTimeout,
     SourceUnavailable,
     StreamCacheError,
 )
@@ -174,6 +175,7 @@ class Provider:
         try:
             return self._freshness.wait(flight, config.revalidate_wait - age), False
         except SourceUnavailable as error:
+            self._freshness.unanswered(path)
             had = self._had(path)
             if had is not None:
                 log.debug("served stale path=%r error=%s", path, error)
@@ -205,7 +207,7 @@ class Provider:
     def _has_something(self, path: str) -> bool:
         """Whether the cache may have the bytes already. Switches."""
         key = self._key(path)
-        if self._partials.has(key):
+        if self._partials.of(key):
             return True
         try:
             return bool(self._r.disk.call(self._r.store.versions, key))
@@ -288,7 +290,7 @@ class Provider:
                         discard=SourceFile.close,
                     )
             except TimeoutError as error:
-                raise SourceUnavailable(errno.ETIMEDOUT, "no answer", found.path) from error
+                raise SourceTimeout(errno.ETIMEDOUT, "no answer", found.path) from error
             finally:
                 self._freshness.leave(flight)
         if file.version != found.version:
@@ -321,11 +323,17 @@ class Provider:
         gevent.spawn(self._do_resume, path)
 
     def _do_resume(self, path: str) -> None:
-        """Greenlet: go on with a paused copy, as a reader that comes and leaves."""
+        """Greenlet: go on with a paused copy; nobody reads it, so it is an idle fill at once."""
         try:
             with self.find("/" + path) as found:
-                if found.handle is None:
-                    found.open().close()
+                name = self._name(path, found.version)
+                if found.handle is not None or name in self.sessions:
+                    return
+                file = self._source_file(found, name)
+                if name in self.sessions or name in self.ending or self._closed:
+                    self._r.meta.post(file.close)
+                else:
+                    self._fills.changed(self._start_copying(path, name, file))
         except StreamCacheError as error:
             log.info("paused copy not resumed path=%r error=%s", path, error)
 
@@ -376,12 +384,14 @@ class Provider:
         gevent.spawn(self._drop_others, path, None)
 
     def _drop_others(self, path: str, version: Version | None) -> None:
-        """Greenlet: remove every object of this path but that version."""
+        """Greenlet: remove every object and partial of this path but that version's."""
+        key = self._key(path)
         try:
-            stored = self._r.disk.call(self._r.store.versions, self._key(path))
+            stored = self._r.disk.call(self._r.store.versions, key)
         except (OSError, StreamCacheError):
             return
-        self._remove([s.name for s in stored if version is None or s.version.id != version.id])
+        names = {*(s.name for s in stored), *self._partials.of(key)}
+        self._remove([name for name in names if version is None or name != f"{key}.{version.id}"])
 
     def _remove(self, names: list[str]) -> None:
         """Greenlet: take exactly these objects off the disk, out of catalog and account."""

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import time
 from collections.abc import Callable, Iterator
 
 import gevent
@@ -37,6 +39,7 @@ from streamcache.cache.states import Event, State, after
 from streamcache.errors import (
     Closed,
     NoSpace,
+    NotFound,
     SourceChanged,
     SourceTimeout,
     StreamCacheError,
@@ -46,7 +49,7 @@ from streamcache.source.scheduler import Piece
 
 _READY_BYTES = 4 * 1024 * 1024  # at most in one answer, so that the reader's position is known
 _READ_AHEAD = 32 * 1024 * 1024  # bytes before a reader that are copied before the rest
-_FIRST_WRITE_WAIT = 1.0  # s that the first bytes wait for the partial before they are not kept
+_FIRST_WRITE_WAIT = 1.0  # s from the start for which bytes wait for the partial, to be kept
 _RETRY_DELAY = 0.2  # s before a read that failed is tried a second time
 
 log = logging.getLogger(__name__)
@@ -99,6 +102,9 @@ class CopySession:
         self._sharing = False  # outdated, but several readers go on to share the bytes
         self._retried: set[int] = set()  # extents whose second try is their last
         self._steps = 0  # under way
+        self._started = time.monotonic()
+        self._lent = -1  # the partial's descriptor, when its readers outlive the rest
+        self._gone = False  # all but what readers may still hold was let go
         self._allocated = Flag()  # the question of space is settled
         self._copied = Flag()  # the map is complete, or copying has ended
         self._closed = Flag()
@@ -140,6 +146,8 @@ class CopySession:
         if reader not in self.readers:
             return
         self.readers.remove(reader)
+        if not self.readers and self._gone:
+            self._take_back()
         if not self.readers and self.state in (State.DETACHED, State.COMPLETE):
             self.handle_event(Event.IDLE)
             return
@@ -179,13 +187,12 @@ class CopySession:
             self._r.scheduler.demand(self, offset // BLOCK * BLOCK, seek=seek)
         timeout = self._r.config.source.timeout
         try:
-            return read.result.get(timeout=timeout)
-        except gevent.Timeout as expired:
-            if read.result.ready():  # somebody else's timeout
-                raise
-            raise SourceTimeout(f"{self.path}: no bytes within {timeout} s") from expired
+            read.result.wait(timeout=timeout)
         finally:
             self._waiting.leave(read)
+        if not read.result.ready():
+            raise SourceTimeout(f"{self.path}: no bytes within {timeout} s")
+        return read.result.get()
 
     @property
     def _fd(self) -> int:
@@ -202,8 +209,10 @@ class CopySession:
         if self.state is State.COPYING:
             self._schedule()
         elif self.state is State.DETACHED:
+            self._room.give_up()
             self._detached(event)
         elif self.state is State.CLOSED:
+            self._room.give_up()
             if before in (State.NEW, State.COPYING):
                 self._r.counters.copies_cancelled += 1
             self._r.scheduler.remove(self)
@@ -239,7 +248,12 @@ class CopySession:
     @property
     def _shared(self) -> bool:
         """Detached, but several read: they share the bytes until one is left."""
-        return self._sharing and len(self.readers) > 1 and self._failure is None
+        return (
+            self.state is State.DETACHED
+            and self._sharing
+            and len(self.readers) > 1
+            and self._failure is None
+        )
 
     @property
     def _keeps(self) -> bool:
@@ -306,7 +320,8 @@ class CopySession:
             self.map.release(extent)
             self._fail(SourceChanged(f"{self.path}: changed at the source while it was read"))
         else:
-            if len(data) <= BLOCK:
+            self._retried.discard(extent.start)
+            if len(data) <= BLOCK or self.state is State.NEW:
                 self._waiting.deliver(extent, data)  # a seek is answered first, then kept
             if self._store(extent, data):
                 self.map.fill(extent)
@@ -358,7 +373,7 @@ class CopySession:
     def _store(self, extent: Extent, data: memoryview) -> bool:
         """Write into the partial; False: it is not kept. Switches."""
         if self.state is State.NEW:
-            self._allocated.wait(_FIRST_WRITE_WAIT)
+            self._allocated.wait(max(0.0, self._started + _FIRST_WRITE_WAIT - time.monotonic()))
         if not self._keeps:
             return False
         if not self._affords(0):
@@ -406,6 +421,8 @@ class CopySession:
         )
         try:
             self.map.adopt(self._room.open(header))
+            for extent in self.map.runs():
+                self._waiting.present(extent)
         except (NoSpace, OSError) as error:
             log.info("not cached path=%r reason=%s", self.path, error)
             self.handle_event(Event.SPACE_DENIED)
@@ -418,7 +435,7 @@ class CopySession:
         keep = self._keep_partial and self.map.present > 0
         try:
             self.resumable = self._room.let_go(keep=keep)
-        except OSError as error:
+        except (OSError, Closed) as error:
             log.warning("partial not removed path=%r error=%s", self.path, error)
 
     # -- the copy
@@ -475,15 +492,29 @@ class CopySession:
 
     def _let_go(self) -> None:
         """Give everything back, once no step is under way. Switches."""
+        self._gone = True
+        if self.readers:
+            self._lent = self._room.lend()
+        else:
+            self._take_back()
         self._release_cache_space()
+        self._r.meta.post(self._file.close)
+
+    def _take_back(self) -> None:
+        """What readers were told is ready, perhaps on its way to a socket: nobody reads it now."""
+        fd, self._lent = self._lent, -1
+        if fd >= 0:
+            self._r.disk.post(os.close, fd)
         if self.handle is not None:
             self._r.objects.release(self.handle)
-        self._r.meta.post(self._file.close)
 
 
 def _is_still(source: Source, file: SourceFile, path: str, seen: Fingerprint) -> bool:
     """Worker thread: the source is what it was, by descriptor and by path."""
-    return source.fingerprint(file) == seen and source.stat(path) == seen
+    try:
+        return source.fingerprint(file) == seen and source.stat(path) == seen
+    except NotFound:
+        return False
 
 
 def _extent(piece: Piece) -> Extent:

@@ -83,11 +83,15 @@ class Space:
         unknown, and when full with `cleanup` off; later when nothing more can be evicted, or after
         `timeout` seconds.
         """
-        if not self.cleanup and self.used >= self.high_mark:
-            raise NoSpace(f"the cache is full and cleanup is off: {self!r}")
-        reservation = Reservation(self)
+        reservation = self.begin()
         self._obtain(reservation, amount, timeout)
         return reservation
+
+    def begin(self) -> Reservation:
+        """A reservation of nothing yet, to be grown. Raises NoSpace when full, `cleanup` off."""
+        if not self.cleanup and self.used >= self.high_mark:
+            raise NoSpace(f"the cache is full and cleanup is off: {self!r}")
+        return Reservation(self)
 
     def adopt(self, blocks: int) -> Reservation:
         """A reservation for a partial that was found on disk: its bytes are there, room or not."""
@@ -244,6 +248,11 @@ class Reservation:
         """
         self._check()
         self._space._obtain(self, amount, timeout)
+
+    def withdraw(self) -> None:
+        """Who waits for it to grow waits no longer (NoSpace); what was promised stays."""
+        self._space._withdraw(self, "withdrawn")
+        self._space._changed()
 
     def shrink_to(self, amount: int) -> None:
         """Give back what is above `amount` bytes."""

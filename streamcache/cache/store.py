@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -129,14 +130,14 @@ class Store:
     def drop_partial(self, name: str) -> None:
         """Remove its files, the map first: data without a map is nothing."""
         for suffix in (".map", ".data"):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError):  # that is foreign
                 os.unlink(self._partial(name) + suffix)
 
     def scan_partials(self, source_id: str) -> tuple[list[StoredPartial], list[StoredObject]]:
         """What was left of copies when the last process ended; the unsound and foreign goes.
 
-        Also objects that were published and perhaps not entered in the catalog: their map is the
-        last thing to go.
+        Also objects that were published and perhaps not entered in the catalog: their map goes
+        when they are (``drop_partial``).
         """
         partials: list[StoredPartial] = []
         published: list[StoredObject] = []
@@ -151,7 +152,6 @@ class Store:
             found = self.find_object(name) if self._has_map(name) else None
             if found is not None:
                 published.append(found)
-                self.drop_partial(name)
                 continue
             kept = self._sound(name, source_id)
             if kept is None:
@@ -173,8 +173,12 @@ class Store:
         else:
             _sync_directory(self._path("objects"))
         os.rename(self._partial(name) + ".data", target)
-        _sync_directory(folder)
-        return os.stat(target).st_blocks * 512
+        try:
+            _sync_directory(folder)
+            return os.stat(target).st_blocks * 512
+        except OSError:
+            os.unlink(target)  # in no account: nobody would ever evict it
+            raise
 
     def drop_map(self, name: str) -> None:
         """The catalog knows the object: its journal can go."""
@@ -199,6 +203,8 @@ class Store:
             status = os.lstat(self._object(name))
         except FileNotFoundError:
             return None
+        if not stat.S_ISREG(status.st_mode):
+            return None
         version = Version(name.partition(".")[2], status.st_size, status.st_mtime_ns)
         return StoredObject(name, version, status.st_blocks * 512, status.st_ctime)
 
@@ -220,11 +226,11 @@ class Store:
         """Every object, one folder at a time; foreign files are removed on the way."""
         for folder in sorted(os.listdir(self._path("objects"))):
             batch = []
-            try:
-                files = os.listdir(self._path("objects", folder))
-            except NotADirectoryError:
-                _remove(self._path("objects", folder))
+            path = self._path("objects", folder)
+            if os.path.islink(path) or not os.path.isdir(path):  # a link may lead anywhere
+                _remove(path)
                 continue
+            files = os.listdir(path)
             for file in files:
                 if not (is_name(file) and file.startswith(folder)):
                     _remove(self._path("objects", folder, file))

@@ -21,7 +21,7 @@ from streamcache.cache.resources import Resources
 from streamcache.cache.space import Space
 from streamcache.cache.store import Store
 from streamcache.cache.workers import WorkerPool
-from streamcache.config import Config, changed
+from streamcache.config import Config, SourceConfig, changed
 from streamcache.errors import CacheError, Closed, ConfigError
 from streamcache.source.filesystem import FileSystemSource
 from streamcache.source.scheduler import Scheduler
@@ -169,19 +169,24 @@ class StreamCache:
         return self._parts
 
 
+def _open_source(config: SourceConfig) -> FileSystemSource:
+    """Worker thread. Raises ConfigError."""
+    if not os.path.isdir(config.path):
+        raise ConfigError(f"source.path = {config.path!r}: a directory is needed")
+    return FileSystemSource(config.path, id=config.id, identity=config.identity)
+
+
 class _Parts:
     """What a started cache is made of, in the order in which it is opened."""
 
+    source: FileSystemSource
     ledger: Ledger
     evictor: Evictor
     provider: Provider
 
     def __init__(self, config: Config, counters: Counters) -> None:
-        if not os.path.isdir(config.source.path):
-            raise ConfigError(f"source.path = {config.source.path!r}: a directory is needed")
         self.config = config
         source, cache = config.source, config.cache
-        self.source = FileSystemSource(source.path, id=source.id, identity=source.identity)
         self.store = Store(cache.dir)
         self.reads = WorkerPool("source", size=source.workers)
         self.meta = WorkerPool("meta", size=source.meta_workers)
@@ -197,6 +202,7 @@ class _Parts:
 
     def open(self) -> None:
         """Take the directory, settle what the last process left, start the Evictor. Switches."""
+        self.source = self.meta.call(_open_source, self.config.source)
         try:
             self.disk.call(self.store.prepare)
             partials, published = self.disk.call(self.store.scan_partials, self.source.id)

@@ -8,6 +8,7 @@ back as values, so the hub prints nothing about them.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -89,18 +90,28 @@ class WorkerPool:
         """
         job = self._submit(function, args, discard)
         try:
-            return cast(T, job.result.get(timeout=timeout))
-        except gevent.Timeout:
-            job.abandoned = True
-            raise TimeoutError(f"{self.name}: no answer within {timeout} s") from None
+            job.result.wait(timeout=timeout)
         except BaseException:
             # Killed or timed out from outside while waiting: nobody will take the result.
-            job.abandoned = not job.result.ready()
+            if job.result.ready():
+                self._discard(job)
+            else:
+                job.abandoned = True
             raise
+        if not job.result.ready():
+            job.abandoned = True
+            raise TimeoutError(f"{self.name}: no answer within {timeout} s")
+        return cast(T, job.result.get())
 
     def post(self, function: Callable[..., object], *args: Any) -> None:
-        """Run ``function(*args)`` in a worker thread and forget it. Does not switch."""
-        if not self._closed:
+        """Run ``function(*args)`` in a worker thread and forget it. Does not switch.
+
+        After ``close`` it gets a thread of its own: a handle that outlives the cache still has a
+        descriptor to close, and closing it may block.
+        """
+        if self._closed:
+            _start_new_thread(_run_alone, (function, *args))
+        else:
             self._submit(function, args, None, bounded=False).abandoned = True
 
     def close(self) -> None:
@@ -183,10 +194,7 @@ class WorkerPool:
         if job.error is not None:
             log.debug("late error pool=%s error=%r", self.name, job.error)
         elif job.discard is not None and job.value is not None:
-            if self._closed:
-                job.discard(job.value)
-            else:
-                self.post(job.discard, job.value)
+            self.post(job.discard, job.value)
 
     def _thread_ended(self) -> None:
         self.threads -= 1
@@ -194,3 +202,9 @@ class WorkerPool:
             self._watcher.stop()
             self._watcher.close()
             self._all_gone.set()
+
+
+def _run_alone(function: Callable[..., object], *args: Any) -> None:
+    """The life of a thread that does one thing."""
+    with contextlib.suppress(Exception):
+        function(*args)

@@ -16,7 +16,7 @@ from streamcache.source.base import (
     Version,
 )
 from streamcache.source.beneath import open_beneath
-from streamcache.source.mounts import mount_of
+from streamcache.source.mounts import covering, mounts
 from streamcache.source.statx import cached_fingerprint
 
 # What says that the name does not lead to a file, whatever the state of the source.
@@ -34,7 +34,7 @@ class FileSystemSource:
         self.root = os.path.realpath(root)
         self.id = id or self.root
         self.identity = identity
-        self._mount = mount_of(self.root)
+        self._mounts = mounts()
 
     def __repr__(self) -> str:
         return f"<FileSystemSource {self.root!r}>"
@@ -71,7 +71,7 @@ class FileSystemSource:
                     break
                 done += count
         except OSError as error:
-            raise _translated(error, "read") from error
+            raise _failed(error, file) from error
         return done
 
     def drop_behind(self, file: SourceFile, offset: int, length: int) -> None:
@@ -83,7 +83,7 @@ class FileSystemSource:
         try:
             return Fingerprint.of(os.fstat(file.fd))
         except OSError as error:
-            raise _translated(error, "fstat") from error
+            raise _failed(error, file) from error
 
     def _open(self, path: str, ahead: int | None) -> SourceFile:
         # O_NONBLOCK: opening a FIFO must not wait for its writer.
@@ -121,8 +121,10 @@ class FileSystemSource:
             os.close(root)
 
     def _prove_mounted(self, path: str) -> None:
-        if mount_of(self.root) != self._mount:
-            raise SourceUnavailable(errno.ENOTCONN, "the source is not mounted", path)
+        """What the path lay on at the start is still mounted, also within the source."""
+        mount = covering(self._mounts, os.path.join(self.root, path))
+        if mount is not None and mount not in mounts():
+            raise SourceUnavailable(errno.ENOTCONN, f"{mount.point!r} is not mounted", path)
 
 
 def _read_ahead(fd: int, offset: int) -> bytes:
@@ -131,6 +133,13 @@ def _read_ahead(fd: int, offset: int) -> bytes:
         return os.pread(fd, AHEAD_BYTES, offset)
     except OSError:
         return b""
+
+
+def _failed(error: OSError, file: SourceFile) -> SourceUnavailable:
+    """An open file that cannot be read says nothing about whether there is one (I15)."""
+    return SourceUnavailable(
+        error.errno, error.strerror or str(error), f"version {file.version.id}"
+    )
 
 
 def _translated(error: OSError, path: str) -> OSError:

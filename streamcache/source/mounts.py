@@ -18,26 +18,41 @@ class Mount:
     root: str  # the directory of that file system that is mounted
 
 
-def mount_of(path: str) -> Mount | None:
-    """The mount that the absolute, resolved ``path`` lies on; None where /proc does not tell.
+def mounts() -> list[Mount]:
+    """All that is mounted, the later over the earlier; [] where /proc does not tell.
 
-    Does not touch ``path`` itself (proc_pid_mountinfo(5)).
+    Touches no file system but /proc (proc_pid_mountinfo(5)).
     """
     try:
         with open(_MOUNTINFO, "rb") as file:
             lines = file.read().splitlines()
     except OSError:
-        return None
-    found: Mount | None = None
+        return []
+    found = []
     for line in lines:
         left, _, right = line.partition(b" - ")
-        fields, device = left.split(b" "), right.split(b" ")
-        point = _unescape(fields[4])
-        inside = path == point or path.startswith(point.rstrip("/") + "/")
-        # Later lines lie over earlier ones, so an equal length replaces.
-        if inside and (found is None or len(point) >= len(found.point)):
-            found = Mount(point, _unescape(device[0]), _unescape(device[1]), _unescape(fields[3]))
+        place, device = left.split(b" "), right.split(b" ")
+        fields = (place[4], device[0], device[1], place[3])
+        found.append(Mount(*map(_unescape, fields)))
     return found
+
+
+def covering(mounted: list[Mount], path: str) -> Mount | None:
+    """The mount that the absolute, resolved ``path`` lies on; None: not in the list."""
+    found: Mount | None = None
+    for mount in mounted:
+        inside = path == mount.point or path.startswith(mount.point.rstrip("/") + "/")
+        if inside and (found is None or len(mount.point) >= len(found.point)):
+            found = mount
+    return found
+
+
+def mount_of(path: str) -> Mount | None:
+    """The mount that the absolute, resolved ``path`` lies on now; None where /proc does not tell.
+
+    Does not touch ``path`` itself.
+    """
+    return covering(mounts(), path)
 
 
 def _unescape(field: bytes) -> str:

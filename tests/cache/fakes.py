@@ -31,7 +31,7 @@ from streamcache.cache.store import Store
 from streamcache.cache.workers import WorkerPool
 from streamcache.config import Config, CopyConfig, SourceConfig
 from streamcache.errors import SourceUnavailable
-from streamcache.source.base import Fingerprint, SourceFile
+from streamcache.source.base import SourceFile
 from streamcache.source.filesystem import FileSystemSource
 from streamcache.source.scheduler import Scheduler
 from streamcache.stats import Counters
@@ -39,6 +39,7 @@ from tests import content
 
 BLOCK = content.BLOCK
 _STUCK = 20.0  # s until a test that waits for something counts as failed
+_END = 3.0  # s for sessions to end
 _QUIET_ROUNDS = 6  # turns of the loop without work after which nothing will move by itself
 
 
@@ -273,6 +274,7 @@ class World:
             meta=self.meta,
         )
         self.sessions: list[CopySession] = []
+        self.clients: list[Client] = []
         self.changes: list[tuple[CopySession, State]] = []
         self.published: list[tuple[str, int]] = []
         self.kept: dict[str, Reservation] = {}  # reservations of partials left behind
@@ -325,7 +327,9 @@ class World:
 
     def client(self, session: CopySession, *, content_name: str | None = None) -> Client:
         """One reader more."""
-        return Client(session, content_name or session.path)
+        client = Client(session, content_name or session.path)
+        self.clients.append(client)
+        return client
 
     def _changed(self, session: CopySession) -> None:
         self.changes.append((session, session.state))
@@ -364,7 +368,9 @@ class World:
         try:
             for session in self.sessions:
                 session.handle_event(Event.SHUTDOWN)
-            gevent.wait([session.ended for session in self.sessions], timeout=_STUCK)
+            gevent.wait([session.ended for session in self.sessions], timeout=_END)
+            for client in self.clients:
+                client.leave()
             self.settle()
             if check:
                 self._check()
@@ -388,4 +394,4 @@ class World:
         assert self.space.objects == sum(blocks for _, blocks in self.published)
         for session in self.sessions:
             assert len(session._waiting) == 0, session
-        assert not self.objects.leased() or any(s.readers for s in self.sessions)
+        assert not self.objects.leased()

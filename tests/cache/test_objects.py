@@ -1,0 +1,247 @@
+"""Open objects: shared descriptors, leases, and how an object goes that somebody reads."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+
+import gevent
+import pytest
+
+from streamcache.cache.objects import ObjectHandle
+from streamcache.source.base import Version
+from tests.cache.fakes import World
+
+SIZE = 5000
+
+
+def version(number: int) -> Version:
+    return Version(f"{number:032x}", SIZE, 1)
+
+
+def stored(world: World, number: int = 1) -> tuple[str, Version]:
+    """An object on disk, in the account."""
+    name = f"{'ab' * 16}.{number:032x}"
+    path = world.root / "cache" / "objects" / "ab" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(bytes([number]) * SIZE)
+    world.space.objects += path.stat().st_blocks * 512
+    world.published.append((name, path.stat().st_blocks * 512))
+    return name, version(number)
+
+
+def gone(world: World, name: str) -> None:
+    """The test's own account follows."""
+    for entry in [entry for entry in world.published if entry[0] == name]:
+        world.published.remove(entry)
+        world.space.object_removed(entry[1])
+
+
+def leased(world: World, number: int = 1) -> ObjectHandle:
+    handle = world.objects.lease(*stored(world, number))
+    assert handle is not None
+    return handle
+
+
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def test_readers_share_one_descriptor(world: World) -> None:
+    name, of = stored(world)
+    first, second = world.objects.lease(name, of), world.objects.lease(name, of)
+    assert first is second is not None
+    assert first.leases == 2
+    assert os.pread(first.fd, 2, SIZE - 2) == b"\1\1"
+    assert world.objects.leased() == {name}
+    world.objects.release(first)
+    assert world.objects.leased() == {name}
+    world.objects.release(first)
+    assert world.objects.leased() == set()
+
+
+def test_two_that_open_at_once_share_it_too(world: World) -> None:
+    name, of = stored(world)
+    both = [gevent.spawn(world.objects.lease, name, of) for _ in range(2)]
+    handles = [greenlet.get() for greenlet in both]
+    assert handles[0] is handles[1]
+    for handle in handles:
+        world.objects.release(handle)
+
+
+def test_what_is_not_there_is_none(world: World) -> None:
+    assert world.objects.lease(f"{'ab' * 16}.{'0' * 32}", version(0)) is None
+
+
+def test_an_object_of_another_size_is_no_object(world: World) -> None:
+    name, _of = stored(world)
+    assert world.objects.lease(name, Version(f"{1:032x}", SIZE + 1, 1)) is None
+    assert not (world.root / "cache" / "objects" / "ab" / name).exists()
+    gone(world, name)
+
+
+def test_a_released_object_stays_open_for_the_next(world: World) -> None:
+    handle = leased(world)
+    fd = handle.fd
+    world.objects.release(handle)
+    again = world.objects.lease(handle.name, handle.version)
+    assert again is handle
+    assert again.fd == fd
+    world.objects.release(again)
+
+
+def test_only_so_many_stay_open(make_world: Callable[..., World]) -> None:
+    world = make_world(keep=2)
+    handles = [leased(world, number) for number in range(4)]
+    fds = [handle.fd for handle in handles]
+    for handle in handles:
+        world.objects.release(handle)
+    world.settle()
+    assert [is_open(fd) for fd in fds] == [False, False, True, True]
+
+
+def test_eviction_takes_nothing_that_is_leased(world: World) -> None:
+    read, idle = leased(world, 1), leased(world, 2)
+    world.objects.release(idle)
+    never = stored(world, 3)[0]
+    names = [read.name, idle.name, never]
+    assert world.objects.evict(names) == [idle.name, never]
+    for name in (idle.name, never):
+        gone(world, name)
+    assert os.pread(read.fd, 1, 0) == b"\1"
+    world.objects.release(read)
+
+
+def test_what_is_being_evicted_takes_no_reader(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, of = stored(world)
+    go = threading.Event()
+    remove = world.store.remove_objects
+    monkeypatch.setattr(
+        world.store, "remove_objects", lambda names: (go.wait(20), remove(names))[1]
+    )
+    evicting = gevent.spawn(world.objects.evict, [name])
+    gevent.sleep(0)
+    assert world.objects.lease(name, of) is None
+    assert not world.objects.discard(name)
+    go.set()
+    assert evicting.get() == [name]
+    gone(world, name)
+
+
+def test_an_open_that_meets_an_eviction_gets_nothing_or_all(world: World) -> None:
+    for number in range(20):
+        name, of = stored(world, number)
+        opening = gevent.spawn(world.objects.lease, name, of)
+        evicting = gevent.spawn(world.objects.evict, [name])
+        handle = opening.get()
+        if name in evicting.get():
+            gone(world, name)
+        if handle is not None:
+            assert os.pread(handle.fd, SIZE, 0) == bytes([number]) * SIZE
+            world.objects.release(handle)
+
+
+def test_an_object_that_must_go_leaves_its_readers_what_they_read(world: World) -> None:
+    handle = leased(world)
+    fd, name = handle.fd, handle.name
+    blocks = os.fstat(fd).st_blocks * 512
+    assert world.objects.discard(name)
+    gone(world, name)
+    assert world.space.trash == blocks, "its bytes count until they are free (I13)"
+    assert world.objects.lease(name, handle.version) is None
+    assert os.pread(fd, SIZE, 0) == b"\1" * SIZE
+    world.objects.release(handle)
+    world.settle()
+    assert world.space.trash == 0
+    assert not is_open(fd)
+    assert os.listdir(world.root / "cache" / "trash") == []
+
+
+def test_an_object_that_must_go_and_is_not_read_goes_at_once(world: World) -> None:
+    name, _of = stored(world)
+    assert world.objects.discard(name)
+    gone(world, name)
+    assert world.space.trash == 0
+
+
+@pytest.mark.parametrize("keep", [0, 8])
+def test_the_last_reader_may_leave_while_the_object_is_taken_away(
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, keep: int
+) -> None:
+    world = make_world(keep=keep)
+    handle = leased(world)
+    fd = handle.fd
+    go = threading.Event()
+    trash = world.store.trash_object
+    monkeypatch.setattr(world.store, "trash_object", lambda *args: (go.wait(20), trash(*args))[1])
+    taking = gevent.spawn(world.objects.discard, handle.name)
+    gevent.sleep(0)
+    world.objects.release(handle)
+    go.set()
+    assert taking.get()
+    gone(world, handle.name)
+    world.settle()
+    assert world.space.trash == 0
+    assert not is_open(fd)
+    assert os.listdir(world.root / "cache" / "trash") == []
+
+
+def test_an_object_that_somebody_removed_is_not_in_the_trash(world: World) -> None:
+    handle = leased(world)
+    (world.root / "cache" / "objects" / "ab" / handle.name).unlink()
+    assert not world.objects.discard(handle.name)
+    assert world.space.trash == 0
+    gone(world, handle.name)
+    world.objects.release(handle)
+
+
+def test_trash_that_cannot_be_renamed_stays_an_object(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = leased(world)
+
+    def fails(*_: object) -> None:
+        raise PermissionError("no")
+
+    monkeypatch.setattr(world.store, "trash_object", fails)
+    with pytest.raises(PermissionError):
+        world.objects.discard(handle.name)
+    assert world.space.trash == 0
+    again = world.objects.lease(handle.name, handle.version)
+    assert again is handle
+    world.objects.release(handle)
+    world.objects.release(handle)
+
+
+def test_a_new_object_of_a_name_that_was_discarded_is_another(world: World) -> None:
+    old = leased(world)
+    world.objects.discard(old.name)
+    gone(world, old.name)
+    new = leased(world)
+    assert new is not old
+    world.objects.release(old)
+    assert os.pread(new.fd, 1, 0) == b"\1"
+    world.objects.release(new)
+    world.settle()
+    assert world.space.trash == 0
+
+
+def test_what_is_still_read_at_the_end_is_closed_when_it_is_released(world: World) -> None:
+    handle = leased(world)
+    idle = leased(world, 2)
+    world.objects.release(idle)
+    fds = handle.fd, idle.fd
+    world.objects.close()
+    world.until(lambda: not is_open(fds[1]))
+    assert is_open(fds[0])
+    world.disk.close()
+    assert world.disk.join(20)
+    world.objects.release(handle)
+    world.until(lambda: not is_open(fds[0]))

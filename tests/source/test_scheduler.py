@@ -1,0 +1,554 @@
+"""Who reads next: seeks, then demands, then sequential copying in turn, idle copying at last."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import pytest
+from gevent.event import Event
+from gevent.lock import BoundedSemaphore
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamcache.errors import SourceUnavailable, StreamCacheError
+from streamcache.source import scheduler as scheduler_module
+from streamcache.source.base import Fingerprint, SourceFile, Version
+from streamcache.source.scheduler import (
+    FIRST_STEP,
+    MAX_STEP,
+    START_STEP,
+    Piece,
+    Scheduler,
+)
+from streamcache.stats import Counters
+
+STILL = Fingerprint(1, 2, 3, 4, 5, 6)
+
+
+class Reads:
+    """A source without a disk: each read waits until the test lets it go on."""
+
+    def __init__(self, size: int = 16) -> None:
+        self.size = size
+        self.pending = 0
+        self.schedulers: list[Scheduler] = []
+        self._workers = BoundedSemaphore(size)
+        self.waiting: list[Read] = []
+        self.shut = True
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        self.pending += 1
+        try:
+            with self._workers:
+                return function(*args)
+        finally:
+            self.pending -= 1
+
+    def read_into(self, file: SourceFile, buffer: memoryview, offset: int) -> int:
+        read = Read(file, offset, len(buffer))
+        if self.shut:
+            self.waiting.append(read)
+            read.go.wait()
+        if read.error is not None:
+            raise read.error
+        buffer[:] = bytes([offset >> 16 & 0xFF]) * len(buffer)
+        return min(len(buffer), read.at_most)
+
+    def fingerprint(self, file: SourceFile) -> Fingerprint:
+        return STILL
+
+    def let(self, *reads: Read) -> None:
+        """These reads, or all that wait, go on."""
+        for read in reads or tuple(self.waiting):
+            self.waiting.remove(read)
+            read.go.set()
+        turn()
+
+    def end(self) -> None:
+        """No step more, and all that are under way come back."""
+        for scheduler in self.schedulers:
+            for queue in (
+                scheduler._seeks,
+                scheduler._demands,
+                scheduler._reading,
+                scheduler._idle,
+            ):
+                queue.clear()
+        self.shut = False
+        self.let()
+
+    @property
+    def offsets(self) -> list[int]:
+        return [read.offset for read in self.waiting]
+
+    @property
+    def names(self) -> str:
+        """Whose reads wait, in the order of their start."""
+        return "".join(read.file.version.id for read in self.waiting)
+
+
+class Read:
+    def __init__(self, file: SourceFile, offset: int, length: int) -> None:
+        self.file, self.offset, self.length = file, offset, length
+        self.at_most = length
+        self.error: StreamCacheError | None = None
+        self.go = Event()
+
+
+class FakeFeed:
+    """Claims whatever it is asked for, ``size`` bytes sequentially, and notes what came."""
+
+    def __init__(self, name: str, size: int = 1 << 40) -> None:
+        self.file = SourceFile(-1, Version(name, size, 0), STILL)
+        self.size = size
+        self.next = 0
+        self.wanted = True
+        self.got: list[tuple[Piece, int]] = []
+        self.failures: list[StreamCacheError] = []
+        self.keep: Event | None = None
+
+    def demanded(self, offset: int, length: int) -> Piece | None:
+        return Piece(offset, length) if self.wanted else None
+
+    def sequential(self, length: int) -> Piece | None:
+        if self.next >= self.size:
+            return None
+        piece = Piece(self.next, min(length, self.size - self.next))
+        self.next += piece.length
+        return piece
+
+    def arrived(self, piece: Piece, data: memoryview, now: Fingerprint) -> None:
+        assert bytes(data) == bytes([piece.offset >> 16 & 0xFF]) * len(data)
+        assert now is STILL
+        if self.keep is not None:
+            self.keep.wait()
+        assert bytes(data[:1]) == bytes([piece.offset >> 16 & 0xFF]), "the buffer was taken away"
+        self.got.append((piece, len(data)))
+
+    def failed(self, piece: Piece, error: StreamCacheError) -> None:
+        self.failures.append(error)
+
+    @property
+    def bytes(self) -> int:
+        return sum(count for _, count in self.got)
+
+
+class Clock:
+    """Time that stands still unless the test says so, and what was put off until later."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        self.later: list[tuple[float, Callable[[], None]]] = []
+        monkeypatch.setattr(
+            scheduler_module, "time", types.SimpleNamespace(monotonic=lambda: self.now)
+        )
+        monkeypatch.setattr(gevent, "spawn_later", self._put_off)
+
+    def _put_off(self, delay: float, function: Callable[[], None]) -> object:
+        self.later.append((delay, function))
+        return function
+
+    def skip(self) -> None:
+        """To when something was put off to."""
+        (delay, function), *self.later = self.later
+        self.now += delay
+        function()
+        turn()
+
+
+@pytest.fixture
+def reads() -> Iterator[Reads]:
+    source = Reads()
+    yield source
+    source.end()
+
+
+def made(reads: Reads, **options: Any) -> Scheduler:
+    reads.schedulers.append(Scheduler(reads, reads, Counters(), **options))
+    return reads.schedulers[-1]
+
+
+def turn() -> None:
+    for _ in range(4):
+        gevent.sleep(0)
+
+
+# -- order
+
+
+def test_sequential_copying_keeps_a_few_steps_in_flight(reads: Reads) -> None:
+    made(reads, in_flight=3).add(FakeFeed("a"), idle=False)
+    turn()
+    assert reads.offsets == [0, START_STEP, 2 * START_STEP]
+    reads.let(reads.waiting[1])
+    assert reads.offsets == [0, 2 * START_STEP, 3 * START_STEP]
+    reads.shut = False
+
+
+def test_a_seek_is_read_at_once_though_steps_are_in_flight(reads: Reads) -> None:
+    scheduler = made(reads, in_flight=3)
+    feed = FakeFeed("a")
+    scheduler.add(feed, idle=False)
+    scheduler.demand(feed, 1 << 30, seek=True)
+    turn()
+    assert reads.offsets[3:] == [1 << 30]
+    assert reads.waiting[3].length == FIRST_STEP
+
+
+def test_no_sequential_step_starts_while_a_seek_is_under_way(reads: Reads) -> None:
+    """I12, over all sessions of a source."""
+    scheduler = made(reads, in_flight=2)
+    copied, sought = FakeFeed("a"), FakeFeed("b")
+    scheduler.add(copied, idle=False)
+    scheduler.demand(sought, 0, seek=True)
+    turn()
+    assert reads.names == "aab"
+    reads.let(reads.waiting[0])
+    assert reads.names == "ab"
+    reads.let(reads.waiting[0])
+    assert reads.names == "b"
+    scheduler.add(FakeFeed("c"), idle=False)
+    turn()
+    assert reads.names == "b"
+    reads.let()
+    assert sorted(reads.names) == ["a", "c"]
+
+
+def test_a_seek_that_finds_no_worker_waits_and_holds_back_the_rest() -> None:
+    reads = Reads(size=3)
+    scheduler = made(reads, in_flight=2)
+    feed = FakeFeed("a", size=3 * START_STEP)
+    scheduler.add(feed, idle=False)
+    turn()
+    for offset in range(3):
+        scheduler.demand(feed, (100 + offset) << 20, seek=True)
+        turn()
+    assert reads.offsets == [0, START_STEP, 100 << 20]
+    reads.let(reads.waiting[2])
+    assert reads.offsets == [0, START_STEP, 101 << 20]
+    reads.let(reads.waiting[0])
+    assert reads.offsets == [START_STEP, 101 << 20, 102 << 20]
+    reads.end()
+
+
+def test_seeks_are_served_in_the_order_in_which_they_came() -> None:
+    reads = Reads(size=1)
+    scheduler = made(reads)
+    feeds = [FakeFeed(name) for name in "abcd"]
+    for feed in feeds:
+        scheduler.demand(feed, 0, seek=True)
+        turn()
+    order = ""
+    while reads.waiting:
+        order += reads.names
+        reads.let()
+    assert order == "abcd"
+
+
+def test_the_oldest_demand_goes_first_and_before_all_sequential_steps(reads: Reads) -> None:
+    scheduler = made(reads, in_flight=1)
+    scheduler.add(FakeFeed("s"), idle=False)
+    turn()
+    for name in "abc":
+        scheduler.demand(FakeFeed(name), 0, seek=False)
+    order = ""
+    for _ in range(5):
+        order += reads.names
+        reads.let()
+    assert order == "sabcs"
+
+
+def test_demands_are_steps_and_count_as_such(reads: Reads) -> None:
+    scheduler = made(reads, in_flight=2)
+    feed = FakeFeed("a")
+    for offset in range(4):
+        scheduler.demand(feed, offset << 20, seek=False)
+    turn()
+    assert [(read.offset, read.length) for read in reads.waiting] == [
+        (0, START_STEP),
+        (1 << 20, START_STEP),
+    ]
+
+
+def test_what_is_no_longer_wanted_is_passed_over(reads: Reads) -> None:
+    scheduler = made(reads, in_flight=1)
+    left, stays = FakeFeed("l"), FakeFeed("s")
+    left.wanted = False
+    for seek in (True, False):
+        scheduler.demand(left, 0, seek=seek)
+        scheduler.demand(stays, 0, seek=seek)
+    turn()
+    assert reads.names == "ss"
+
+
+def test_idle_copies_come_last(reads: Reads) -> None:
+    scheduler = made(reads, in_flight=2)
+    idle, read = FakeFeed("i"), FakeFeed("r", size=4 * START_STEP)
+    scheduler.add(idle, idle=True)
+    turn()
+    assert reads.names == "ii"
+    scheduler.add(read, idle=False)
+    order = ""
+    for _ in range(6):
+        reads.let(reads.waiting[0])
+        order += reads.names[-1]
+    assert order == "rrrrii"
+
+
+def test_a_feed_that_is_taken_out_starts_no_step_more(reads: Reads) -> None:
+    scheduler = made(reads, in_flight=2)
+    feed = FakeFeed("a")
+    scheduler.add(feed, idle=False)
+    turn()
+    scheduler.remove(feed)
+    scheduler.remove(feed)
+    reads.let()
+    assert reads.names == ""
+    assert len(feed.got) == 2, "those in flight come back"
+
+
+def test_a_feed_that_changes_sides_is_in_one_queue(reads: Reads) -> None:
+    scheduler = made(reads, in_flight=1)
+    feed, other = FakeFeed("a"), FakeFeed("b")
+    scheduler.add(feed, idle=True)
+    scheduler.add(feed, idle=False)
+    scheduler.add(feed, idle=True)
+    scheduler.add(other, idle=False)
+    turn()
+    order = ""
+    for _ in range(4):
+        order += reads.names
+        reads.let()
+    assert order == "abbb"
+
+
+@pytest.mark.parametrize("feeds", [2, 3, 5])
+@pytest.mark.parametrize("pick", [0, -1])
+def test_sessions_with_readers_get_the_same_share(reads: Reads, feeds: int, pick: int) -> None:
+    scheduler = made(reads, in_flight=4)
+    sessions = [FakeFeed(chr(ord("a") + number)) for number in range(feeds)]
+    for feed in sessions:
+        scheduler.add(feed, idle=False)
+    turn()
+    for _ in range(60 * feeds):
+        read = reads.waiting[pick]
+        reads.let(read)
+        # As a session does when a step of it has ended.
+        scheduler.add(sessions[ord(read.file.version.id) - ord("a")], idle=False)
+        turn()
+    shares = sorted(feed.next for feed in sessions)
+    assert shares[0] >= 0.8 * shares[-1], shares
+
+
+def test_a_feed_with_nothing_to_copy_leaves_its_turn_to_others(reads: Reads) -> None:
+    scheduler = made(reads, in_flight=2)
+    scheduler.add(FakeFeed("a", size=0), idle=False)
+    scheduler.add(FakeFeed("b"), idle=False)
+    turn()
+    assert reads.names == "bb"
+    reads.let()
+    assert reads.names == "bb"
+
+
+# -- the way of one step
+
+
+def test_the_source_does_not_wait_for_the_cache(reads: Reads) -> None:
+    scheduler = made(reads, in_flight=2)
+    feed = FakeFeed("a")
+    feed.keep = Event()
+    scheduler.add(feed, idle=False)
+    turn()
+    reads.let(reads.waiting[0])
+    assert len(reads.waiting) == 2, "the next step starts before the write"
+    reads.let()
+    reads.let()
+    assert len(reads.waiting) < 2, "but not without end: buffers are bounded"
+    feed.keep.set()
+    turn()
+    assert len(reads.waiting) == 2
+
+
+def test_a_step_that_fails_is_told_and_others_go_on(reads: Reads) -> None:
+    scheduler = made(reads, in_flight=1)
+    bad, good = FakeFeed("b"), FakeFeed("g")
+    scheduler.demand(bad, 0, seek=True)
+    scheduler.demand(bad, 1 << 20, seek=False)
+    scheduler.demand(good, 0, seek=False)
+    turn()
+    error = SourceUnavailable(5, "Input/output error")
+    for read in reads.waiting:
+        read.error = error
+    reads.let()
+    assert bad.failures == [error, error]
+    assert reads.names == "g"
+    reads.let()
+    assert len(good.got) == 1
+    assert repr(scheduler) == (
+        f"<Scheduler seeks=0+0 demands=0 running=0 sessions=0+0 step={START_STEP}>"
+    )
+
+
+def test_a_short_read_is_handed_on_as_it_is(reads: Reads) -> None:
+    scheduler = made(reads)
+    feed = FakeFeed("a")
+    scheduler.demand(feed, 0, seek=False)
+    turn()
+    reads.waiting[0].at_most = 5
+    reads.let()
+    assert feed.got == [(Piece(0, START_STEP), 5)]
+
+
+def test_what_was_read_is_counted(reads: Reads) -> None:
+    counters = Counters()
+    scheduler = Scheduler(reads, reads, counters)
+    feed = FakeFeed("a")
+    scheduler.demand(feed, 0, seek=True)
+    scheduler.demand(feed, 1 << 20, seek=True)
+    turn()
+    reads.waiting[1].error = SourceUnavailable(5, "no")
+    reads.let()
+    assert (counters.source_reads, counters.bytes_from_source) == (1, FIRST_STEP)
+    assert counters.source_errors == 1
+
+
+def test_a_buffer_is_not_used_by_two_steps_at_once(reads: Reads) -> None:
+    reads.shut = False
+    scheduler = made(reads, in_flight=4)
+    feed = FakeFeed("a", size=64 << 20)
+    scheduler.add(feed, idle=False)
+    while feed.next < feed.size:
+        gevent.sleep(0)
+    turn()
+    assert feed.bytes == 64 << 20  # FakeFeed.arrived looks at the bytes
+
+
+# -- the size of a step
+
+
+def stepped(
+    reads: Reads, clock: Clock, rate: float, *, latency: float = 0.0, steps: int = 60
+) -> Scheduler:
+    """A scheduler that copied from a source of this rate and latency (bytes/s, s)."""
+    scheduler = made(reads, in_flight=4)
+    scheduler.add(FakeFeed("a"), idle=False)
+    turn()
+    started: dict[Read, float] = {}
+    for _ in range(steps):
+        for read in reads.waiting:
+            started.setdefault(read, clock.now)
+        read = reads.waiting[0]
+        clock.now = max(clock.now, started[read] + latency) + read.length / rate
+        reads.let(read)
+    return scheduler
+
+
+@pytest.mark.parametrize(
+    ("rate", "least", "most"),
+    [
+        (1e6, FIRST_STEP, 2 * FIRST_STEP),
+        (20e6, 1 << 18, 1 << 19),
+        (100e6, 1 << 20, 1 << 21),
+        (5e9, MAX_STEP, MAX_STEP),
+    ],
+)
+def test_a_step_is_what_the_source_delivers_in_step_time(
+    reads: Reads, monkeypatch: pytest.MonkeyPatch, rate: float, least: int, most: int
+) -> None:
+    scheduler = stepped(reads, Clock(monkeypatch), rate)
+    assert least <= scheduler._rate.step <= most
+
+
+def test_steps_of_a_far_source_cover_its_latency(
+    reads: Reads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far = stepped(reads, Clock(monkeypatch), 20e6, latency=0.4)
+    assert far._rate.step >= 1 << 20
+
+
+def test_a_source_that_was_not_kept_busy_is_not_taken_for_slow(
+    reads: Reads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    scheduler = stepped(reads, clock, 100e6)
+    before = scheduler._rate.step
+    scheduler.remove(next(iter(scheduler._reading)))
+    reads.let()
+    for number in range(50):
+        scheduler.demand(FakeFeed("b"), number << 20, seek=True)
+        turn()
+        clock.now += 0.05
+        reads.let()
+    assert scheduler._rate.step == before
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.floats(1e-6, 2.0), st.booleans()), max_size=60))
+def test_a_step_is_always_a_whole_number_of_blocks_within_bounds(
+    waits: list[tuple[float, bool]],
+) -> None:
+    reads, patch = Reads(), pytest.MonkeyPatch()
+    with patch.context() as monkeypatch:
+        clock = Clock(monkeypatch)
+        scheduler = made(reads, in_flight=2)
+        scheduler.add(FakeFeed("a"), idle=False)
+        turn()
+        for wait, last in waits:
+            clock.now += wait
+            reads.let(reads.waiting[-1 if last else 0])
+            step = scheduler._rate.step
+            assert FIRST_STEP <= step <= MAX_STEP
+            assert step % FIRST_STEP == 0
+        reads.end()
+
+
+# -- bandwidth
+
+
+def test_sequential_copying_stays_within_max_bandwidth(
+    reads: Reads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    reads.shut = False
+    scheduler = made(reads, max_bandwidth=1 << 20)
+    feed = FakeFeed("a")
+    scheduler.add(feed, idle=False)
+    turn()
+    began, before = clock.now, feed.next
+    while clock.now < began + 20:
+        clock.skip()
+    rate = (feed.next - before) / (clock.now - began)
+    assert 0.9 * (1 << 20) <= rate <= 1.1 * (1 << 20)
+
+
+def test_what_a_reader_waits_for_is_never_held_back(
+    reads: Reads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    reads.shut = False
+    scheduler = made(reads, max_bandwidth=1 << 16)
+    feed = FakeFeed("a")
+    scheduler.add(feed, idle=False)
+    turn()
+    assert clock.later
+    copied = feed.next
+    for number in range(50):
+        scheduler.demand(feed, number << 20, seek=number % 2 == 0)
+    turn()
+    assert feed.bytes - copied >= 50 * FIRST_STEP
+
+
+def test_time_without_copying_is_not_saved_up(
+    reads: Reads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    reads.shut = False
+    scheduler = made(reads, max_bandwidth=1 << 20)
+    clock.now += 3600
+    feed = FakeFeed("a")
+    scheduler.add(feed, idle=False)
+    turn()
+    assert feed.next <= 3 * START_STEP

@@ -1,0 +1,206 @@
+"""Each system call of a whole life of a file fails once: no wrong byte, nothing leaks (I15)."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import gevent
+import pytest
+
+from streamcache import CacheStatus, StreamCache
+from streamcache.cache.catalog import CatalogError
+from streamcache.errors import CacheError, Closed, ConfigError, SourceChanged, SourceError
+from tests.content import write
+from tests.requirements import missing
+from tests.system.conftest import OpenCache
+from tests.system.site import (
+    MiB,
+    assert_right,
+    at_rest,
+    config,
+    disk_usage,
+    eventually,
+    fetch,
+    objects_in,
+    settle,
+)
+from tests.system.steps import CALLS, CATALOG, DISK, SOURCE, WRITING, Action, Steps, failing
+
+SIZE = MiB + 77
+OTHER = MiB // 2
+FILES = {"film": SIZE, "other1": OTHER, "other2": OTHER, "other3": OTHER}
+CLEAN = (SourceError, SourceChanged, CacheError, Closed)  # what a request may fail with
+REQUESTS = 13  # of one life
+
+
+def answered(cache: StreamCache, name: str, start: int = 0) -> bool:
+    """One request: every byte right, or a clean error."""
+    try:
+        with gevent.Timeout(10, AssertionError(f"{name}: no answer")):
+            answer = fetch(cache, name, start)
+    except CLEAN:
+        return False
+    assert_right(answer, name, FILES[name], start)
+    return True
+
+
+def life(source: Path, at: Path) -> list[bool]:
+    """Cold, seek, left half-way, warm, evicted, closed, opened again: which were answered.
+
+    The cache has room for the film, or for the others. Where it does not start, no request can
+    be made.
+    """
+    outcomes: list[bool] = []
+    options = config(
+        source={"timeout": 5.0, "revalidate": 0.0},
+        copy={"when_idle": "stop", "in_flight": 2},
+    )
+    for order in (("film", "film", "other1", "other2", "other3"), ("film", "other1")):
+        cache = StreamCache(source, at, 2 * MiB, config=options)
+        try:
+            cache.start()
+        except (CacheError, ConfigError, OSError):
+            continue
+        with cache:
+            readers = [
+                gevent.spawn(answered, cache, "film", start) for start in (0, SIZE - 100_000)
+            ]
+            gevent.joinall(readers, raise_error=True)
+            outcomes += [reader.value for reader in readers]
+            with contextlib.suppress(*CLEAN), cache.open("other1") as file:
+                file.read(10)
+            for name in order:
+                outcomes.append(answered(cache, name))
+            eventually(lambda cache=cache: at_rest(cache))
+            # More than is there may be counted, never less (I13).
+            usage = cache._parts.space
+            eventually(lambda usage=usage: not usage.known or usage.used >= disk_usage(at))
+            outcomes.append(answered(cache, "film"))
+    return outcomes
+
+
+@pytest.fixture
+def filled(source: Path) -> Path:
+    for name, size in FILES.items():
+        write(source, name, size)
+    return source
+
+
+def runs(
+    source: Path, at: Path, pools: frozenset[str], calls: frozenset[str], action: Action
+) -> Iterator[tuple[Path, Steps, list[bool]]]:
+    """The same life again and again, each time with a later step that fails, until none does."""
+    number = 1
+    while True:
+        folder = at / str(number)
+        steps = Steps(pools, action, at=number, calls=calls)
+        with steps.installed():
+            outcomes = life(source, folder)
+        yield folder, steps, outcomes
+        if steps.hit is None:
+            return
+        # The life's first half has nearly every kind of step; then samples will do.
+        number += 1 + number // 30
+
+
+def assert_sound_again(source: Path, at: Path, said: str) -> None:
+    """Whatever happened: a cache on what was left works, and its account is true."""
+    with StreamCache(source, at, 8 * MiB) as cache:
+        for name, size in FILES.items():
+            assert_right(fetch(cache, name), name, size)
+        settle(cache, at)
+        for name, size in FILES.items():
+            answer = fetch(cache, name)
+            assert answer.status is CacheStatus.HIT, said
+            assert_right(answer, name, size)
+
+
+def broken_catalog(name: str, real: object, args: object) -> None:
+    raise CatalogError("disk I/O error")
+
+
+@pytest.mark.parametrize(
+    ("pools", "calls", "action"),
+    [
+        pytest.param(DISK, WRITING, failing(errno.ENOSPC), id="disk-ENOSPC"),
+        pytest.param(DISK, CALLS, failing(errno.EIO), id="disk-EIO"),
+        # Closing what was only read does not fail.
+        pytest.param(SOURCE, CALLS - {"close"}, failing(errno.EIO), id="source-EIO"),
+        pytest.param(CATALOG, frozenset(), broken_catalog, id="catalog"),
+    ],
+)
+def test_the_nth_step_fails(
+    filled: Path, cache_dir: Path, pools: frozenset[str], calls: frozenset[str], action: Action
+) -> None:
+    hits = set()
+    for folder, steps, outcomes in runs(filled, cache_dir, pools, calls, action):
+        said = f"step {folder.name}: {steps.hit} {outcomes}"
+        print(said)
+        hits.add(steps.hit)
+        if steps.hit is None:
+            assert len(outcomes) == REQUESTS, said
+        # The cache is optional: the source can serve every one of them.
+        assert pools == SOURCE or all(outcomes), said
+        assert outcomes.count(False) <= 2, said
+        assert_sound_again(filled, folder, said)
+    assert len(hits) > 4
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EMFILE, errno.ENOMEM])
+def test_a_source_read_that_fails_once_is_tried_again(
+    filled: Path, cache_dir: Path, open_cache: OpenCache, code: int
+) -> None:
+    cache = open_cache(filled)
+
+    def fail_second_read(name: str, real: object, args: object) -> None:
+        if name == "preadv":
+            raise OSError(code, os.strerror(code))
+
+    steps = Steps(frozenset({"source"}), fail_second_read, at=3)
+    with steps.installed():
+        assert answered(cache, "film")
+    assert steps.hit == "preadv"
+    settle(cache, cache_dir)
+    assert objects_in(cache_dir)
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A file system of 2 MiB."""
+    if os.geteuid() != 0:
+        missing("mounting a tmpfs needs root")
+    libc = ctypes.CDLL(None, use_errno=True)
+    with tempfile.TemporaryDirectory(prefix="streamcache-small-") as path:
+        if libc.mount(b"tmpfs", path.encode(), b"tmpfs", 0, b"size=2m"):
+            missing(f"no tmpfs here: {os.strerror(ctypes.get_errno())}")
+        try:
+            yield Path(path)
+        finally:
+            libc.umount2(path.encode(), 2)
+
+
+def test_a_disk_that_is_full_fails_no_request(
+    source: Path, small_disk: Path, open_cache: OpenCache
+) -> None:
+    """Others have filled it: our own limit is far away."""
+    names = [f"film{number}" for number in range(4)]
+    for name in names:
+        write(source, name, SIZE)
+    cache = open_cache(source, 64 * MiB, at=small_disk, source_options={"revalidate": 0.0})
+    for _ in range(2):
+        for name in names:
+            assert_right(fetch(cache, name), name, SIZE)
+            assert_right(fetch(cache, name, SIZE - 10), name, SIZE, SIZE - 10)
+    eventually(lambda: at_rest(cache))
+    assert len(objects_in(small_disk)) == 1
+    eventually(lambda: cache.statistics().usage == disk_usage(small_disk))
+    cache.close()
+    cache = open_cache(source, 64 * MiB, at=small_disk)
+    for name in names:
+        assert_right(fetch(cache, name), name, SIZE)
