@@ -14,7 +14,7 @@ from streamcache.cache.partial import Partial, PartialHeader
 from streamcache.cache.space import Reservation, Space, footprint
 from streamcache.cache.store import Store
 from streamcache.cache.workers import WorkerPool
-from streamcache.errors import Closed
+from streamcache.errors import Closed, NoSpace
 
 STEP = (
     256 * 1024 * 1024
@@ -48,6 +48,7 @@ class Allotment:
         self._on_disk = 0 if adopted is None else adopted.amount  # bytes before we opened it
         self._partial: Partial | None = None
         self._growing = False
+        self._given_up = False
 
     def __repr__(self) -> str:
         return f"<Allotment {self._name} {self._reservation!r}>"
@@ -67,6 +68,8 @@ class Allotment:
 
         Returns the map bytes of the blocks that are present; b"": none. Raises NoSpace, OSError.
         """
+        if self._given_up:
+            raise NoSpace("nobody wants it any more")
         if self._reservation is None:
             self._reservation = self._space.begin()
         more = min(STEP, footprint(self._size) - self._reservation.amount)
@@ -101,6 +104,7 @@ class Allotment:
 
     def give_up(self) -> None:
         """Wait for room no longer: ``open`` and ``grow`` raise NoSpace. Does not switch."""
+        self._given_up = True
         if self._reservation is not None:
             self._reservation.withdraw()
 

@@ -109,6 +109,11 @@ class BlockMap:
     def adopt(self, present: bytes) -> None:
         """Missing -> present where ``present`` has 1 (the map of a partial that is continued)."""
         for run in BlockMap(self.size, present or None).runs():
+            if self._taken.find(1, run.start, run.stop) < 0:
+                self._taken[run.start : run.stop] = b"\1" * len(run)
+                self._present[run.start : run.stop] = b"\1" * len(run)
+                self.present += len(run)
+                continue
             for block in range(run.start, run.stop):
                 if not self._taken[block]:
                     self._taken[block] = self._present[block] = 1

@@ -57,7 +57,7 @@ class Evictor:
         drop_idle_partials: Callable[[int], int],
         interval: float = 1.0,
     ) -> None:
-        self.catalog = catalog  # may be replaced when it was rebuilt
+        self._catalog = catalog
         self.evicted_objects = 0
         self.evicted_bytes = 0  # objects and partials
         self.rounds = 0
@@ -170,12 +170,12 @@ class Evictor:
 
     def _victims(self, need: int, held: frozenset[str]) -> list[Victim]:
         """Runs in the catalog's thread."""
-        return self.catalog.victims(need, held=held, limit=BATCH_FILES, batch=BATCH_BYTES)
+        return self._catalog.victims(need, held=held, limit=BATCH_FILES, batch=BATCH_BYTES)
 
     def _evict_batch(self, names: list[str]) -> set[str]:
         gone = self._remove(names)
         if gone:
-            freed: int = self._catalog_call(self.catalog.remove_victims, gone)
+            freed: int = self._catalog_call(self._catalog.remove_victims, gone)
             self._space.object_removed(freed)
             self.evicted_objects += len(gone)
             self.evicted_bytes += freed

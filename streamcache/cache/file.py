@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from streamcache.cache.delegate import CacheStatus, Delegate
+from streamcache.errors import CacheError
 from streamcache.source.base import Version
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class StreamFile(io.RawIOBase):
     def readinto(self, buffer: WriteableBuffer) -> int:
         """Fill ``buffer`` with what is ready: at least one byte, 0 at the end. Switches.
 
-        Raises SourceError or SourceChanged.
+        Raises SourceError, SourceChanged or CacheError.
         """
         self._check()
         view = memoryview(buffer).cast("B")
@@ -72,6 +73,10 @@ class StreamFile(io.RawIOBase):
         else:
             # The cache's disk blocks too, if it is cold: never in the hub.
             count = self._call(os.preadv, ready.fd, [target], ready.offset)
+            if not count:
+                raise CacheError(f"{self._path}: the cached file was cut short")
+            if not count:  # 0 would say that the file ends here
+                raise CacheError(f"{self._path}: cut short in the cache at {ready.offset}")
         self._delegate.sent(ready, count)
         self._position += count
         return count

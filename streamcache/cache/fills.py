@@ -18,8 +18,11 @@ class IdleFills:
     """Decides what a session does when its last reader has left (``copy.when_idle``)."""
 
     def __init__(self, config: CopyConfig, resume: Callable[[str], None]) -> None:
-        """``resume(path)`` opens the path again and leaves it at once; it does not switch."""
+        """``resume(path)`` begins to take the copy up again, and ends with ``resumed(path)``; it
+        does not switch.
+        """
         self._config = config
+        self._resuming: set[str] = set()
         self._resume = resume
         self._running: set[CopySession] = set()
         self._paused: dict[str, None] = {}  # paths, the oldest first
@@ -49,6 +52,8 @@ class IdleFills:
         self._paused.clear()
 
     def _left(self, session: CopySession) -> None:
+        if session.read_up:
+            return  # it lacks no more than its name
         if self._config.when_idle == "stop" or self._stopped:
             session.handle_event(Event.IDLE)
         elif len(self._running) < self._config.max_idle:
@@ -59,9 +64,16 @@ class IdleFills:
             log.debug("copy paused path=%r", session.path)
             session.handle_event(Event.IDLE)
 
+    def resumed(self, path: str) -> None:
+        """It runs again, or cannot: the next one's turn, if there is room."""
+        self._resuming.discard(path)
+        self._next()
+
     def _next(self) -> None:
-        while self._paused and len(self._running) < self._config.max_idle and not self._stopped:
+        while self._paused and not self._stopped:
+            if len(self._running) + len(self._resuming) >= self._config.max_idle:
+                return
             path = next(iter(self._paused))
             del self._paused[path]
+            self._resuming.add(path)
             self._resume(path)
-            return  # the next when this one runs, or when it has failed

@@ -7,6 +7,7 @@ about a path at the same moment share one ``Flight`` (I9), also for what is miss
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ class Flight:
         self.path = path
         self.started = time.monotonic()
         self.holders = 0
+        self.acted_on = False  # what the answer changes was done
         self.result: AsyncResult[Version] = AsyncResult()
         self._file: SourceFile | None = None
 
@@ -56,7 +58,18 @@ class Flight:
         self.result.set(file.version)
 
     def take(self) -> SourceFile | None:
-        """The open file, once: whoever takes it owns it."""
+        """The open file, for whoever asks: each owns a descriptor of its own. None: no answer."""
+        file = self._file
+        if file is None:
+            return None
+        try:
+            fd = os.dup(file.fd)
+        except OSError as error:  # EMFILE: says nothing about the file (I15)
+            raise SourceUnavailable(error.errno, error.strerror, self.path) from error
+        return SourceFile(fd, file.version, file.fingerprint, file.ahead)
+
+    def leave(self) -> SourceFile | None:
+        """The last one goes: the file is to be closed."""
         file, self._file = self._file, None
         return file
 
@@ -89,7 +102,8 @@ class Freshness:
         ``ahead``: where somebody will read if the file is new to us.
         """
         flight = self._flights.get(path)
-        if flight is None:
+        overdue = time.monotonic() - self._config.timeout
+        if flight is None or flight.started < overdue:  # one that got lost blocks nobody
             flight = self._flights[path] = Flight(path)
             gevent.spawn(self._fly, flight, ahead)
         flight.holders += 1
@@ -146,12 +160,16 @@ class Freshness:
             flight.result.set_exception(error)
         except StreamCacheError as error:
             flight.result.set_exception(error)
+        except Exception as error:  # a fault of ours: those who wait need not wait in vain (I11)
+            log.exception("question to the source broke path=%r", path)
+            flight.result.set_exception(error)
         else:
             until = time.monotonic() + self._config.revalidate
             self._remember(path, Known(file.version, until))
             flight.land(file)
         finally:
-            del self._flights[path]
+            if self._flights.get(path) is flight:
+                del self._flights[path]
             self._sweep(flight)
 
     def _open(self, path: str, ahead: int | None) -> SourceFile:
@@ -191,5 +209,5 @@ class Freshness:
             self._known.popitem(last=False)
 
     def _sweep(self, flight: Flight) -> None:
-        if flight.holders == 0 and (file := flight.take()) is not None:
+        if flight.holders == 0 and (file := flight.leave()) is not None:
             self._meta.post(file.close)

@@ -9,12 +9,19 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import gevent
 
-from streamcache.cache.catalog import Catalog, CatalogCorrupt, CatalogError, NewEntry, set_aside
+from streamcache.cache.catalog import (
+    Catalog,
+    CatalogCorrupt,
+    CatalogError,
+    NewEntry,
+    Victim,
+    set_aside,
+)
 from streamcache.cache.space import Space
 from streamcache.cache.store import Store, StoredObject
 from streamcache.cache.workers import WorkerPool
@@ -38,6 +45,7 @@ class Ledger:
         self.catalog = catalog
         self.pool: WorkerPool
         self.objects = 0
+        self.rebuilds = 0
         self._store = store
         self._space = space
         self._disk = disk
@@ -46,6 +54,7 @@ class Ledger:
         self._recent: dict[tuple[str, str], float] = {}  # (client, object) -> monotonic s
         self._writer: gevent.Greenlet[..., None] | None = None
         self._rebuilder: gevent.Greenlet[..., None] | None = None
+        self._mending = False
 
     @classmethod
     def open(cls, store: Store, space: Space, disk: WorkerPool, config: CacheConfig) -> Ledger:
@@ -54,19 +63,8 @@ class Ledger:
         Raises CatalogError when neither can be done.
         """
         pool = WorkerPool("catalog", size=1)
-        path = os.path.join(store.root, "catalog.sqlite")
-
-        def open_or_begin() -> Catalog:
-            try:
-                return Catalog.open(path, policy=config.policy, capacity=max(1, space.limit))
-            except CatalogCorrupt as error:
-                log.warning(
-                    "catalog is broken, begun anew error=%s kept=%s", error, set_aside(path)
-                )
-                return Catalog.open(path, policy=config.policy, capacity=max(1, space.limit))
-
         try:
-            catalog = pool.call(open_or_begin)
+            catalog = pool.call(_open, _path(store), config, space.limit)
         except BaseException:
             pool.close()
             raise
@@ -76,43 +74,68 @@ class Ledger:
 
     def start(self, published: list[StoredObject]) -> None:
         """Enter what was published last, then take usage from the catalog, or rebuild. Switches."""
-        entries = [_new_entry(stored, "") for stored in published]
-        if entries:
-            self.call(self.catalog.add, entries)
-        for entry in entries:  # not before the catalog knows: we may be killed here
-            self._disk.call(self._store.drop_partial, entry.name)
-        if leaving := self.call(self.catalog.leaving):  # an eviction that was cut short
-            gone = self._disk.call(self._store.remove_objects, leaving)
-            self.call(self.catalog.remove_victims, gone)
-        if self.call(lambda: self.catalog.complete):
-            usage, self.objects = self.call(self.catalog.usage)
-            self._space.set_usage(usage)
-        elif not (self._disk.call(self._store.is_empty) and self._rebuild()):
-            self._rebuilder = gevent.spawn(self._keep_rebuilding)
+        try:
+            self._take_up(published)
+        except CatalogCorrupt as error:
+            log.warning("catalog is broken error=%s", error)
+            self._mend()
         self._writer = gevent.spawn(self._write_touches)
 
-    @property
-    def rebuilding(self) -> bool:
-        """Usage is not known yet."""
-        return not self._space.known
+    def _take_up(self, published: list[StoredObject]) -> None:
+        entries = [_new_entry(stored) for stored in published]
+        if entries:
+            self.pool.call(self.catalog.add, entries)
+        for entry in entries:  # not before the catalog knows: we may be killed here
+            self._disk.call(self._store.drop_partial, entry.name)
+        if leaving := self.pool.call(self.catalog.leaving):  # an eviction that was cut short
+            gone = self._disk.call(self._store.remove_objects, leaving)
+            self.pool.call(self.catalog.remove_victims, gone)
+        if self.pool.call(lambda: self.catalog.complete):
+            usage, self.objects = self.pool.call(self.catalog.usage)
+            self._space.set_usage(usage)
+        elif not (self._disk.call(self._store.is_empty) and self._rebuild()):
+            self._mend(replace=False)
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Run in the catalog's thread. Switches."""
-        return self.pool.call(function, *args)
+        """Run in the catalog's thread. Switches. Raises what it raises.
 
-    def add(self, name: str, path: str, size: int, blocks: int) -> None:
-        """Enter an object whose reservation was committed. Switches. Raises CatalogError."""
+        When that is CatalogCorrupt, the catalog is replaced and rebuilt in the background.
+        """
+        try:
+            return self.pool.call(function, *args)
+        except CatalogCorrupt:
+            self._mend()
+            raise
+
+    def victims(
+        self, need: int, *, held: Collection[str] = (), limit: int = 64, batch: int = 1 << 30
+    ) -> list[Victim]:
+        """See ``Catalog.victims``: for the Evictor, which calls it in the catalog's thread."""
+        return self.catalog.victims(need, held=held, limit=limit, batch=batch)
+
+    def remove_victims(self, names: list[str]) -> int:
+        """See ``Catalog.remove_victims``; in the catalog's thread."""
+        return self.catalog.remove_victims(names)
+
+    def add(self, name: str, path: str, size: int, blocks: int, *, rebuilds: int) -> None:
+        """Enter an object whose reservation was committed after that many ``rebuilds``.
+
+        Switches. Raises CatalogError.
+        """
         entry = NewEntry(name, path, size, blocks, time.time())
         replaced = self.call(self.catalog.add, entry)
-        if replaced:
+        if self.rebuilds == rebuilds:
             self._space.object_removed(replaced)
-        else:
+        elif not replaced:  # usage was counted anew meanwhile, without this one
+            self._space.object_found(blocks)
+        if not replaced:
             self.objects += 1
 
     def remove(self, names: list[str]) -> None:
         """Objects are gone from the disk. Switches. Raises CatalogError."""
-        freed = self.call(self.catalog.remove, names)
+        freed, count = self.call(_remove, self.catalog, names)
         self._space.object_removed(freed)
+        self.objects -= count
 
     def touch(self, name: str, client: str) -> None:
         """A client reads an object: counted once in ``cache.touch_interval``. Does not switch."""
@@ -154,10 +177,31 @@ class Ledger:
         if touched:
             self.call(self.catalog.touch, touched, time.time())
 
-    def _keep_rebuilding(self) -> None:
+    def _mend(self, *, replace: bool = True) -> None:
+        """Rebuild in the background, at first in place of a broken catalog. Does not switch."""
+        if not self._mending:
+            self._mending = True
+            self._space.lose_usage()
+            self._rebuilder = gevent.spawn(self._do_mend, replace)
+
+    def _do_mend(self, replace: bool) -> None:
         """Greenlet: until it works; hits are served meanwhile, and nothing new is cached."""
-        while not self._rebuild():
+        while True:
+            try:
+                if replace:
+                    old, path = self.catalog, _path(self._store)
+                    self.catalog = self.pool.call(
+                        _replace, old, path, self._config, self._space.limit
+                    )
+                    replace = False
+                if self._rebuild():
+                    break
+            except CatalogCorrupt:
+                replace = True
+            except (CatalogError, OSError) as error:
+                log.error("catalog cannot be replaced error=%s", error)
             gevent.sleep(_REBUILD_INTERVAL)
+        self._mending = False
 
     def _rebuild(self) -> bool:
         """Enter all objects that the disk has; whether that worked. Switches."""
@@ -165,16 +209,47 @@ class Ledger:
         try:
             while (batch := self._disk.call(next, folders, None)) is not None:
                 if batch:
-                    self.call(self.catalog.add, [_new_entry(stored, "") for stored in batch])
-            self.call(self.catalog.set_complete)
-            usage, self.objects = self.call(self.catalog.usage)
+                    entries = [_new_entry(stored) for stored in batch]
+                    self.pool.call(self.catalog.add, entries)
+            self.pool.call(self.catalog.set_complete)
+            usage, self.objects = self.pool.call(self.catalog.usage)
+        except CatalogCorrupt:
+            raise
         except (CatalogError, OSError) as error:
             log.error("catalog rebuild failed, nothing new is cached error=%s", error)
             return False
         self._space.set_usage(usage)
+        self.rebuilds += 1
         log.info("catalog rebuilt objects=%d bytes=%d", self.objects, usage)
         return True
 
 
-def _new_entry(stored: StoredObject, path: str) -> NewEntry:
-    return NewEntry(stored.name, path, stored.version.size, stored.blocks, stored.stored)
+def _new_entry(stored: StoredObject) -> NewEntry:
+    return NewEntry(stored.name, stored.path, stored.version.size, stored.blocks, stored.stored)
+
+
+def _path(store: Store) -> str:
+    return os.path.join(store.root, "catalog.sqlite")
+
+
+# In the catalog's thread, as SQLite demands:
+
+
+def _open(path: str, config: CacheConfig, limit: int) -> Catalog:
+    try:
+        return Catalog.open(path, policy=config.policy, capacity=max(1, limit))
+    except CatalogCorrupt as error:
+        log.warning("catalog is broken, begun anew error=%s kept=%s", error, set_aside(path))
+        return Catalog.open(path, policy=config.policy, capacity=max(1, limit))
+
+
+def _replace(broken: Catalog, path: str, config: CacheConfig, limit: int) -> Catalog:
+    broken.close()
+    log.warning("catalog is begun anew kept=%s", set_aside(path))
+    return Catalog.open(path, policy=config.policy, capacity=max(1, limit))
+
+
+def _remove(catalog: Catalog, names: list[str]) -> tuple[int, int]:
+    """Bytes and number of those that were there."""
+    before = catalog.usage()[1]
+    return catalog.remove(names), before - catalog.usage()[1]

@@ -20,6 +20,8 @@ from streamcache.cache.workers import WorkerPool
 from streamcache.errors import Closed
 from streamcache.source.base import Version
 
+_WAIT = 1.0  # s that a request waits for the cache's disk before it goes without (I15)
+
 log = logging.getLogger(__name__)
 
 
@@ -62,8 +64,13 @@ class Objects:
             return None
         handle = self._open.get(name)
         if handle is None:
-            fd = self._disk.call(self._store.open_object, name, version.size, discard=_close)
+            fd = self._disk.call(
+                self._store.open_object, name, version.size, timeout=_WAIT, discard=_close
+            )
             if fd < 0:
+                return None
+            if not os.fstat(fd).st_nlink:  # evicted while we opened it (I13)
+                self._disk.post(os.close, fd)
                 return None
             handle = self._open.get(name)
             if handle is not None or name in self._going:  # others were quicker

@@ -51,7 +51,10 @@ class PartialHeader:
         length = int(raw[len(_MAGIC) : start], 16)
         if length > len(raw):
             raise ValueError("cut short")
-        fields = json.loads(raw[start:length].rstrip(b"\0"))
+        try:
+            fields = json.loads(raw[start:length].rstrip(b"\0"))
+        except RecursionError as error:
+            raise ValueError("no header") from error
         if not isinstance(fields, dict):
             raise ValueError("no header")
         try:

@@ -22,6 +22,7 @@ class Partials:
         self._store = store
         self._disk = disk
         self._idle: OrderedDict[str, Reservation] = OrderedDict()
+        self._going: set[str] = set()  # being removed
 
     def __len__(self) -> int:
         return len(self._idle)
@@ -54,10 +55,17 @@ class Partials:
             log.info("partial dropped name=%s", name)
         return freed
 
+    def is_going(self, name: str) -> bool:
+        """Its files are being removed: nobody may begin one of that name now."""
+        return name in self._going
+
     def _remove(self, name: str, reservation: Reservation) -> None:
+        self._going.add(name)
         try:
             self._disk.call(self._store.drop_partial, name)
         except OSError:
             self._idle[name] = reservation  # its bytes are still there
             raise
+        finally:
+            self._going.discard(name)
         reservation.release()

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 import gevent
+from gevent.pool import Group
 
 from streamcache.cache.blockmap import BLOCK
 from streamcache.cache.catalog import CatalogError
@@ -36,13 +37,15 @@ from streamcache.errors import (
     Closed,
     NotFound,
     SourceChanged,
-    SourceTimeout,
     SourceUnavailable,
     StreamCacheError,
 )
 from streamcache.source.base import SourceFile, Version
 
 _END_WAIT = 2.0  # s that an open waits for a session of the same version to let go
+_DISK_WAIT = 1.0  # s that a request waits for the cache's disk (I15)
+_RECORD_TRIES = 5
+_RECORD_PAUSE = 1.0  # s: a catalog that is locked, full or being replaced
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +128,8 @@ class Provider:
         self._partials = partials
         self._fills = IdleFills(resources.config.copy, self._resume)
         self._closed = False
+        self._chores = Group()  # greenlets that tidy up
+        self._recording: dict[str, gevent.Greenlet[..., None]] = {}  # objects, by name
 
     def __repr__(self) -> str:
         return f"<Provider sessions={len(self.sessions)} ending={len(self.ending)}>"
@@ -160,12 +165,15 @@ class Provider:
             found = self._found(path, version, flight=flight, stale=stale)
         except BaseException as error:
             self._freshness.leave(flight)
-            if isinstance(error, NotFound):
+            if isinstance(error, NotFound) and not flight.acted_on:
+                flight.acted_on = True
                 self._gone(path)
             raise
-        if before is not None and before.version not in (None, version) and not stale:
-            assert before.version is not None
-            self._outdated(path, before.version)
+        if not stale and not flight.acted_on:
+            flight.acted_on = True
+            if before is not None and before.version not in (None, version):
+                assert before.version is not None
+                self._outdated(path, before.version)
         return found
 
     def _answer(self, path: str, flight: Flight) -> tuple[Version, bool]:
@@ -195,7 +203,7 @@ class Provider:
             with self._found(path, version, flight=None, stale=True) as found:
                 return version if found.handle is not None else None
         try:
-            stored = self._r.disk.call(self._r.store.versions, self._key(path))
+            stored = self._r.disk.call(self._r.store.versions, self._key(path), timeout=_DISK_WAIT)
         except OSError:
             return None
         if not stored:
@@ -210,7 +218,7 @@ class Provider:
         if self._partials.of(key):
             return True
         try:
-            return bool(self._r.disk.call(self._r.store.versions, key))
+            return bool(self._r.disk.call(self._r.store.versions, key, timeout=_DISK_WAIT))
         except OSError:
             return False
 
@@ -247,6 +255,8 @@ class Provider:
             return CachedFileDelegate(handle, status, counters, self._r.objects.release)
         file = None if name in self.sessions else self._source_file(found, name)
         try:
+            if self._closed:
+                raise Closed("the cache is closed")
             # Nothing switches from here on: two that come together get one session (I9).
             session = self.sessions.get(name)
             if session is not None:
@@ -255,7 +265,7 @@ class Provider:
                 return delegate
             assert file is not None
             owned, file = file, None
-            if name in self.ending or not self._cacheable(found.version):
+            if self._is_busy(name) or not self._cacheable(found.version):
                 return DirectFileDelegate(owned, self._r, counters)
             session = self._start_copying(found.path, name, owned)
             status = CacheStatus.MISS if self._r.space.known else CacheStatus.BYPASS
@@ -282,22 +292,19 @@ class Provider:
             try:
                 self._freshness.wait(flight, self._r.config.source.timeout)
                 file = flight.take()
-                if file is None:  # somebody else took it
-                    file = self._r.meta.call(
-                        self._r.source.open,
-                        found.path,
-                        timeout=self._r.config.source.timeout,
-                        discard=SourceFile.close,
-                    )
-            except TimeoutError as error:
-                raise SourceTimeout(errno.ETIMEDOUT, "no answer", found.path) from error
+                assert file is not None
             finally:
                 self._freshness.leave(flight)
         if file.version != found.version:
             self._r.meta.post(file.close)
             self._outdated(found.path, found.version)
+            self._freshness.forget(found.path)  # the next look brings its file along
             raise SourceChanged(f"{found.path}: changed at the source")
         return file
+
+    def _is_busy(self, name: str) -> bool:
+        """Files of this name are still held by a session that ended, or are being removed."""
+        return name in self.ending or self._partials.is_going(name)
 
     def _cacheable(self, version: Version) -> bool:
         """It fits, and it is finished: files still being written are not copied."""
@@ -315,12 +322,12 @@ class Provider:
             on_published=self._published,
         )
         self.sessions[name] = session
-        gevent.spawn(self._drop_others, path, file.version)
+        self._chores.spawn(self._drop_others, path, file.version)
         log.info("copy started path=%r bytes=%d name=%s", path, file.version.size, name)
         return session
 
     def _resume(self, path: str) -> None:
-        gevent.spawn(self._do_resume, path)
+        self._chores.spawn(self._do_resume, path)
 
     def _do_resume(self, path: str) -> None:
         """Greenlet: go on with a paused copy; nobody reads it, so it is an idle fill at once."""
@@ -330,12 +337,14 @@ class Provider:
                 if found.handle is not None or name in self.sessions:
                     return
                 file = self._source_file(found, name)
-                if name in self.sessions or name in self.ending or self._closed:
+                if name in self.sessions or self._is_busy(name) or self._closed:
                     self._r.meta.post(file.close)
                 else:
                     self._fills.changed(self._start_copying(path, name, file))
         except StreamCacheError as error:
             log.info("paused copy not resumed path=%r error=%s", path, error)
+        finally:
+            self._fills.resumed(path)
 
     # -- what sessions tell
 
@@ -355,16 +364,29 @@ class Provider:
         self._fills.changed(session)
 
     def _published(self, session: CopySession, blocks: int) -> None:
-        gevent.spawn(self._record, session.name, session.path, session.version.size, blocks)
+        self._recording[session.name] = self._chores.spawn(
+            self._record, session.name, session.path, session.version.size, blocks
+        )
+        if session.state is State.DETACHED:  # outdated while it was renamed
+            self._chores.spawn(self._remove, [session.name])
 
     def _record(self, name: str, path: str, size: int, blocks: int) -> None:
         """Greenlet: the catalog learns of the object; its journal goes last."""
+        rebuilds = self._ledger.rebuilds
         try:
-            self._ledger.add(name, path, size, blocks)
-            self._r.disk.call(self._r.store.drop_map, name)
-        except (CatalogError, Closed, OSError) as error:
+            for _ in range(_RECORD_TRIES):
+                try:
+                    self._ledger.add(name, path, size, blocks, rebuilds=rebuilds)
+                    self._r.disk.call(self._r.store.drop_map, name)
+                    return
+                except CatalogError as error:
+                    log.warning("object not entered in the catalog path=%r error=%s", path, error)
+                    gevent.sleep(_RECORD_PAUSE)
+        except (Closed, OSError) as error:
             # The map stays: the next start enters the object.
             log.warning("object not entered in the catalog path=%r error=%s", path, error)
+        finally:
+            del self._recording[name]
 
     # -- what is no longer true
 
@@ -374,14 +396,14 @@ class Provider:
         log.info("source changed path=%r", path)
         if session is not None:
             session.handle_event(Event.OUTDATED)
-        gevent.spawn(self._remove, [self._name(path, version)])
+        self._chores.spawn(self._remove, [self._name(path, version)])
 
     def _gone(self, path: str) -> None:
         """Proven: the source has no such file any more."""
         key = self._key(path)
         for name in [name for name in self.sessions if name.startswith(key)]:
             self.sessions[name].handle_event(Event.OUTDATED)
-        gevent.spawn(self._drop_others, path, None)
+        self._chores.spawn(self._drop_others, path, None)
 
     def _drop_others(self, path: str, version: Version | None) -> None:
         """Greenlet: remove every object and partial of this path but that version's."""
@@ -397,6 +419,8 @@ class Provider:
         """Greenlet: take exactly these objects off the disk, out of catalog and account."""
         try:
             for name in names:
+                if name in self._recording:  # or it would be entered after it was taken out
+                    self._recording[name].join()
                 self._partials.drop(name)
                 if self._r.objects.discard(name):
                     self._ledger.remove([name])
@@ -414,6 +438,8 @@ class Provider:
         for session in sessions:
             session.handle_event(Event.SHUTDOWN)
         gevent.wait([session.ended for session in sessions], timeout=timeout)
+        self._chores.join(timeout=_END_WAIT)
+        self._chores.kill()
 
     def _key(self, path: str) -> str:
         digest = hashlib.blake2b(digest_size=16, person=b"key")

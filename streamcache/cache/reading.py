@@ -89,12 +89,16 @@ class Waiting:
 
     def deliver(self, extent: Extent, data: memoryview) -> None:
         """These bytes were read and are not kept: give them to who waits for them."""
-        base = extent.start * BLOCK
-        for read in self._take(extent):
-            # A copy: the buffer is used again as soon as this returns.
+        reads, base = self._take(extent), extent.start * BLOCK
+        if not reads:
+            return
+        # One copy for all: the buffer is used again as soon as this returns.
+        last = max(min(read.stop, read.offset + DELIVERED_BYTES) for read in reads)
+        first = min(read.offset for read in reads)
+        copy = memoryview(bytes(data[first - base : last - base]))
+        for read in reads:
             stop = min(read.stop, read.offset + DELIVERED_BYTES)
-            part = bytes(data[read.offset - base : stop - base])
-            read.result.set(memoryview(part))
+            read.result.set(copy[read.offset - first : stop - first])
 
     def fail(self, error: BaseException, extent: Extent | None = None) -> None:
         """The bytes will not come: raise in who waits for them, or in all."""

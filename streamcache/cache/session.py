@@ -96,6 +96,7 @@ class CopySession:
         )
         self._on_change = on_change
         self._on_published = on_published
+        self._continues = adopted is not None  # there is a partial, not yet open
         self._waiting = Waiting()
         self._failure: StreamCacheError | None = None  # why missing blocks cannot be read
         self._keep_partial = True
@@ -164,6 +165,11 @@ class CopySession:
             if self.state is State.CLOSED:
                 raise Closed(f"{self.path}: the copy session is closed")
             reader.position, reader.stop = offset, stop
+            if self._continues:
+                # What the partial has need not be read again: it is open in a moment.
+                self._allocated.wait(_FIRST_WRITE_WAIT)
+                self._continues = False
+                continue
             count = self.map.ready(offset, stop) if self._fd >= 0 else 0
             if count:
                 if self.handle is None:
@@ -197,6 +203,11 @@ class CopySession:
     @property
     def _fd(self) -> int:
         return self._room.fd if self.handle is None else self.handle.fd
+
+    @property
+    def read_up(self) -> bool:
+        """Nothing is left to ask the source for: every block is present, or on its way."""
+        return self.map.present + self.map.claimed == self.map.count
 
     # -- events
 
@@ -315,23 +326,25 @@ class CopySession:
 
     def arrived(self, piece: Piece, data: memoryview, now: Fingerprint) -> None:
         """A step's bytes: keep them if they are of our version, and wake who waits. Switches."""
-        extent = _extent(piece)
-        if self._is_changed(now) or len(data) < piece.length:
-            self.map.release(extent)
-            self._fail(SourceChanged(f"{self.path}: changed at the source while it was read"))
-        else:
+        extent, kept = _extent(piece), False
+        try:
+            if self._is_changed(now) or len(data) < piece.length:
+                self._fail(SourceChanged(f"{self.path}: changed at the source while it was read"))
+                return
             self._retried.discard(extent.start)
             if len(data) <= BLOCK or self.state is State.NEW:
                 self._waiting.deliver(extent, data)  # a seek is answered first, then kept
-            if self._store(extent, data):
+            kept = self._store(extent, data)
+        finally:
+            if kept:
                 self.map.fill(extent)
                 self._waiting.present(extent)
                 if self.map.complete:
                     self._copied.set()
             else:
                 self.map.release(extent)
-                self._waiting.deliver(extent, data)
-        self._released()
+                self._waiting.deliver(extent, data)  # nobody, if all were told that it failed
+            self._released()
 
     def failed(self, piece: Piece, error: StreamCacheError) -> None:
         """A step could not read: once more, then its readers get the error and the copy ends."""
@@ -419,6 +432,8 @@ class CopySession:
             ctime_ns=now.ctime_ns,
             inode=now.inode,
         )
+        if self.state is not State.NEW:
+            return
         try:
             self.map.adopt(self._room.open(header))
             for extent in self.map.runs():
@@ -512,7 +527,8 @@ class CopySession:
 def _is_still(source: Source, file: SourceFile, path: str, seen: Fingerprint) -> bool:
     """Worker thread: the source is what it was, by descriptor and by path."""
     try:
-        return source.fingerprint(file) == seen and source.stat(path) == seen
+        looks = (source.fingerprint(file), source.stat(path))
+        return all(seen.compare(look) is Change.NONE for look in looks)
     except NotFound:
         return False
 

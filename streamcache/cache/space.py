@@ -71,10 +71,13 @@ class Space:
         return len(self._waiters)
 
     def fits(self, size: int) -> bool:
-        """Whether a file of `size` bytes could be cached at all."""
+        """Whether a file of `size` bytes could be cached: now, if nothing is ever evicted."""
         if self.max_file_size and size > self.max_file_size:
             return False
-        return footprint(size) <= self.limit
+        if not self.cleanup and self.used >= self.high_mark:
+            return False
+        room = self.limit if self.cleanup else self.limit - self.used
+        return footprint(size) <= room
 
     def reserve(self, amount: int, *, timeout: float | None = None) -> Reservation:
         """Promise `amount` bytes. Switches when there is no room yet: the Evictor makes it.
@@ -115,6 +118,10 @@ class Space:
         """The catalog is being rebuilt: until `set_usage` nothing can be reserved."""
         self.known = False
         self.refuse_waiters("usage is not known")
+
+    def object_found(self, blocks: int) -> None:
+        """An object of that many bytes is there that was not counted."""
+        self.objects += blocks
 
     def object_removed(self, blocks: int) -> None:
         """An object of that many bytes is gone (what `Catalog.remove` returned)."""

@@ -11,9 +11,10 @@ import contextlib
 import errno
 import fcntl
 import os
+import secrets
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from streamcache.cache.blockmap import BLOCK
 from streamcache.cache.partial import FORMAT, Partial, PartialHeader
@@ -21,6 +22,7 @@ from streamcache.errors import CacheError, CacheInUse
 from streamcache.source.base import Version
 
 _HEX = frozenset("0123456789abcdef")
+_MAX_MAP = 1 << 30  # bytes: a map of 64 TiB
 _DIRECTORIES = ("objects", "partial", "trash")
 
 
@@ -38,6 +40,7 @@ class StoredObject:
     version: Version
     blocks: int  # bytes on disk
     stored: float  # s since the epoch: when it got its name
+    path: str = ""  # at the source, where that is still known
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +154,7 @@ class Store:
         for name in sorted(names):
             found = self.find_object(name) if self._has_map(name) else None
             if found is not None:
-                published.append(found)
+                published.append(replace(found, path=self._path_in_map(name)))
                 continue
             kept = self._sound(name, source_id)
             if kept is None:
@@ -285,6 +288,8 @@ class Store:
             with open(marker, encoding="ascii", errors="replace") as file:
                 found = file.read(200)
         except FileNotFoundError:
+            found = ""
+        if not found:  # new, or a crash came between making and writing it
             with open(marker, "w", encoding="ascii") as file:
                 file.write(text)
             return
@@ -313,14 +318,19 @@ class Store:
             stack.pop_all()
         return Partial(name, read_fd=read_fd, write_fd=write_fd, map_fd=map_fd, map_start=start)
 
+    def _path_in_map(self, name: str) -> str:
+        try:
+            return PartialHeader.decode(_read_plain(self._partial(name) + ".map"))[0].path
+        except (OSError, ValueError):
+            return ""
+
     def _read_map(self, name: str) -> tuple[PartialHeader, int, bytes] | None:
         """Header, its length, and the map bytes; None: unsound, or of another boot."""
         try:
-            with open(self._partial(name) + ".map", "rb") as file:
-                raw = file.read()
+            raw = _read_plain(self._partial(name) + ".map")
             size = os.stat(self._partial(name) + ".data").st_size
             header, start = PartialHeader.decode(raw)
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):
             return None
         present = raw[start:]
         sound = (
@@ -341,6 +351,19 @@ class Store:
     def _empty_trash(self) -> None:
         for file in os.listdir(self._path("trash")):
             _remove(self._path("trash", file))
+
+
+def _read_plain(path: str) -> bytes:
+    """A small file of ours; whatever else may have its name is not opened, or is an OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_MAP:
+            raise OSError(errno.EINVAL, "not a block map", path)
+        with open(fd, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(fd)  # open() leaves it open when it fails, as for a folder
 
 
 def _block_count(size: int) -> int:
@@ -369,4 +392,4 @@ def _boot_id() -> str:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return file.read().strip()
     except OSError:
-        return "unknown"
+        return secrets.token_hex(16)  # unlike any other: partials do not outlive the process

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 import gevent
+from gevent.lock import Semaphore
 
 from streamcache.cache.evictor import Evictor
 from streamcache.cache.file import StreamFile
@@ -70,6 +71,7 @@ class StreamCache:
         self._pid = 0
         self._closed = False
         self._parts: _Parts | None = None
+        self._starting = Semaphore()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open" if self._parts else "not started"
@@ -102,15 +104,20 @@ class StreamCache:
             raise RuntimeError(
                 "a StreamCache belongs to the hub (thread, process) of its first use"
             )
-        if self._parts is None:
-            self._parts = _Parts(self.config, self.counters)
-            try:
-                self._parts.open()
-            except BaseException:
-                self._parts.close(timeout=0)
-                self._parts = None
-                raise
-            self.config = self._parts.config
+        with self._starting:  # a second one waits for the first
+            if self._parts is None:
+                self._open_parts()
+
+    def _open_parts(self) -> None:
+        parts = _Parts(self.config, self.counters)
+        try:
+            parts.open()
+            if self._closed:
+                raise Closed("the cache was closed while it started")
+        except BaseException:
+            parts.close(timeout=0)
+            raise
+        self._parts, self.config = parts, parts.config
 
     def find(self, path: str, *, ahead: int | None = None) -> Found:
         """The version of ``path`` ("/a/b.mp4") that is served now. Switches.
@@ -142,7 +149,7 @@ class StreamCache:
             usage=parts.space.used,
             reserved=parts.space.reserved,
             limit=parts.space.limit,
-            objects=parts.ledger.objects - parts.evictor.evicted_objects,
+            objects=parts.ledger.objects,
             sessions=tuple(
                 SessionStatistics(
                     path=session.path,
@@ -165,7 +172,8 @@ class StreamCache:
     @property
     def _started(self) -> _Parts:
         self.start()
-        assert self._parts is not None
+        if self._parts is None:
+            raise Closed("the cache is closed")
         return self._parts
 
 
@@ -242,9 +250,9 @@ class _Parts:
         objects = Objects(self.store, self.space, self.disk, keep=keep)
         self.evictor = Evictor(
             self.space,
-            self.ledger.catalog,
+            self.ledger,
             catalog_call=self.ledger.call,
-            remove=objects.evict,
+            remove=self._evict,
             leased=objects.leased,
             drop_idle_partials=idle.drop_oldest,
             interval=cache.evict_interval,
@@ -264,6 +272,11 @@ class _Parts:
         freshness = Freshness(self.source, self.meta, self.config.source, self.counters)
         self.provider = Provider(resources, freshness, self.ledger, idle)
         self.evictor.start()
+
+    def _evict(self, names: list[str]) -> list[str]:
+        gone = self.objects.evict(names)
+        self.ledger.objects -= len(gone)
+        return gone
 
     def close(self, *, timeout: float) -> None:
         """In the opposite order; also what was opened only in part. Switches."""

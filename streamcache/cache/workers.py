@@ -143,14 +143,22 @@ class WorkerPool:
             raise Closed(f"{self.name}: closed")
         if bounded and self.queued >= self.max_queue:
             raise SourceBusy(f"{self.name}: {self.queued} calls wait already")
+        if self.pending >= self.threads < self.size:
+            self._start_thread()
         job = _Job(function, args, discard)
         self._listen()
         self.pending += 1
-        if self.pending > self.threads < self.size:
-            self.threads += 1
-            _start_new_thread(self._work, ())
         self._tasks.put(job)
         return job
+
+    def _start_thread(self) -> None:
+        try:
+            _start_new_thread(self._work, ())
+        except RuntimeError as error:  # a limit of the process or of the machine
+            if not self.threads:
+                raise SourceBusy(f"{self.name}: no thread can be started") from error
+            return  # those that there are will come to it
+        self.threads += 1
 
     def _listen(self) -> None:
         # Started only while something can arrive: a started watcher keeps the loop alive.

@@ -169,6 +169,8 @@ class Exchange:
         try:
             self._first = self._ready(delegate, first.start, first.stop)
         except Exception as error:
+            if _of_client(error):
+                raise
             if len(self._pending) < self._head_size:
                 raise CutShort(f"{type(error).__name__}: {error}") from error
             response.close()

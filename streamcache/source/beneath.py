@@ -31,6 +31,8 @@ def open_beneath(root: int, path: str, flags: int) -> int:
 
     Raises OSError; EXDEV and ELOOP mean that the path leads out of the root.
     """
+    if "\0" in path:  # the system would take what is before it for the name
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
     flags |= os.O_CLOEXEC
     how = _OpenHow(flags, 0, _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS)
     name = os.fsencode(path)

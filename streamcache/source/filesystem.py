@@ -20,7 +20,15 @@ from streamcache.source.mounts import covering, mounts
 from streamcache.source.statx import cached_fingerprint
 
 # What says that the name does not lead to a file, whatever the state of the source.
-_GONE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EISDIR, errno.ENXIO, errno.EINVAL}
+_GONE = {
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ENAMETOOLONG,
+    errno.EISDIR,
+    errno.EINVAL,
+    errno.ENXIO,  # a socket
+    errno.ESPIPE,  # a FIFO
+}
 # ELOOP and EXDEV: a symbolic link that leads out of the root, or in circles.
 _LINK = {errno.ELOOP, errno.EXDEV}
 _DENIED = {errno.EACCES, errno.EPERM}
@@ -122,9 +130,15 @@ class FileSystemSource:
 
     def _prove_mounted(self, path: str) -> None:
         """What the path lay on at the start is still mounted, also within the source."""
-        mount = covering(self._mounts, os.path.join(self.root, path))
-        if mount is not None and mount not in mounts():
-            raise SourceUnavailable(errno.ENOTCONN, f"{mount.point!r} is not mounted", path)
+        now = mounts()
+        whole = covering(self._mounts, self.root)
+        inner = covering(self._mounts, os.path.join(self.root, path))
+        # Also not hidden: another mount over the source, or over this part of it, counts.
+        if covering(now, self.root) == whole and (
+            inner is None or covering(now, inner.point) == inner
+        ):
+            return
+        raise SourceUnavailable(errno.ENOTCONN, "not the file system of the start", path)
 
 
 def _read_ahead(fd: int, offset: int) -> bytes:

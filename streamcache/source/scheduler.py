@@ -14,6 +14,7 @@ hub's thread; only the source's own functions run in workers.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import deque
@@ -23,7 +24,7 @@ from typing import Any, Protocol
 
 import gevent
 
-from streamcache.errors import StreamCacheError
+from streamcache.errors import SourceUnavailable, StreamCacheError
 from streamcache.source.base import Fingerprint, Source, SourceFile
 from streamcache.stats import Counters
 
@@ -32,7 +33,11 @@ MAX_STEP = 4 * 1024 * 1024  # bytes
 START_STEP = 256 * 1024  # bytes, until the source's rate is known
 _SAMPLE_TIME = 0.05  # s of busy source that make one sample of its rate
 _SAMPLE_BYTES = 2 * MAX_STEP
+_LATE = 2.0  # s after which a step no longer counts as in flight
 _KEPT_BUFFERS = 32 * 1024 * 1024  # bytes
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +111,9 @@ class Scheduler:
         self._max_bandwidth = max_bandwidth
         self._seeks: deque[tuple[Feed, int]] = deque()
         self._demands: deque[tuple[Feed, int]] = deque()
-        self._reading: deque[Feed] = deque()  # feeds with readers, in turn
-        self._idle: deque[Feed] = deque()
+        self._reading: dict[Feed, None] = {}  # feeds with readers, in turn
+        self._idle: dict[Feed, None] = {}
+        self._steps: set[_Step] = set()  # in flight, and not late
         self._seeking = 0  # seeks in flight
         self._running = 0  # other steps in flight
         self._storing = 0  # steps whose bytes are on their way to the cache
@@ -115,6 +121,7 @@ class Scheduler:
         self._buffers = _Buffers()
         self._next_sequential = 0.0  # monotonic s, by max_bandwidth
         self._timer: Any = None
+        self._watcher: Any = None
 
     def __repr__(self) -> str:
         return (
@@ -129,16 +136,19 @@ class Scheduler:
         self.pump()
 
     def add(self, feed: Feed, *, idle: bool) -> None:
-        """This feed has something to copy sequentially; ``idle``: nobody reads it."""
-        self.remove(feed)
-        (self._idle if idle else self._reading).append(feed)
+        """This feed has something to copy sequentially; ``idle``: nobody reads it.
+
+        Who is in the queue keeps its turn.
+        """
+        queue, other = (self._idle, self._reading) if idle else (self._reading, self._idle)
+        other.pop(feed, None)
+        queue.setdefault(feed)
         self.pump()
 
     def remove(self, feed: Feed) -> None:
         """Nothing sequential from this feed any more. Steps in flight go on."""
-        for queue in (self._reading, self._idle):
-            if feed in queue:
-                queue.remove(feed)
+        self._reading.pop(feed, None)
+        self._idle.pop(feed, None)
 
     def pump(self) -> None:
         """Start what may start now. Does not switch."""
@@ -157,10 +167,11 @@ class Scheduler:
             queue = self._reading or self._idle
             if not queue:
                 return
-            feed = queue.popleft()
+            feed = next(iter(queue))
+            del queue[feed]
             piece = feed.sequential(self._rate.step)
             if piece is not None:
-                queue.append(feed)
+                queue[feed] = None
                 self._next_sequential += piece.length / (self._max_bandwidth or float("inf"))
                 self._start(feed, piece)
 
@@ -170,15 +181,26 @@ class Scheduler:
             gevent.spawn(self._step, feed, piece, seek=False)
 
     def _step(self, feed: Feed, piece: Piece, *, seek: bool) -> None:
-        """Greenlet of one step: read in a worker, then let the feed keep or deliver it."""
-        buffer = self._buffers.take(piece.length)
+        """Greenlet of one step: read in a worker, then let the feed keep or deliver it.
+
+        Whoever gave the piece gets exactly one ``arrived`` or ``failed`` for it.
+        """
+        step, buffer = _Step(seek=seek), bytearray()
+        self._steps.add(step)
+        self._watch()
         try:
-            data = self._read(feed, piece, memoryview(buffer)[: piece.length], seek=seek)
+            buffer = self._buffers.take(piece.length)
+            data = self._read(feed, piece, memoryview(buffer)[: piece.length], step)
             # After the bytes: what is the same before and after brackets them (I8).
             now = self._pool.call(self.source.fingerprint, feed.file)
         except StreamCacheError as error:
             self._counters.source_errors += 1
+            self._leave(step)
             feed.failed(piece, error)
+        except Exception as error:  # MemoryError, a fault of ours: the claim must not stay
+            log.exception("step broke offset=%d", piece.offset)
+            self._leave(step)
+            feed.failed(piece, SourceUnavailable(str(error)))
         else:
             self._storing += 1
             try:
@@ -186,10 +208,11 @@ class Scheduler:
             finally:
                 self._storing -= 1
         finally:
-            self._buffers.give(buffer)
+            if buffer:
+                self._buffers.give(buffer)
             self.pump()
 
-    def _read(self, feed: Feed, piece: Piece, view: memoryview, *, seek: bool) -> memoryview:
+    def _read(self, feed: Feed, piece: Piece, view: memoryview, step: _Step) -> memoryview:
         """Fill ``view``, fewer bytes at the end of the file. Switches. Raises SourceError."""
         started, count = self._rate.begin(), 0
         try:
@@ -197,15 +220,42 @@ class Scheduler:
         finally:
             saturated = self._running >= self._limit - 1
             self._rate.end(count, saturated=saturated, started=started)
-            if seek:
-                self._seeking -= 1
-            else:
-                self._running -= 1
-            # The source must wait neither for its own fstat nor for the cache disk.
-            self.pump()
+        # The source must wait neither for its own fstat nor for the cache disk.
+        self._leave(step)
         self._counters.source_reads += 1
         self._counters.bytes_from_source += count
         return view[:count]
+
+    def _leave(self, step: _Step) -> None:
+        """It takes no place at the source any more; once."""
+        if step in self._steps:
+            self._steps.remove(step)
+            if step.seek:
+                self._seeking -= 1
+            else:
+                self._running -= 1
+            if not self._steps:
+                self._unwatch()
+            self.pump()
+
+    def _watch(self) -> None:
+        if self._watcher is None:
+            self._watcher = gevent.spawn_later(_LATE, self._give_up_late)
+
+    def _unwatch(self) -> None:
+        # Nothing of ours stays behind when all is quiet: the cache may be closed by now.
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.kill(block=False)
+
+    def _give_up_late(self) -> None:
+        """A read that hangs keeps its worker, but not the place of others (I12)."""
+        self._watcher = None
+        before = time.monotonic() - _LATE
+        for step in [step for step in self._steps if step.started < before]:
+            self._leave(step)
+        if self._steps:
+            self._watch()
 
     def _affordable(self) -> bool:
         """Whether ``max_bandwidth`` allows a sequential step now; else come back later."""
@@ -222,6 +272,16 @@ class Scheduler:
     def _come_back(self) -> None:
         self._timer = None
         self.pump()
+
+
+class _Step:
+    """A step in flight."""
+
+    __slots__ = ("seek", "started")
+
+    def __init__(self, *, seek: bool) -> None:
+        self.seek = seek
+        self.started = time.monotonic()
 
 
 class _Rate:

@@ -149,12 +149,11 @@ class GatedSource(FileSystemSource):
         """Bytes that came from the source."""
         return sum(count for _, count in self.reads)
 
-    @property
-    def read_twice(self) -> list[int]:
-        """Offsets of reads that overlap an earlier one."""
+    def read_twice(self, *, since: int = 0) -> list[int]:
+        """Offsets of reads that overlap an earlier one, of those after the first ``since``."""
         seen: list[tuple[int, int]] = []
         twice = []
-        for start, count in self.reads:
+        for start, count in self.reads[since:]:
             if any(start < stop and begin < start + count for begin, stop in seen):
                 twice.append(start)
             seen.append((start, start + count))

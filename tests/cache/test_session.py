@@ -176,7 +176,7 @@ def test_each_source_byte_is_read_once_however_readers_come_seek_and_leave(
     world.gate.open()
     world.settle()
     assert all(answer.complete for client in clients for answer in client.answers)
-    assert world.source.read_twice == []
+    assert world.source.read_twice() == []
     assert world.source.bytes_read == SIZE
     assert world.object_of(session) == expected()
     for client in clients:
@@ -429,7 +429,7 @@ def test_a_reader_that_leaves_while_it_waits_leaves_nothing_behind(world: World)
     world.gate.open()
     world.settle()
     assert session.ended.is_set()
-    assert world.source.read_twice == []
+    assert world.source.read_twice() == []
     assert world.object_of(session) == expected()
 
 
@@ -925,7 +925,7 @@ def test_a_partial_is_continued(world: World) -> None:
     assert world.source.bytes_read == SIZE
 
 
-def test_who_comes_before_the_partial_is_open_costs_the_source_one_block(world: World) -> None:
+def test_who_comes_before_the_partial_is_open_costs_the_source_nothing(world: World) -> None:
     half_copied(world)
     world.gate.shut()
     second = world.session(FILM)
@@ -935,7 +935,7 @@ def test_who_comes_before_the_partial_is_open_costs_the_source_one_block(world: 
     world.gate.open()
     world.settle()
     assert answer.complete
-    assert world.source.bytes_read == SIZE + BLOCK
+    assert world.source.bytes_read == SIZE
     client.leave()
 
 
@@ -995,6 +995,21 @@ def test_a_reader_that_waited_for_a_block_of_the_partial_gets_it(world: World) -
     client.leave()
     for session in (*others, second):
         session.handle_event(Event.SHUTDOWN)
+
+
+def test_who_waits_for_a_partial_that_is_not_opened_any_more_is_told(world: World) -> None:
+    half_copied(world)
+    world.space.evicting = True
+    blocker = world.space.reserve(world.space.limit - world.space.used)
+    second = world.session(FILM)
+    client = world.client(second)
+    answer = client.get(0, SIZE)
+    world.settle()
+    second.handle_event(Event.SHUTDOWN)
+    world.settle()
+    assert isinstance(answer.error, Closed)
+    client.leave()
+    blocker.release()
 
 
 @pytest.mark.parametrize("event", [Event.IDLE, Event.SHUTDOWN])

@@ -45,13 +45,23 @@ def read(source: FileSystemSource, file: SourceFile, offset: int, length: int) -
     return bytes(buffer[: source.read_into(file, buffer, offset)])
 
 
+class System:
+    """``os`` for the module under test, with some functions that do what the test says."""
+
+    def __init__(self, **functions: object) -> None:
+        vars(self).update(functions)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(os, name)
+
+
 def failing(monkeypatch: pytest.MonkeyPatch, name: str, code: int) -> None:
     """This function of ``os`` fails, as it does when the mount is ill."""
 
     def fail(*_: object, **__: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(filesystem.os, name, fail)
+    monkeypatch.setattr(filesystem, "os", System(**{name: fail}))
 
 
 def test_an_open_file_knows_what_it_is(source: FileSystemSource, root: Path) -> None:
@@ -80,10 +90,11 @@ def test_a_short_answer_of_the_system_is_not_the_end(
     source: FileSystemSource, file: SourceFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Defect 5: a short read was taken for the end of the file."""
-    preadv = os.preadv
-    monkeypatch.setattr(
-        filesystem.os, "preadv", lambda fd, buffers, at: preadv(fd, [buffers[0][:1000]], at)
-    )
+
+    def little(fd: int, buffers: list[memoryview], offset: int) -> int:
+        return os.preadv(fd, [buffers[0][:1000]], offset)
+
+    monkeypatch.setattr(filesystem, "os", System(preadv=little))
     assert read(source, file, 0, SIZE) == content.content(NAME, 0, SIZE)
 
 
@@ -124,14 +135,12 @@ def test_beyond_the_end_nothing_comes_with_the_open(
 def test_bytes_of_a_file_that_changes_while_it_is_opened_do_not_come_with_the_open(
     source: FileSystemSource, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pread = os.pread
-
     def change_and_read(fd: int, length: int, offset: int) -> bytes:
-        data = pread(fd, length, offset)
+        data = os.pread(fd, length, offset)
         os.utime(root / NAME)
         return data
 
-    monkeypatch.setattr(filesystem.os, "pread", change_and_read)
+    monkeypatch.setattr(filesystem, "os", System(pread=change_and_read))
     file = source.open(NAME, 0)
     assert file.ahead is None
     file.close()
@@ -282,7 +291,7 @@ def test_a_missing_file_is_not_believed_when_the_mount_is_another(
     source: FileSystemSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Unmounted: an empty directory is there, and everything in it is missing."""
-    monkeypatch.setattr(filesystem, "mount_of", lambda path: Mount("/", "ext4", "/dev/other", "/"))
+    monkeypatch.setattr(filesystem, "mounts", lambda: [Mount("/", "ext4", "/dev/other", "/")])
     with pytest.raises(SourceUnavailable):
         source.open("none.mp4")
     source.open(NAME).close()

@@ -289,7 +289,8 @@ def test_a_partial_of_a_file_that_is_gone_goes_too(
     fast: SlowFS, cache_dir: Path, open_cache: OpenCache
 ) -> None:
     path = write(fast.backing, "film", SIZE)
-    cache = open_cache(fast.path, source_options=QUICK, copy={"when_idle": "stop"})
+    options = {"when_idle": "stop", "in_flight": 1}
+    cache = open_cache(fast.path, source_options=QUICK, copy=options)
     gate = fast.fault("hang", "film", operations=("read",), start=SIZE // 2)
     with opened(cache, "film"):
         eventually(lambda: cache.statistics().sessions[0].present)

@@ -1,0 +1,131 @@
+"""Copies without a reader: a few at once, the others wait their turn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from streamcache.cache.fills import IdleFills
+from streamcache.cache.states import Event, State
+from streamcache.config import CopyConfig
+
+
+@dataclass(eq=False)
+class FakeSession:
+    """What IdleFills sees of one."""
+
+    path: str
+    fills: IdleFills
+    state: State = State.COPYING
+    readers: set[str] = field(default_factory=set)
+    read_up: bool = False
+
+    def handle_event(self, event: Event) -> None:
+        assert event is Event.IDLE
+        self.end(State.CLOSED)
+
+    def leave(self) -> None:
+        self.readers.clear()
+        self.fills.changed(self)
+
+    def end(self, state: State = State.COMPLETE) -> None:
+        self.state = state
+        self.fills.changed(self)
+
+
+class Fills:
+    def __init__(self, **config: object) -> None:
+        self.resumed: list[str] = []
+        self.fills = IdleFills(CopyConfig(**config), self.resumed.append)
+
+    def session(self, path: str) -> FakeSession:
+        """One that was read, and is not any more."""
+        session = FakeSession(path, self.fills, readers={"reader"})
+        self.fills.joined(session)
+        session.leave()
+        return session
+
+    @property
+    def counts(self) -> str:
+        return repr(self.fills)
+
+
+def test_a_few_go_on_and_the_others_pause() -> None:
+    made = Fills(max_idle=2)
+    sessions = [made.session(path) for path in "abcd"]
+    assert [session.state for session in sessions] == [State.COPYING] * 2 + [State.CLOSED] * 2
+    assert made.counts == "<IdleFills running=2 paused=2>"
+    assert made.resumed == []
+
+
+def test_the_oldest_goes_on_when_one_has_ended() -> None:
+    made = Fills(max_idle=1)
+    first, *_ = (made.session(path) for path in "abc")
+    first.end()
+    assert made.resumed == ["b"]
+    assert made.counts == "<IdleFills running=0 paused=1>"
+    made.session("b").end()
+    assert made.resumed == ["b", "c"]
+
+
+def test_one_that_is_read_again_gives_its_place_to_the_next() -> None:
+    made = Fills(max_idle=1)
+    first, _second = made.session("a"), made.session("b")
+    first.readers.add("reader")
+    made.fills.joined(first)
+    assert made.resumed == ["b"]
+
+
+def test_one_that_somebody_reads_meanwhile_need_not_be_resumed() -> None:
+    made = Fills(max_idle=1)
+    first, second = made.session("a"), made.session("b")
+    assert second.state is State.CLOSED
+    again = FakeSession("b", made.fills, readers={"reader"})
+    made.fills.joined(again)
+    first.end()
+    assert made.resumed == []
+
+
+@pytest.mark.parametrize("state", [State.DETACHED, State.COMPLETE, State.CLOSED])
+def test_what_is_no_copy_takes_no_place(state: State) -> None:
+    made = Fills(max_idle=1)
+    session = FakeSession("a", made.fills, state)
+    made.fills.changed(session)
+    assert made.counts == "<IdleFills running=0 paused=0>"
+    assert made.session("b").state is State.COPYING
+
+
+def test_one_that_says_so_twice_takes_one_place() -> None:
+    made = Fills(max_idle=2)
+    session = made.session("a")
+    made.fills.changed(session)
+    assert made.counts == "<IdleFills running=1 paused=0>"
+
+
+def test_one_that_has_read_all_asks_nothing_of_the_source_and_takes_no_place() -> None:
+    made = Fills(when_idle="stop", max_idle=0)
+    session = FakeSession("a", made.fills, read_up=True)
+    session.leave()
+    assert session.state is State.COPYING
+
+
+def test_with_stop_none_goes_on() -> None:
+    made = Fills(when_idle="stop")
+    assert made.session("a").state is State.CLOSED
+    assert made.counts == "<IdleFills running=0 paused=0>"
+
+
+def test_with_no_place_all_pause() -> None:
+    made = Fills(max_idle=0)
+    assert made.session("a").state is State.CLOSED
+    assert made.resumed == []
+
+
+def test_at_the_end_nothing_is_resumed() -> None:
+    made = Fills(max_idle=1)
+    first, _second = made.session("a"), made.session("b")
+    made.fills.stop()
+    first.end()
+    assert made.resumed == []
+    assert made.session("c").state is State.CLOSED

@@ -1,0 +1,342 @@
+"""What is known of the source: asked once by all, good for a while, and no longer."""
+
+from __future__ import annotations
+
+import threading
+import types
+from collections.abc import Callable, Iterator
+
+import gevent
+import pytest
+
+from streamcache.cache import freshness as freshness_module
+from streamcache.cache.freshness import Freshness
+from streamcache.config import SourceConfig
+from streamcache.errors import (
+    AccessDenied,
+    NotFound,
+    SourceTimeout,
+    SourceUnavailable,
+    StreamCacheError,
+)
+from streamcache.source.base import Fingerprint, SourceFile, Version
+from tests.cache.fakes import World
+
+FILM = "film.mp4"
+
+
+class Clock:
+    now = 1000.0
+
+
+class Asked:
+    """A source that is asked: how often, and what it answers when it may."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.opens: list[tuple[str, int | None]] = []
+        self.error: Exception | None = None
+        self.go = threading.Event()
+        self.go.set()
+
+    def open(self, path: str, ahead: int | None = None) -> SourceFile:
+        self.opens.append((path, ahead))
+        assert self.go.wait(20)
+        if self.error is not None:
+            raise self.error
+        return self._world.source.open(path, ahead)
+
+    def stat(self, path: str) -> Fingerprint:
+        return self._world.source.stat(path)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(
+        freshness_module, "time", types.SimpleNamespace(monotonic=lambda: found.now)
+    )
+    return found
+
+
+@pytest.fixture
+def asked(world: World) -> Iterator[Asked]:
+    world.write(FILM, 1000)
+    found = Asked(world)
+    yield found
+    found.go.set()
+
+
+@pytest.fixture
+def made(world: World, asked: Asked, clock: Clock) -> Freshness:
+    config = SourceConfig(revalidate=2.0, negative_ttl=1.0, stale_if_error=60.0)
+    return Freshness(asked, world.meta, config, world.counters)
+
+
+def answer(made: Freshness, path: str = FILM, timeout: float = 20.0) -> Version:
+    flight = made.ask(path)
+    try:
+        return made.wait(flight, timeout)
+    finally:
+        made.leave(flight)
+
+
+def test_the_answer_is_good_for_a_while(made: Freshness, clock: Clock) -> None:
+    assert made.fresh(FILM) is None
+    version = answer(made)
+    known = made.fresh(FILM)
+    assert known is not None
+    assert known.version == version
+    clock.now += 1.9
+    assert made.fresh(FILM) is known
+    clock.now += 0.2
+    assert made.fresh(FILM) is None
+    assert made.known(FILM) is known
+
+
+def test_all_who_ask_at_once_share_one_question(
+    made: Freshness, asked: Asked, world: World
+) -> None:
+    """I9; 9fef2a5d: the second request during a check failed."""
+    asked.go.clear()
+    waiting = [gevent.spawn(answer, made) for _ in range(20)]
+    gevent.sleep(0)
+    asked.go.set()
+    assert len({greenlet.get() for greenlet in waiting}) == 1
+    assert asked.opens == [(FILM, None)]
+    assert world.counters.source_opens == 1
+    answer(made)
+    assert len(asked.opens) == 2
+
+
+def test_the_open_file_belongs_to_who_takes_it_first(made: Freshness, world: World) -> None:
+    first, second = made.ask(FILM), made.ask(FILM)
+    made.wait(first, 20)
+    assert first is second
+    file = first.take()
+    assert file is not None
+    assert second.take() is None
+    made.leave(first)
+    made.leave(second)
+    world.settle()
+    assert file.fd >= 0
+    file.close()
+
+
+def test_an_open_file_that_nobody_takes_is_closed(made: Freshness, world: World) -> None:
+    answer(made)
+    world.settle()
+    assert world.source.open_files == 0
+
+
+def test_who_leaves_before_the_answer_leaves_nothing_open(
+    made: Freshness, asked: Asked, world: World
+) -> None:
+    asked.go.clear()
+    flight = made.ask(FILM)
+    gevent.sleep(0)
+    made.leave(flight)
+    asked.go.set()
+    world.settle()
+    assert (len(asked.opens), world.source.open_files) == (1, 0)
+
+
+@pytest.mark.parametrize("error", [AccessDenied, SourceUnavailable, NotFound])
+def test_everybody_gets_the_error(
+    made: Freshness, asked: Asked, error: type[StreamCacheError]
+) -> None:
+    asked.go.clear()
+    asked.error = error(5, "no")
+    waiting = [gevent.spawn(answer, made) for _ in range(3)]
+    gevent.sleep(0)
+    asked.go.set()
+    for greenlet in waiting:
+        with pytest.raises(error):
+            greenlet.get()
+    asked.error = None
+    answer(made)
+
+
+def test_what_is_missing_is_remembered_for_a_moment(
+    made: Freshness, asked: Asked, clock: Clock
+) -> None:
+    with pytest.raises(NotFound):
+        answer(made, "none.mp4")
+    known = made.fresh("none.mp4")
+    assert known is not None
+    assert known.version is None
+    assert not made.may_be_stale(known)
+    clock.now += 1.1
+    assert made.fresh("none.mp4") is None
+
+
+def test_no_answer_in_time_is_a_timeout_and_the_question_goes_on(
+    made: Freshness, asked: Asked, world: World
+) -> None:
+    asked.go.clear()
+    with pytest.raises(SourceTimeout):
+        answer(made, timeout=0.01)
+    with pytest.raises(SourceTimeout):
+        answer(made, timeout=-1)
+    asked.go.set()
+    world.settle()
+    assert made.fresh(FILM) is not None
+    assert len(asked.opens) == 1
+
+
+def test_a_timeout_of_the_embedding_program_is_left_to_it(made: Freshness, asked: Asked) -> None:
+    asked.go.clear()
+    with gevent.Timeout(0.01) as mine, pytest.raises(gevent.Timeout) as caught:
+        answer(made)
+    assert caught.value is mine
+
+
+def test_a_source_that_is_down_is_not_asked_for_every_request(
+    made: Freshness, asked: Asked, clock: Clock, world: World
+) -> None:
+    version = answer(made)
+    clock.now += 3
+    asked.error = SourceUnavailable(5, "no")
+    with pytest.raises(SourceUnavailable):
+        answer(made)
+    known = made.fresh(FILM)
+    assert known is not None
+    assert (known.version, known.failing_since) == (version, 1003.0)
+    assert made.may_be_stale(known)
+    clock.now += 59
+    with pytest.raises(SourceUnavailable):
+        answer(made)
+    assert known.failing_since == 1003.0
+    clock.now += 2
+    assert not made.may_be_stale(known), "stale_if_error has passed"
+    asked.error = None
+    answer(made)
+    fresh = made.fresh(FILM)
+    assert fresh is not None
+    assert fresh.failing_since is None
+    assert world.counters.source_errors == 2
+
+
+def test_a_file_that_was_never_seen_is_not_served_stale(made: Freshness, asked: Asked) -> None:
+    asked.error = SourceUnavailable(5, "no")
+    with pytest.raises(SourceUnavailable):
+        answer(made)
+    assert made.known(FILM) is None
+
+
+def test_what_the_cache_has_stands_in_for_an_answer(made: Freshness, clock: Clock) -> None:
+    version = Version("0" * 32, 1, 1)
+    made.remember_stored(FILM, version)
+    known = made.fresh(FILM)
+    assert known is not None
+    assert known.version == version
+    assert made.may_be_stale(known)
+    answer(made)
+    made.remember_stored(FILM, version)
+    said = made.known(FILM)
+    assert said is not None
+    assert said.version != version, "what the source said counts more"
+
+
+def test_a_mismatch_is_looked_at_again_before_it_is_believed(
+    made: Freshness, asked: Asked, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = answer(made)
+    world.write(FILM, 2000)
+    stats: list[str] = []
+    stat = world.source.stat
+
+    def rewritten_once(path: str) -> Fingerprint:
+        stats.append(path)
+        if len(stats) == 1:
+            world.write(FILM, 3000)
+        return stat(path)
+
+    monkeypatch.setattr(world.source, "stat", rewritten_once)
+    new = answer(made)
+    assert (old.size, new.size) == (1000, 3000)
+    assert stats == [FILM] * 2
+    world.settle()
+    assert world.source.open_files == 0
+
+
+def test_a_file_that_changes_all_the_time_is_taken_as_it_is(
+    made: Freshness, asked: Asked, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(made)
+    size = 2000
+
+    def rewritten(path: str) -> Fingerprint:
+        nonlocal size
+        size += 1
+        world.write(FILM, size)
+        return Fingerprint(0, 0, 0, 0, 0, 0)
+
+    world.write(FILM, size)
+    monkeypatch.setattr(world.source, "stat", rewritten)
+    assert answer(made).size == size
+    assert len(asked.opens) < 10
+    world.settle()
+    assert world.source.open_files == 0
+
+
+def test_a_mismatch_that_cannot_be_looked_at_again_is_not_believed(
+    made: Freshness, asked: Asked, world: World, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    old = answer(made)
+    clock.now += 3
+    world.write(FILM, 2000)
+
+    def fail(path: str) -> Fingerprint:
+        raise SourceUnavailable(5, "no")
+
+    monkeypatch.setattr(world.source, "stat", fail)
+    with pytest.raises(SourceUnavailable):
+        answer(made)
+    known = made.known(FILM)
+    assert known is not None
+    assert known.version == old
+    world.settle()
+    assert world.source.open_files == 0
+
+
+def test_the_first_bytes_come_with_the_answer_for_who_asks(
+    made: Freshness, asked: Asked, world: World
+) -> None:
+    flight = made.ask(FILM, ahead=0)
+    made.wait(flight, 20)
+    file = flight.take()
+    assert file is not None
+    assert file.ahead is not None
+    assert (world.counters.source_reads, world.counters.bytes_from_source) == (1, 1000)
+    file.close()
+    made.leave(flight)
+
+
+def test_only_so_much_is_remembered(
+    made: Freshness, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(freshness_module, "_REMEMBERED", 3)
+    for number in range(5):
+        with pytest.raises(NotFound):
+            answer(made, f"{number}")
+    assert [bool(made.known(f"{number}")) for number in range(5)] == [False] * 2 + [True] * 3
+
+
+def test_what_is_forgotten_is_asked_again(made: Freshness) -> None:
+    answer(made)
+    made.forget(FILM)
+    made.forget("never.mp4")
+    assert made.known(FILM) is None
+
+
+def test_an_error_that_is_none_of_ours_settles_who_waits(
+    make_world: Callable[..., World], made: Freshness, asked: Asked
+) -> None:
+    """I11: nobody waits for an answer that cannot come."""
+    asked.error = RuntimeError("a bug")
+    with pytest.raises((RuntimeError, StreamCacheError)) as caught:
+        answer(made, timeout=0.5)
+    assert not isinstance(caught.value, SourceTimeout)
+    asked.error = None
+    answer(made)

@@ -1,0 +1,268 @@
+"""A session under any order of events: right bytes, every read settled, nothing left (I8, I11)."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from streamcache.cache import allotment
+from streamcache.cache import session as session_module
+from streamcache.cache.session import CopySession
+from streamcache.cache.states import Event, State
+from streamcache.cache.workers import WorkerPool
+from streamcache.errors import Closed, SourceChanged, SourceUnavailable
+from tests import content
+from tests.cache.fakes import BLOCK, Client, World
+
+FILM = "film.mp4"
+SIZES = st.sampled_from([0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 12 * BLOCK + 7, 30 * BLOCK])
+ROOM = 64 << 20
+FAIR_ERRORS = (Closed, SourceChanged, SourceUnavailable)
+
+
+class IllDisk(WorkerPool):
+    """A disk on which the next write, sync or rename may fail."""
+
+    ill = False
+
+    def call(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        if self.ill and function.__name__ in ("write", "seal", "publish"):
+            self.ill = False
+            raise OSError(errno.ENOSPC, "no space left on device")
+        return super().call(function, *args, **options)
+
+
+class Sessions(RuleBasedStateMachine):
+    """One file, one session after the other, and everything that can happen to them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(allotment, "STEP", 8 * BLOCK)
+        self.patch.setattr(session_module, "AHEAD", 2 * BLOCK)
+        self.world: World | None = None
+
+    @initialize(size=SIZES, in_flight=st.integers(1, 4), ahead=st.sampled_from([None, 0]))
+    def begin(self, size: int, in_flight: int, ahead: int | None) -> None:
+        self.size = size
+        self.world = World(room=ROOM, in_flight=in_flight, disk=IllDisk)
+        self.source, self.gate = self.world.source, self.world.gate
+        self.gate.shut()
+        self.version = 0
+        self.write()
+        self.open(ahead)
+
+    def write(self) -> None:
+        """Another version takes the name."""
+        self.version += 1
+        self.content = f"{FILM} {self.version}"
+        self.world.write(FILM, self.size, content_name=self.content)
+        self.on_source = self.content
+
+    def open(self, ahead: int | None) -> None:
+        self.session: CopySession = self.world.session(FILM, ahead=ahead)
+        self.content = self.on_source
+        self.spoiled = False  # the open file was changed
+        self.replaced = False  # the name leads to another
+        self.trouble = False  # something happened after which a byte may be read twice
+        self.began = len(self.source.reads)
+        self.clients: list[Client] = []
+        self.world.settle()
+
+    @property
+    def live(self) -> bool:
+        return self.session.state is not State.CLOSED
+
+    # -- readers
+
+    @precondition(lambda self: self.live and len(self.clients) < 5)
+    @rule()
+    def reader_comes(self) -> None:
+        self.clients.append(self.world.client(self.session, content_name=self.content))
+
+    @precondition(lambda self: self.clients and self.size)
+    @rule(data=st.data())
+    def reader_reads(self, data: st.DataObject) -> None:
+        client = data.draw(st.sampled_from(self.clients))
+        if any(answer.waits for answer in client.answers):
+            return  # one read at a time
+        start = data.draw(st.integers(0, self.size - 1))
+        stop = data.draw(st.integers(start + 1, self.size))
+        if client.answers and data.draw(st.booleans()):
+            start = min(client.answers[-1].offset, self.size - 1)
+            stop = self.size
+        client.get(start, stop)
+        self.world.settle()
+
+    @precondition(lambda self: self.clients)
+    @rule(data=st.data())
+    def reader_leaves(self, data: st.DataObject) -> None:
+        client = data.draw(st.sampled_from(self.clients))
+        self.clients.remove(client)
+        client.leave()
+        self.world.settle()
+
+    # -- the source
+
+    @rule(count=st.integers(1, 6))
+    def reads_come_back(self, count: int) -> None:
+        self.gate.let(count=count)
+        self.world.settle()
+
+    @rule()
+    def all_reads_come_back(self) -> None:
+        self.gate.open()
+        self.world.settle()
+        self.gate.shut()
+
+    @rule()
+    def a_read_fails(self) -> None:
+        self.source.fail(errno.EIO)
+
+    @precondition(lambda self: self.gate.waiting)
+    @rule(times=st.integers(2, 9))
+    def reads_fail_and_fail(self, times: int) -> None:
+        self.source.fail(errno.ESTALE, times=times)
+
+    @precondition(lambda self: not self.replaced)
+    @rule(how=st.sampled_from(["shrink", "grow", "rewrite", "touch"]))
+    def the_open_file_changes(self, how: str) -> None:
+        path = self.world.path(FILM)
+        self.spoiled = self.trouble = True
+        self.on_source = "nothing any more"
+        with open(path, "r+b") as file:
+            if how == "shrink":
+                file.truncate(self.size // 2)
+            elif how == "grow":
+                file.seek(0, os.SEEK_END)
+                file.write(b"more")
+            elif how == "rewrite" and self.size:
+                file.seek(self.size - 1)
+                file.write(b"\0")
+        os.utime(path)
+        self.must_not_be_published()
+
+    @rule()
+    def the_file_is_replaced(self) -> None:
+        content_name = self.content
+        self.write()
+        self.content = content_name
+        self.replaced = True
+        self.must_not_be_published()
+
+    def must_not_be_published(self) -> None:
+        self.unpublished = self.session.state in (State.NEW, State.COPYING)
+
+    unpublished = False
+
+    # -- the cache
+
+    @rule()
+    def the_disk_fails(self) -> None:
+        self.world.disk.ill = True
+        self.trouble = True
+
+    @rule()
+    def there_is_no_more_room(self) -> None:
+        self.world.space.resize(self.world.space.used)
+        self.trouble = True
+
+    @rule()
+    def there_is_room_again(self) -> None:
+        self.world.space.resize(ROOM)
+
+    @precondition(lambda self: self.live)
+    @rule()
+    def the_path_has_another_version(self) -> None:
+        self.session.handle_event(Event.OUTDATED)
+        self.trouble = True
+        self.world.settle()
+
+    @precondition(lambda self: self.live and not self.session.readers)
+    @rule()
+    def nobody_wants_it(self) -> None:
+        self.session.handle_event(Event.IDLE)
+        self.world.settle()
+
+    @precondition(lambda self: self.live)
+    @rule()
+    def the_cache_closes(self) -> None:
+        self.session.handle_event(Event.SHUTDOWN)
+        self.world.settle()
+
+    @precondition(lambda self: self.session.ended.is_set() and not self.clients)
+    @rule(ahead=st.sampled_from([None, 0]))
+    def the_next_session(self, ahead: int | None) -> None:
+        self.look()
+        if self.spoiled or self.session.handle is not None:
+            self.write()
+        self.world.disk.ill = False
+        self.unpublished = False
+        self.open(ahead)
+
+    # -- what holds
+
+    @invariant()
+    def look(self) -> None:
+        if self.world is None:
+            return
+        session = self.session
+        for client in self.clients:
+            for answer in client.answers:
+                if answer.error is not None:
+                    assert isinstance(answer.error, FAIR_ERRORS), answer
+                assert answer.waits or answer.complete or answer.error is not None
+                if not self.gate.waiting:
+                    assert not answer.waits, "it waits for what nobody reads (I11)"
+            self.check_ready(client)
+        if not self.trouble:
+            assert self.source.read_twice(since=self.began) == []
+        if session.ended.is_set():
+            assert not self.gate.waiting
+            assert self.source.open_files == 0
+        assert self.world.space.used <= max(self.world.space.limit, ROOM)
+        stored = self.world.object_of(session)
+        if stored is not None:
+            assert not self.unpublished, "published although it is no longer true (I5)"
+            assert stored == content.content(self.content, 0, self.size)
+
+    def check_ready(self, client: Client) -> None:
+        """What a reader was told is ready is so until it leaves."""
+        pieces = [piece for answer in client.answers for piece in answer.pieces]
+        for ready in pieces[-1:]:
+            if ready.fd >= 0:
+                data = os.pread(ready.fd, ready.length, ready.offset)
+                assert content.verify(self.content, ready.offset, data) is None
+                assert len(data) == ready.length
+
+    def teardown(self) -> None:
+        try:
+            if self.world is not None:
+                self.gate.open()
+                self.world.settle()
+                self.look()
+                self.world.close()
+        finally:
+            self.patch.undo()
+
+
+TestSessionModel = Sessions.TestCase
+TestSessionModel.settings = settings(
+    max_examples=100,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
