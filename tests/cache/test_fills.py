@@ -65,7 +65,18 @@ def test_the_oldest_goes_on_when_one_has_ended() -> None:
     first.end()
     assert made.resumed == ["b"]
     assert made.counts == "<IdleFills running=0 paused=1>"
-    made.session("b").end()
+    second = made.session("b")
+    made.fills.resumed("b")
+    assert made.resumed == ["b"]
+    second.end()
+    assert made.resumed == ["b", "c"]
+
+
+def test_one_that_cannot_go_on_makes_way_for_the_next() -> None:
+    made = Fills(max_idle=1)
+    first, *_ = (made.session(path) for path in "abc")
+    first.end()
+    made.fills.resumed("b")  # it is gone at the source, say
     assert made.resumed == ["b", "c"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import types
 from collections.abc import Callable, Iterator
@@ -109,18 +110,22 @@ def test_all_who_ask_at_once_share_one_question(
     assert len(asked.opens) == 2
 
 
-def test_the_open_file_belongs_to_who_takes_it_first(made: Freshness, world: World) -> None:
+def test_everybody_who_takes_the_open_file_has_one_of_his_own(
+    made: Freshness, world: World
+) -> None:
     first, second = made.ask(FILM), made.ask(FILM)
     made.wait(first, 20)
     assert first is second
-    file = first.take()
-    assert file is not None
-    assert second.take() is None
+    files = [first.take(), second.take()]
     made.leave(first)
     made.leave(second)
     world.settle()
-    assert file.fd >= 0
-    file.close()
+    fds = {file.fd for file in files if file is not None}
+    assert len(fds) == 2
+    assert {os.fstat(fd).st_ino for fd in fds} == {files[0].fingerprint.inode}
+    assert first.take() is None  # all have left: the first one is closed
+    for file in files:
+        file.close()
 
 
 def test_an_open_file_that_nobody_takes_is_closed(made: Freshness, world: World) -> None:

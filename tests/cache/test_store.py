@@ -108,13 +108,24 @@ def test_a_directory_with_something_else_in_it_is_refused(tmp_path: Path) -> Non
     assert os.listdir(tmp_path) == ["objects"]
 
 
-@pytest.mark.parametrize("text", ["streamcache 2\n", "", "\xff\xfe"])
+@pytest.mark.parametrize("text", ["streamcache 2\n", "\xff\xfe"])
 def test_a_directory_of_another_format_is_refused(store: Store, text: str) -> None:
     store.close()
     Path(store.root, "format").write_text(text, encoding="latin-1")
     second = Store(store.root)
     with pytest.raises(CacheError, match="another format"):
         second.prepare()
+    second.close()
+
+
+def test_a_format_that_a_crash_left_empty_is_written_again(store: Store) -> None:
+    store.close()
+    marker = Path(store.root, "format")
+    text = marker.read_text()
+    marker.write_text("")
+    second = Store(store.root)
+    second.prepare()
+    assert marker.read_text() == text
     second.close()
 
 

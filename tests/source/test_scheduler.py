@@ -136,26 +136,40 @@ class FakeFeed:
         return sum(count for _, count in self.got)
 
 
+class PutOff:
+    """What shall run later, and can be called off as a greenlet can."""
+
+    def __init__(self, clock: Clock, at: float, function: Callable[[], None]) -> None:
+        self.clock = clock
+        self.at = at
+        self.function = function
+
+    def kill(self, *, block: bool) -> None:
+        if self in self.clock.later:
+            self.clock.later.remove(self)
+
+
 class Clock:
     """Time that stands still unless the test says so, and what was put off until later."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        self.later: list[tuple[float, Callable[[], None]]] = []
+        self.later: list[PutOff] = []
         monkeypatch.setattr(
             scheduler_module, "time", types.SimpleNamespace(monotonic=lambda: self.now)
         )
         monkeypatch.setattr(gevent, "spawn_later", self._put_off)
 
-    def _put_off(self, delay: float, function: Callable[[], None]) -> object:
-        self.later.append((delay, function))
-        return function
+    def _put_off(self, delay: float, function: Callable[[], None]) -> PutOff:
+        self.later.append(PutOff(self, self.now + delay, function))
+        return self.later[-1]
 
     def skip(self) -> None:
-        """To when something was put off to."""
-        (delay, function), *self.later = self.later
-        self.now += delay
-        function()
+        """To when the next thing was put off to."""
+        following = min(self.later, key=lambda one: one.at)
+        self.later.remove(following)
+        self.now = max(self.now, following.at)
+        following.function()
         turn()
 
 
