@@ -74,10 +74,6 @@ class BlockMap:
         end = stop if gap < 0 else min(gap * BLOCK, stop)
         return max(0, end - offset)
 
-    def is_present(self, block: int) -> bool:
-        """This block is present."""
-        return bool(self._present[block])
-
     def is_free(self, block: int) -> bool:
         """This block is neither present nor claimed."""
         return not self._taken[block]

@@ -98,10 +98,6 @@ class Evictor:
             self._greenlet.kill(block=False)
             self._greenlet = None
 
-    def wake(self) -> None:
-        """Look now: a lease ended, say. Does not switch."""
-        self._space.pressure.set()
-
     def _run(self) -> None:
         space = self._space
         try:

@@ -528,6 +528,7 @@ def _is_still(source: Source, file: SourceFile, path: str, seen: Fingerprint) ->
     """Worker thread: the source is what it was, by descriptor and by path."""
     try:
         looks = (source.fingerprint(file), source.stat(path))
+        source.drop_cached(file)
         return all(seen.compare(look) is Change.NONE for look in looks)
     except NotFound:
         return False

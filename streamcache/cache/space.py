@@ -128,11 +128,6 @@ class Space:
         self.objects = self._less("objects", self.objects, blocks)
         self._changed()
 
-    def object_trashed(self, blocks: int) -> None:
-        """An object was renamed into trash/, as somebody still reads it."""
-        self.objects = self._less("objects", self.objects, blocks)
-        self.trash += blocks
-
     def trash_added(self, blocks: int) -> None:
         """Something not accounted for yet was found in trash/."""
         self.trash += blocks
@@ -237,7 +232,7 @@ class Space:
 
 
 class Reservation:
-    """Bytes promised to one partial. Ends by `commit`, `to_trash` or `release`."""
+    """Bytes promised to one partial. Ends by `commit` or `release`."""
 
     __slots__ = ("_space", "amount", "settled")
 
@@ -276,12 +271,6 @@ class Reservation:
         self.release()
         if space.used > space.high_mark:
             space.pressure.set()
-
-    def to_trash(self, blocks: int) -> None:
-        """The partial, which takes `blocks` bytes on disk, was renamed into trash/."""
-        self._check()
-        self._space.trash += blocks
-        self.release()
 
     def release(self) -> None:
         """The partial is gone from the disk, or was never there. Idempotent."""

@@ -137,6 +137,10 @@ class Source(Protocol):
         """
         ...
 
+    def drop_cached(self, file: SourceFile) -> None:
+        """The file was copied: what the kernel keeps of it would be kept twice."""
+        ...
+
     def fingerprint(self, file: SourceFile) -> Fingerprint:
         """What the open file is now. Raises SourceUnavailable."""
         ...

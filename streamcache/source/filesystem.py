@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -82,9 +83,10 @@ class FileSystemSource:
             raise _failed(error, file) from error
         return done
 
-    def drop_behind(self, file: SourceFile, offset: int, length: int) -> None:
-        """Tell the kernel that these bytes were copied: no second copy in the page cache."""
-        os.posix_fadvise(file.fd, offset, length, os.POSIX_FADV_DONTNEED)
+    def drop_cached(self, file: SourceFile) -> None:
+        """Its pages go from the kernel's cache."""
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def fingerprint(self, file: SourceFile) -> Fingerprint:
         """fstat of the open file."""

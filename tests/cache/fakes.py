@@ -294,10 +294,19 @@ class World:
         """Where its object is or will be."""
         return self.root / "cache" / "objects" / session.name[:2] / session.name
 
-    def object_of(self, session: CopySession) -> bytes | None:
-        """What was published, None: nothing."""
+    def object_of(self, session: CopySession, name: str | None = None) -> str | None:
+        """What was published: "whole" (of this content) or what is wrong; None: nothing.
+
+        In words, as a difference of megabytes takes pytest minutes to show.
+        """
         path = self.file_in_cache(session)
-        return path.read_bytes() if path.exists() else None
+        if not path.exists():
+            return None
+        data = path.read_bytes()
+        if len(data) != session.version.size:
+            return f"{len(data)} bytes"
+        wrong = content.verify(name or session.path, 0, data)
+        return "whole" if wrong is None else f"wrong byte at {wrong}"
 
     def partials(self) -> list[str]:
         """Files in partial/."""

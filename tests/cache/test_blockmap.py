@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -53,7 +55,7 @@ def test_what_is_read_just_now_is_left_alone_when_a_partial_is_adopted() -> None
     mine = blocks.claim(1, limit=1)
     blocks.adopt(b"\1\1\0\1")
     assert repr(blocks) == "<BlockMap 2/4 claimed=1>"
-    assert not blocks.is_present(1)
+    assert not blocks.ready(BLOCK, 2 * BLOCK)
     blocks.release(mine)
     assert blocks.next_free(0) == 1
     blocks.adopt(b"")
@@ -70,7 +72,7 @@ def test_runs_are_the_present_blocks(size: int, bits: int) -> None:
     for run in runs:
         covered[run.start : run.stop] = b"\1" * len(run)
     assert bytes(covered) == present
-    assert all(left.stop < right.start for left, right in zip(runs, runs[1:], strict=False))
+    assert all(left.stop < right.start for left, right in itertools.pairwise(runs))
     assert sum(blocks.length(run) for run in runs) == blocks.present_bytes
 
 
@@ -142,7 +144,7 @@ class Model(RuleBasedStateMachine):
         assert blocks.claimed == states.count(CLAIMED)
         assert blocks.complete == (states.count(PRESENT) == len(states))
         for block, state in enumerate(states):
-            assert blocks.is_present(block) == (state == PRESENT)
+            assert bool(blocks.ready(block * BLOCK, block * BLOCK + 1)) == (state == PRESENT)
             assert blocks.is_free(block) == (state == MISSING)
 
 

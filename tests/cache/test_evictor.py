@@ -93,7 +93,7 @@ class World:
     def round(self) -> None:
         """Wake the Evictor and let it finish."""
         rounds = self.evictor.rounds
-        self.evictor.wake()
+        self.space.pressure.set()
         with gevent.Timeout(5):
             while self.evictor.rounds == rounds:
                 gevent.sleep(0)
@@ -127,7 +127,7 @@ def test_frees_from_the_high_to_the_low_mark_in_the_catalogs_order(
 
 @pytest.mark.parametrize("world", [objects(18, 50)], indirect=True)
 def test_at_the_high_mark_nothing_goes(world: World) -> None:
-    world.evictor.wake()
+    world.space.pressure.set()
     for _ in range(10):
         gevent.sleep(0)
     assert world.catalog.batches == []

@@ -30,6 +30,7 @@ from tests.cache.fakes import BLOCK, Client, World
 FILM = "film.mp4"
 SIZES = st.sampled_from([0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 12 * BLOCK + 7, 30 * BLOCK])
 ROOM = 64 << 20
+RARELY = st.integers(0, 3).map(lambda number: number == 0)
 FAIR_ERRORS = (Closed, SourceChanged, SourceUnavailable)
 
 
@@ -128,6 +129,7 @@ class Sessions(RuleBasedStateMachine):
         self.world.settle()
         self.gate.shut()
 
+    @precondition(lambda self: self.live)
     @rule()
     def a_read_fails(self) -> None:
         self.source.fail(errno.EIO)
@@ -137,7 +139,7 @@ class Sessions(RuleBasedStateMachine):
     def reads_fail_and_fail(self, times: int) -> None:
         self.source.fail(errno.ESTALE, times=times)
 
-    @precondition(lambda self: not self.replaced)
+    @precondition(lambda self: self.live and not self.replaced)
     @rule(how=st.sampled_from(["shrink", "grow", "rewrite", "touch"]))
     def the_open_file_changes(self, how: str) -> None:
         path = self.world.path(FILM)
@@ -155,6 +157,7 @@ class Sessions(RuleBasedStateMachine):
         os.utime(path)
         self.must_not_be_published()
 
+    @precondition(lambda self: self.live)
     @rule()
     def the_file_is_replaced(self) -> None:
         content_name = self.content
@@ -170,46 +173,44 @@ class Sessions(RuleBasedStateMachine):
 
     # -- the cache
 
+    @precondition(lambda self: self.live)
     @rule()
     def the_disk_fails(self) -> None:
         self.world.disk.ill = True
         self.trouble = True
 
+    @precondition(lambda self: self.live)
     @rule()
     def there_is_no_more_room(self) -> None:
         self.world.space.resize(self.world.space.used)
         self.trouble = True
 
-    @rule()
-    def there_is_room_again(self) -> None:
-        self.world.space.resize(ROOM)
-
     @precondition(lambda self: self.live)
-    @rule()
-    def the_path_has_another_version(self) -> None:
-        self.session.handle_event(Event.OUTDATED)
-        self.trouble = True
-        self.world.settle()
+    @rule(event=st.sampled_from([Event.OUTDATED, Event.IDLE, Event.SHUTDOWN]), really=RARELY)
+    def it_ends(self, event: Event, really: bool) -> None:
+        if event is Event.IDLE and self.session.readers:
+            event = Event.OUTDATED
+        if really:
+            self.trouble |= event is Event.OUTDATED
+            self.session.handle_event(event)
+            self.world.settle()
 
-    @precondition(lambda self: self.live and not self.session.readers)
-    @rule()
-    def nobody_wants_it(self) -> None:
-        self.session.handle_event(Event.IDLE)
-        self.world.settle()
-
-    @precondition(lambda self: self.live)
-    @rule()
-    def the_cache_closes(self) -> None:
-        self.session.handle_event(Event.SHUTDOWN)
-        self.world.settle()
-
-    @precondition(lambda self: self.session.ended.is_set() and not self.clients)
+    @precondition(lambda self: not self.live)
     @rule(ahead=st.sampled_from([None, 0]))
     def the_next_session(self, ahead: int | None) -> None:
+        """Once the last one has let go of everything, as its readers and steps must."""
+        self.gate.open()
+        for client in self.clients:
+            client.leave()
+        self.world.settle()
+        assert self.session.ended.is_set()
         self.look()
+        self.gate.shut()
         if self.spoiled or self.session.handle is not None:
             self.write()
         self.world.disk.ill = False
+        self.world.space.resize(ROOM)
+        self.source.break_down(0)
         self.unpublished = False
         self.open(ahead)
 
@@ -234,10 +235,10 @@ class Sessions(RuleBasedStateMachine):
             assert not self.gate.waiting
             assert self.source.open_files == 0
         assert self.world.space.used <= max(self.world.space.limit, ROOM)
-        stored = self.world.object_of(session)
-        if stored is not None:
+        stored = self.world.object_of(session, self.content)
+        assert stored in (None, "whole")
+        if stored:
             assert not self.unpublished, "published although it is no longer true (I5)"
-            assert stored == content.content(self.content, 0, self.size)
 
     def check_ready(self, client: Client) -> None:
         """What a reader was told is ready is so until it leaves."""

@@ -99,11 +99,10 @@ def test_a_commit_turns_the_reservation_into_an_object() -> None:
 
 def test_trash_counts_until_it_is_free() -> None:
     space = made(objects=300)
-    space.object_trashed(100)
-    space.reserve(400).to_trash(350)
-    space.trash_added(50)
-    assert (space.objects, space.reserved, space.trash) == (200, 0, 500)
-    space.trash_freed(500)
+    space.trash_added(100)
+    space.object_removed(100)
+    assert (space.objects, space.trash) == (200, 100)
+    space.trash_freed(100)
     assert space.used == 200
 
 
@@ -354,7 +353,8 @@ class SpaceModel(RuleBasedStateMachine):
     def drop_into_trash(self, number: int) -> None:
         for reservation in self.pick(number):
             self.trash += reservation.amount
-            reservation.to_trash(reservation.amount)
+            self.space.trash_added(reservation.amount)
+            reservation.release()
             self.live.remove(reservation)
             self.settle()
 
