@@ -3,6 +3,7 @@
 objects/ab/<key>.<version>      complete and durable, never written again (I5)
 partial/<key>.<version>.data    sparse; with .map it is a copy under way
 trash/                          still read by somebody, unlinked when they are done
+mounts                          where each source was mounted when it was last seen
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import secrets
 import stat
@@ -100,6 +102,28 @@ class Store:
         """Bytes that this user may still write on the cache's file system."""
         status = os.statvfs(self.root)
         return status.f_bavail * status.f_frsize
+
+    def mount_point(self, source: str, now: str) -> str:
+        """Where this source was mounted when it was last seen, if that is deeper than ``now``.
+
+        A source that is not mounted looks like an empty directory, and its files like files that
+        are gone. What was seen deepest is remembered in ``mounts``.
+        """
+        path = self._path("mounts")
+        try:
+            with open(path, encoding="utf-8", errors="surrogateescape") as file:
+                known = json.load(file)
+        except (OSError, ValueError):
+            known = {}
+        before = known.get(source, "") if isinstance(known, dict) else ""
+        if isinstance(before, str) and len(before) > len(now):
+            return before
+        if before != now:
+            known = {**(known if isinstance(known, dict) else {}), source: now}
+            with open(path + ".new", "w", encoding="utf-8", errors="surrogateescape") as file:
+                json.dump(known, file)
+            os.rename(path + ".new", path)
+        return now
 
     # -- partials
 

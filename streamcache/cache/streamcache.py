@@ -213,9 +213,19 @@ class _Parts:
         self.source = self.meta.call(_open_source, self.config.source)
         try:
             self.disk.call(self.store.prepare)
+            seen = self.source.mount_point
+            expected = self.disk.call(self.store.mount_point, self.source.id, seen)
             partials, published = self.disk.call(self.store.scan_partials, self.source.id)
         except OSError as error:
             raise CacheError(f"cache directory {self.store.root!r}: {error.strerror}") from error
+        if expected != seen:
+            log.error(
+                "source is not mounted source=%r expected=%r; if it moved, remove %r",
+                self.source.root,
+                expected,
+                os.path.join(self.store.root, "mounts"),
+            )
+            self.source.expect_mount(expected)
         self.ledger = Ledger.open(self.store, self.space, self.disk, self.config.cache)
         if not self.config.cache.size:
             used = self.ledger.call(self.ledger.catalog.usage)[0]

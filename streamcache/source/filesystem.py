@@ -44,9 +44,20 @@ class FileSystemSource:
         self.id = id or self.root
         self.identity = identity
         self._mounts = mounts()
+        self._expected = self.mount_point
 
     def __repr__(self) -> str:
         return f"<FileSystemSource {self.root!r}>"
+
+    @property
+    def mount_point(self) -> str:
+        """Where the file system of the root was mounted at the start; "" where /proc is silent."""
+        mount = covering(self._mounts, self.root)
+        return "" if mount is None else mount.point
+
+    def expect_mount(self, point: str) -> None:
+        """It was mounted at ``point`` in an earlier life: without that it is not there (I15)."""
+        self._expected = point
 
     def open(self, path: str, ahead: int | None = None) -> SourceFile:
         """Open and fstat. A missing file is proven twice before it is called missing (I15)."""
@@ -133,6 +144,11 @@ class FileSystemSource:
     def _prove_mounted(self, path: str) -> None:
         """What the path lay on at the start is still mounted, also within the source."""
         now = mounts()
+        if self._expected != self.mount_point:
+            mount = covering(now, self.root)
+            if mount is None or mount.point != self._expected:
+                raise SourceUnavailable(errno.ENOTCONN, f"{self._expected!r} is not mounted", path)
+            self._mounts = now  # mounted after we started
         whole = covering(self._mounts, self.root)
         inner = covering(self._mounts, os.path.join(self.root, path))
         # Also not hidden: another mount over the source, or over this part of it, counts.

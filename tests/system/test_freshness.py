@@ -438,6 +438,23 @@ def test_an_unmounted_source_drops_nothing(
     assert_nothing_dropped(cache, cache_dir)
 
 
+def test_a_source_that_is_not_mounted_at_the_start_drops_nothing(
+    fast: SlowFS, cache_dir: Path
+) -> None:
+    write(fast.backing, "warm", SIZE)
+    with StreamCache(fast.path, cache_dir, 1 << 30) as cache:
+        fetch(cache, "warm")
+        settle(cache, cache_dir)
+    mounting.unmount(str(fast.path))
+    with StreamCache(fast.path, cache_dir, 1 << 30) as cache:
+        answer = fetch(cache, "warm")
+        assert answer.status is CacheStatus.STALE
+        assert_right(answer, "warm", SIZE)
+        with pytest.raises(SourceUnavailable):
+            cache.find("/never-there")
+        assert_nothing_dropped(cache, cache_dir)
+
+
 def test_a_source_folder_that_was_renamed_drops_nothing(
     source: Path, cache_dir: Path, open_cache: OpenCache
 ) -> None:
