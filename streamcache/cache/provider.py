@@ -367,7 +367,7 @@ class Provider:
         self._recording[session.name] = self._chores.spawn(
             self._record, session.name, session.path, session.version.size, blocks
         )
-        if session.state is State.DETACHED:  # outdated while it was renamed
+        if session.state is not State.COPYING and not self._closed:  # outdated while it was renamed
             self._chores.spawn(self._remove, [session.name])
 
     def _record(self, name: str, path: str, size: int, blocks: int) -> None:
@@ -422,6 +422,9 @@ class Provider:
                 if name in self._recording:  # or it would be entered after it was taken out
                     self._recording[name].join()
                 self._partials.drop(name)
+                session = self.ending.get(name)
+                if session is not None and session.handle is None:
+                    continue  # what it may be publishing now is removed when it is entered
                 if self._r.objects.discard(name):
                     self._ledger.remove([name])
                     log.info("object removed name=%s", name)

@@ -114,6 +114,7 @@ class Scheduler:
         self._reading: dict[Feed, None] = {}  # feeds with readers, in turn
         self._idle: dict[Feed, None] = {}
         self._steps: set[_Step] = set()  # in flight, and not late
+        self._late: set[_Step] = set()  # in flight, too long to count
         self._seeking = 0  # seeks in flight
         self._running = 0  # other steps in flight
         self._storing = 0  # steps whose bytes are on their way to the cache
@@ -138,8 +139,11 @@ class Scheduler:
     def add(self, feed: Feed, *, idle: bool) -> None:
         """This feed has something to copy sequentially; ``idle``: nobody reads it.
 
-        Who is in the queue keeps its turn.
+        Who is in the queue keeps its turn. A file whose reads hang gets none: it would take one
+        worker after the other. It is added again when they come back.
         """
+        if any(step.feed is feed for step in self._late):
+            return
         queue, other = (self._idle, self._reading) if idle else (self._reading, self._idle)
         other.pop(feed, None)
         queue.setdefault(feed)
@@ -149,6 +153,9 @@ class Scheduler:
         """Nothing sequential from this feed any more. Steps in flight go on."""
         self._reading.pop(feed, None)
         self._idle.pop(feed, None)
+        if self._timer is not None and not (self._reading or self._idle):
+            self._timer.kill(block=False)
+            self._timer = None
 
     def pump(self) -> None:
         """Start what may start now. Does not switch."""
@@ -185,7 +192,7 @@ class Scheduler:
 
         Whoever gave the piece gets exactly one ``arrived`` or ``failed`` for it.
         """
-        step, buffer = _Step(seek=seek), bytearray()
+        step, buffer = _Step(feed, seek=seek), bytearray()
         self._steps.add(step)
         self._watch()
         try:
@@ -218,6 +225,7 @@ class Scheduler:
         try:
             count = self._pool.call(self.source.read_into, feed.file, view, piece.offset)
         finally:
+            self._late.discard(step)
             saturated = self._running >= self._limit - 1
             self._rate.end(count, saturated=saturated, started=started)
         # The source must wait neither for its own fstat nor for the cache disk.
@@ -240,7 +248,9 @@ class Scheduler:
 
     def _watch(self) -> None:
         if self._watcher is None:
-            self._watcher = gevent.spawn_later(_LATE, self._give_up_late)
+            due = min(step.started for step in self._steps) + _LATE
+            wait = max(0.01, due - time.monotonic())
+            self._watcher = gevent.spawn_later(wait, self._give_up_late)
 
     def _unwatch(self) -> None:
         # Nothing of ours stays behind when all is quiet: the cache may be closed by now.
@@ -252,7 +262,11 @@ class Scheduler:
         """A read that hangs keeps its worker, but not the place of others (I12)."""
         self._watcher = None
         before = time.monotonic() - _LATE
-        for step in [step for step in self._steps if step.started < before]:
+        late = [step for step in self._steps if step.started < before]
+        self._late.update(late)
+        for step in late:
+            self.remove(step.feed)
+        for step in late:
             self._leave(step)
         if self._steps:
             self._watch()
@@ -277,9 +291,10 @@ class Scheduler:
 class _Step:
     """A step in flight."""
 
-    __slots__ = ("seek", "started")
+    __slots__ = ("feed", "seek", "started")
 
-    def __init__(self, *, seek: bool) -> None:
+    def __init__(self, feed: Feed, *, seek: bool) -> None:
+        self.feed = feed
         self.seek = seek
         self.started = time.monotonic()
 
