@@ -10,7 +10,7 @@ import gevent
 import pytest
 
 from streamcache.cache import ledger as ledger_module
-from streamcache.cache.blockmap import BLOCK, Extent
+from streamcache.cache.blockmap import Extent
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.partial import PartialHeader
 from streamcache.cache.space import Space

@@ -978,22 +978,30 @@ def test_a_partial_of_a_file_that_was_copied_over_itself_is_not_continued(world:
     assert world.source.bytes_read == SIZE
 
 
-def test_a_reader_that_waited_for_a_block_of_the_partial_gets_it(world: World) -> None:
+def test_a_reader_that_waited_for_a_block_of_the_partial_gets_it(
+    world: World, monkeypatch: Patch
+) -> None:
     """Its demand was not yet started when the partial turned out to have the block."""
+    monkeypatch.setattr(session_module, "_FIRST_WRITE_WAIT", 0.0)
     first = half_copied(world)
     assert first.map.ready(0, SIZE) >= 2 * BLOCK
     world.gate.shut()
-    others = [world.session(f"other{number}", SIZE) for number in range(2)]
+    busy = world.session("busy", SIZE)
     world.settle()
-    assert len(world.gate.waiting) == 4
+    assert len(world.gate.waiting) == 4, "the source is busy"
+    world.space.evicting = True
+    blocker = world.space.reserve(world.space.limit - world.space.used)
     second = world.session(FILM)
     client = world.client(second)
     client.reader.expected = BLOCK  # it goes on: no seek, so it waits for its turn
     answer = client.get(BLOCK, 2 * BLOCK)
     world.settle()
+    assert answer.waits
+    blocker.release()
+    world.settle()
     assert answer.complete
     client.leave()
-    for session in (*others, second):
+    for session in (busy, second):
         session.handle_event(Event.SHUTDOWN)
 
 

@@ -566,3 +566,19 @@ def test_time_without_copying_is_not_saved_up(
     scheduler.add(feed, idle=False)
     turn()
     assert feed.next <= 3 * START_STEP
+
+
+def test_no_timer_outlives_what_it_is_for(reads: Reads, monkeypatch: pytest.MonkeyPatch) -> None:
+    """60964f2e #1281: timers that were not cleared."""
+    clock = Clock(monkeypatch)
+    reads.shut = False
+    scheduler = made(reads, max_bandwidth=1 << 16)
+    feeds = [FakeFeed("a"), FakeFeed("b")]
+    for feed in feeds:
+        scheduler.add(feed, idle=False)
+    turn()
+    assert clock.later
+    scheduler.remove(feeds[0])
+    assert clock.later
+    scheduler.remove(feeds[1])
+    assert clock.later == []
