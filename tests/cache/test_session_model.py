@@ -202,6 +202,7 @@ class Sessions(RuleBasedStateMachine):
         self.gate.open()
         for client in self.clients:
             client.leave()
+        self.clients = []  # what they were told is ready is theirs no longer
         self.world.settle()
         assert self.session.ended.is_set()
         self.look()
