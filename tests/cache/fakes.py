@@ -33,7 +33,7 @@ from streamcache.config import Config, CopyConfig, SourceConfig
 from streamcache.errors import SourceUnavailable
 from streamcache.source.base import SourceFile
 from streamcache.source.filesystem import FileSystemSource
-from streamcache.source.scheduler import Scheduler
+from streamcache.source.scheduler import START_STEP, Scheduler
 from streamcache.stats import Counters
 from tests import content
 
@@ -160,6 +160,18 @@ class GatedSource(FileSystemSource):
         return twice
 
 
+class SteadyRate:
+    """Steps of one size: what is read when must not depend on how fast the machine is."""
+
+    step = START_STEP
+
+    def begin(self) -> float:
+        return 0.0
+
+    def end(self, count: int, *, saturated: bool, started: float) -> None:
+        pass
+
+
 class Client:
     """A reader of a session; ``get`` reads in a greenlet of its own."""
 
@@ -261,6 +273,7 @@ class World:
         self.space.set_usage(0)
         self.objects = Objects(self.store, self.space, self.disk, keep=keep)
         self.scheduler = Scheduler(self.source, self.reads, self.counters, in_flight=in_flight)
+        self.scheduler._rate = SteadyRate()
         self.resources = Resources(
             config=self.config,
             counters=self.counters,

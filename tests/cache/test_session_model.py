@@ -120,14 +120,15 @@ class Sessions(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 6))
     def reads_come_back(self, count: int) -> None:
-        self.gate.let(count=count)
-        self.world.settle()
+        # One after the other, or chance would say in which order, and hypothesis be misled.
+        for _ in range(count):
+            self.gate.let(count=1)
+            self.world.settle()
 
     @rule()
     def all_reads_come_back(self) -> None:
-        self.gate.open()
-        self.world.settle()
-        self.gate.shut()
+        while self.gate.waiting:
+            self.reads_come_back(1)
 
     @precondition(lambda self: self.live)
     @rule()
@@ -139,7 +140,8 @@ class Sessions(RuleBasedStateMachine):
     def reads_fail_and_fail(self, times: int) -> None:
         self.source.fail(errno.ESTALE, times=times)
 
-    @precondition(lambda self: self.live and not self.replaced)
+    # Once: that a file grew and was rewritten besides cannot be told from an append.
+    @precondition(lambda self: self.live and not self.replaced and not self.spoiled)
     @rule(how=st.sampled_from(["shrink", "grow", "rewrite", "touch"]))
     def the_open_file_changes(self, how: str) -> None:
         path = self.world.path(FILM)
@@ -199,14 +201,13 @@ class Sessions(RuleBasedStateMachine):
     @rule(ahead=st.sampled_from([None, 0]))
     def the_next_session(self, ahead: int | None) -> None:
         """Once the last one has let go of everything, as its readers and steps must."""
-        self.gate.open()
         for client in self.clients:
             client.leave()
         self.clients = []  # what they were told is ready is theirs no longer
         self.world.settle()
+        self.all_reads_come_back()
         assert self.session.ended.is_set()
         self.look()
-        self.gate.shut()
         if self.spoiled or self.session.handle is not None:
             self.write()
         self.world.disk.ill = False
@@ -266,5 +267,6 @@ TestSessionModel.settings = settings(
     max_examples=100,
     stateful_step_count=40,
     deadline=None,
+    report_multiple_bugs=False,  # each would be shrunk, which takes minutes
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
