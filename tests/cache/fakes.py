@@ -397,11 +397,13 @@ class World:
                 self._check()
         finally:
             self.objects.close()
-            for pool in (self.reads, self.meta, self.disk):
+            pools = (self.reads, self.meta, self.disk)
+            for pool in pools:
                 pool.close()
-                assert pool.join(_STUCK)
+            ended = [pool.join(_STUCK) for pool in pools]
             self.store.close()
             shutil.rmtree(self.root, ignore_errors=True)
+            assert all(ended), pools
 
     def _check(self) -> None:
         assert all(session.ended.is_set() for session in self.sessions), self.sessions

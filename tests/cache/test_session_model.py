@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Callable
@@ -252,14 +253,13 @@ class Sessions(RuleBasedStateMachine):
                 assert len(data) == ready.length
 
     def teardown(self) -> None:
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.patch.undo)
             if self.world is not None:
+                stack.callback(self.world.close)
                 self.gate.open()
                 self.world.settle()
                 self.look()
-                self.world.close()
-        finally:
-            self.patch.undo()
 
 
 TestSessionModel = Sessions.TestCase
