@@ -218,8 +218,12 @@ class Store:
             fd = os.open(self._object(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             return -1
-        if os.fstat(fd).st_size == size:
-            return fd
+        try:
+            if os.fstat(fd).st_size == size:
+                return fd
+        except OSError:
+            os.close(fd)
+            raise
         os.close(fd)
         _remove(self._object(name))
         return -1

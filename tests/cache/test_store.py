@@ -232,6 +232,22 @@ def test_an_object_is_opened_by_name_and_size(store: Store) -> None:
     assert not path_of(store, NAME).exists(), "what has another size is not ours"
 
 
+def test_an_object_that_cannot_be_looked_at_leaves_no_descriptor(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(store)
+
+    def fail(fd: int) -> os.stat_result:
+        raise OSError(errno.EIO, "no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", fail)
+        with pytest.raises(OSError, match="no"):
+            store.open_object(NAME, SIZE)
+    # That none is open any more is seen by the check around each test.
+    assert path_of(store, NAME).exists()
+
+
 def test_an_object_is_not_opened_through_a_link(store: Store) -> None:
     publish(store).unlink()
     path_of(store, NAME).symlink_to("/etc/passwd")
