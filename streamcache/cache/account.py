@@ -147,8 +147,18 @@ class Account:
         row = self._find(name)
         return row[1] if row else 0
 
-    def reservations(self, limit: int = 1000) -> list[Reserved]:
-        """The oldest first."""
+    def names(self, key: str) -> list[str]:
+        """The names of this key (32 hex digits) that have a reservation."""
+        self._database.look()
+        prefix = bytes.fromhex(key)
+        rows = self._database.db.execute(
+            "SELECT name FROM reservations WHERE name BETWEEN ? AND ?",
+            (prefix + bytes(16), prefix + b"\xff" * 16),
+        ).fetchall()
+        return [unpack(name) for (name,) in rows]
+
+    def reservations(self, limit: int) -> list[Reserved]:
+        """The oldest first; ``limit`` -1: all."""
         self._database.look()
         rows = self._database.db.execute(
             "SELECT name, bytes, generation, used FROM reservations ORDER BY used, name LIMIT ?",

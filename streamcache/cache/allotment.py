@@ -175,13 +175,15 @@ class Allotment:
         keep = keep or not self._opened
         try:
             if self._published:
+                self._space.forget(self._name)
                 return
             with self._keys.acquire(key_of(self._name), LOCK_WAIT):
                 if partial is not None:
                     self._disk.call(partial.close)
                     partial = None
                 generation = self._space.generation(self._name)
-                blocks = self._disk.call(self._store.partials.settle, self._name, keep=keep)
+                folder = self._store.partials
+                blocks = self._disk.call(folder.settle if keep else folder.remove, self._name)
                 if generation and blocks is not None:
                     self._space.settle(self._name, generation, blocks)
         finally:

@@ -143,10 +143,10 @@ class Ledger:
         if size:
             self._space.resize(size)
 
-    def start(self, published: list[StoredObject]) -> None:
-        """Enter what was published last, then take usage from the catalog, or rebuild. Switches."""
+    def start(self) -> None:
+        """Take usage from the catalog, or rebuild. Switches."""
         try:
-            self._take_up(published)
+            self._take_up()
         except CatalogCorrupt as error:
             log.warning("catalog is broken error=%s", error)
             self._mend(error.id)
@@ -155,12 +155,7 @@ class Ledger:
         self._writer = gevent.spawn(self._write_touches)
         self._watcher = gevent.spawn(self._watch)
 
-    def _take_up(self, published: list[StoredObject]) -> None:
-        entries = [_new_entry(stored) for stored in published]
-        if entries:
-            self.call(self.catalog.add, entries)
-        for entry in entries:  # not before the catalog knows: we may be killed here
-            self._disk.call(self._store.drop_partial, entry.name)
+    def _take_up(self) -> None:
         # An eviction that was cut short. With others there it may be under way: the next round of
         # anybody is offered the same objects again.
         if self._alone and (leaving := self.call(self.catalog.leaving)):
@@ -217,7 +212,7 @@ class Ledger:
         Idempotent; several processes may enter the same one. Switches. Raises CatalogError.
         """
         self.call(self.catalog.add, NewEntry(name, path, size, blocks, time.time()))
-        self._space.drawn.pop(name, None)
+        self._space.forget(name)
 
     def remove(self, names: list[str]) -> None:
         """Objects are gone from the disk. Switches. Raises CatalogError."""
@@ -234,9 +229,14 @@ class Ledger:
         """It is unlinked, and nobody has it open. Idempotent. Switches. Raises CatalogError."""
         self.call(self.catalog.account.free_trash, file)
 
-    def reservations(self, limit: int = 1000) -> list[Reserved]:
-        """Of all processes, the oldest first. Switches. Raises CatalogError."""
+    def reservations(self, limit: int = -1) -> list[Reserved]:
+        """Of all processes, the oldest first; -1: no limit. Switches. Raises CatalogError."""
         found: list[Reserved] = self.call(self.catalog.account.reservations, limit)
+        return found
+
+    def reserved(self, key: str) -> list[str]:
+        """The names of this key that have a reservation. Switches. Raises CatalogError."""
+        found: list[str] = self.call(self.catalog.account.names, key)
         return found
 
     def trash(self) -> list[Trashed]:

@@ -18,6 +18,7 @@ from streamcache.cache import locks
 from streamcache.cache.blockmap import BLOCK
 from streamcache.cache.names import is_name, remove_foreign
 from streamcache.cache.partial import IN_USE, Partial, PartialHeader
+from streamcache.cache.space import footprint
 from streamcache.errors import CacheBusy
 
 _MAX_MAP = 1 << 30  # bytes: a map of 64 TiB
@@ -57,23 +58,32 @@ class PartialFolder:
         found = self._continue(name, header)
         return found or (self._begin(name, header), b"")
 
-    def settle(self, name: str, *, keep: bool) -> int | None:
-        """What our session left: its bytes on disk; 0: it is gone; None: others work on it.
+    def settle(self, name: str) -> int | None:
+        """What is left of it: bytes on disk; 0: it is gone; None: others work on it.
 
-        Without ``keep``, or unsound, it is removed. Raises OSError.
+        What cannot be continued is removed. Raises OSError.
         """
-        with self._owned(name) as (there, idle):
-            if there and idle is None:
-                return None
-            if idle is not None and keep and idle.kind is Leftover.PARTIAL:
-                return idle.blocks
-            self.drop(name)
-            return 0
+        return self._settle(name, (Leftover.PARTIAL,))
+
+    def remove(self, name: str) -> int | None:
+        """The same, and all is removed that nobody works on."""
+        return self._settle(name, ())
 
     def look(self, name: str) -> Idle | None:
         """What is there under this name; None: nothing, or somebody works on it."""
         with self._owned(name) as (_, idle):
             return idle
+
+    def room(self) -> list[tuple[str, int]]:
+        """All partials and the bytes on disk that they take, or may take if they are in use."""
+        found = []
+        for name in self.names():
+            with self._owned(name) as (there, idle), contextlib.suppress(FileNotFoundError):
+                if idle is not None and idle.kind is Leftover.PARTIAL:
+                    found.append((name, idle.blocks))
+                elif there and idle is None:
+                    found.append((name, footprint(os.stat(self.data(name)).st_size)))
+        return found
 
     def names(self) -> list[str]:
         """The names of all partials and journals; foreign files are removed."""
@@ -102,6 +112,15 @@ class PartialFolder:
             os.unlink(self._map(name))
 
     # -- inside
+
+    def _settle(self, name: str, kept: tuple[Leftover, ...]) -> int | None:
+        with self._owned(name) as (there, idle):
+            if there and idle is None:
+                return None
+            if idle is not None and idle.kind in kept:
+                return idle.blocks
+            self.drop(name)
+            return 0
 
     def _map(self, name: str) -> str:
         return os.path.join(self._root, name + ".map")

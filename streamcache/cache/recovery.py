@@ -73,7 +73,7 @@ class Recovery:
             with lock:
                 if self._enter_published(row.name):
                     continue
-                if self._disk.call(self._store.partials.settle, row.name, keep=False) == 0:
+                if self._disk.call(self._store.partials.remove, row.name) == 0:
                     self._space.settle(row.name, row.generation, 0)
                     freed += row.bytes
                     log.info("partial dropped name=%s", row.name)
@@ -85,7 +85,8 @@ class Recovery:
             return
         generation = self._space.generation(name)
         # In no account: we cannot tell what room it has, so it cannot stay.
-        blocks = self._disk.call(self._store.partials.settle, name, keep=generation > 0)
+        folder = self._store.partials
+        blocks = self._disk.call(folder.settle if generation else folder.remove, name)
         if blocks is not None and generation:
             self._space.settle(name, generation, blocks)
             if blocks:

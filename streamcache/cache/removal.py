@@ -93,6 +93,6 @@ class Removal:
         generation = self._r.space.generation(name)
         if not generation:
             return
-        blocks = self._r.disk.call(self._r.store.partials.settle, name, keep=False)
+        blocks = self._r.disk.call(self._r.store.partials.remove, name)
         if blocks is not None:
             self._r.space.settle(name, generation, blocks)

@@ -162,11 +162,15 @@ class Space:
         Unless somebody drew since (`generation` is that of the last draw). Switches. A catalog
         that cannot be written now is no error: the reservation is settled by a later sweep.
         """
-        self.drawn.pop(name, None)
+        self.forget(name)
         try:
             self._books.settle(name, generation, blocks)
         except (CatalogError, Closed, SourceBusy) as error:
             log.warning("reservation not settled name=%s error=%s", name, error)
+
+    def forget(self, name: str) -> None:
+        """This process writes no more into that partial; its reservation is others' to settle."""
+        self.drawn.pop(name, None)
 
     def generation(self, name: str) -> int:
         """Of the reservation; 0: there is none. Switches. Raises CatalogError."""
@@ -311,7 +315,3 @@ class _Waiter:
         self.reason: str | None = None
         self.withdrawn = False
         self.woken = Event()
-
-
-class Reservation:  # gone with the merge: allotment.py and partials.py of this branch import it
-    """See `Space.draw`."""
