@@ -242,7 +242,7 @@ class Space:
         """One transaction; whether it granted. Switches. Raises NoSpace."""
         try:
             self._books.draw(order)
-        except (CatalogError, SourceBusy) as error:
+        except (CatalogError, Closed, SourceBusy) as error:
             raise NoSpace(f"no room can be reserved: {error}") from error
         except BaseException:
             # Killed, or timed out from outside, while the transaction is under way or done.
