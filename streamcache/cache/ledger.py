@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import gevent
+from gevent import monkey
 from gevent.event import Event
 
 from streamcache.cache.account import Order, Reserved, Totals, Trashed
@@ -46,6 +47,9 @@ _OPEN_WAIT = 5.0  # s that a start waits for another process that makes the cata
 _REMEMBERED = 200_000  # pairs of client and object
 
 Files = Callable[[], list[tuple[str, int]]]  # names and bytes on disk; runs in the disk pool
+
+# The embedding program may have monkey-patched: a worker thread needs the real one.
+_sleep = monkey.get_original("time", "sleep")
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +80,7 @@ class Ledger:
         self._disk = disk
         self._config = config
         self._alone = alone
+        self._unshared = alone  # nobody else can have drawn anything yet
         self._partials = partials
         self._trash_files = trash_files
         self._id = 0  # of the catalog, as of the last call
@@ -154,6 +159,8 @@ class Ledger:
             self._mend()
         self._writer = gevent.spawn(self._write_touches)
         self._watcher = gevent.spawn(self._watch)
+        if self._mender is None:
+            self._unshared = False
 
     def _take_up(self, published: list[StoredObject]) -> None:
         entries = [_new_entry(stored) for stored in published]
@@ -363,10 +370,10 @@ class Ledger:
         try:
             size = self.size or self._space.limit
             begun = time.monotonic()
-            if self._do(_renew, self.catalog, broken, size) or not self._alone:
-                begun += _ENTER_WAIT
+            self._do(_renew, self.catalog, broken, size)
             if not self._space.known:
-                self._rebuild(begun)
+                self._rebuild(begun if self._unshared else begun + _ENTER_WAIT)
+            self._unshared = False
             return True
         finally:
             os.close(lock)
@@ -381,6 +388,7 @@ class Ledger:
         """Enter all that the disk has; usage counts from that monotonic time. Switches."""
         # Partials first: one that is published meanwhile is found as an object, too, and its
         # reservation ends when that is entered.
+        catalog = self._id
         partials = [*self._disk.call(self._partials), *self._space.drawn.items()]
         self._do(self.catalog.account.enter, partials)
         folders = self._store.all_objects()
@@ -390,7 +398,7 @@ class Ledger:
                 self._do(self.catalog.add, entries)
         self._do(self.catalog.account.add_trash, self._disk.call(self._trash_files))
         gevent.sleep(max(0.0, counts_from - time.monotonic()))
-        self._do(self.catalog.set_complete)
+        self._do(self.catalog.set_complete, catalog)
         self.rebuilds += 1
         log.info("catalog rebuilt objects=%d bytes=%d", self.objects, self._space.used)
 
@@ -439,7 +447,7 @@ def _open(path: str, config: CacheConfig, limit: int, alone: bool) -> Catalog:
             if lock < 0 and time.monotonic() > end:
                 raise
         if lock < 0:
-            time.sleep(_ELECTION_INTERVAL)
+            _sleep(_ELECTION_INTERVAL)
             continue
         try:
             return attempt()  # another one may have made it
@@ -472,17 +480,16 @@ def _agree(catalog: Catalog, size: int, alone: bool) -> int:
     return catalog.agree(size, alone=alone)
 
 
-def _renew(catalog: Catalog, broken: int, size: int) -> bool:
+def _renew(catalog: Catalog, broken: int, size: int) -> None:
     """With the lock: go over to the catalog that is there, or make one where it must be.
 
-    ``broken``: the id of the one that was found to be. Returns whether it was made.
+    ``broken``: the id of the one that was found to be.
     """
     database = catalog.database
     if not (broken and broken == database.state.id and database.current):
         try:
             catalog.reopen()
-            return False
+            return
         except (CatalogCorrupt, CatalogReplaced) as error:
             log.warning("catalog is lost or broken error=%s", error)
     log.warning("catalog is begun anew kept=%s", catalog.replace(size=size))
-    return True

@@ -13,7 +13,7 @@ import pytest
 from streamcache.cache import ledger as ledger_module
 from streamcache.cache.blockmap import Extent
 from streamcache.cache.catalog import CatalogError
-from streamcache.cache.database import take_lock
+from streamcache.cache.database import create, take_lock
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.partial import PartialHeader
 from streamcache.cache.space import Space
@@ -391,6 +391,29 @@ def test_while_another_process_rebuilds_nothing_can_be_drawn(site: Site) -> None
     os.close(lock)  # as the kernel does when that process dies
     site.whole()
     assert ledger.rebuilds == 2
+
+
+def test_a_catalog_that_is_lost_while_it_is_rebuilt_is_rebuilt_whole(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was entered in the first one is in the second one, too, before usage counts."""
+    for number in range(10):
+        site.object(number)
+    listing = Store.all_objects
+    losses = [5]
+
+    def losing(store: Store) -> Iterator[object]:
+        for number, batch in enumerate(listing(store)):
+            if losses == [number]:
+                losses.clear()
+                create(str(site.catalog_file), policy="s3fifo", size=0)  # by somebody else
+            yield batch
+
+    monkeypatch.setattr(Store, "all_objects", losing)
+    site.begin()
+    site.whole()
+    assert not losses
+    assert site.space.count == 10
 
 
 def test_a_rebuild_that_fails_is_tried_again(
