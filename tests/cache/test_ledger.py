@@ -11,6 +11,7 @@ import gevent
 import pytest
 
 from streamcache.cache import ledger as ledger_module
+from streamcache.cache import mender as mender_module
 from streamcache.cache.blockmap import Extent
 from streamcache.cache.catalog import CatalogError
 from streamcache.cache.database import create, take_lock
@@ -97,8 +98,8 @@ def site(tmp_path: Path) -> Iterator[Site]:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a rebuild waits for others is tested with processes (test_account_processes)."""
-    monkeypatch.setattr(ledger_module, "_ENTER_WAIT", 0.1)
-    monkeypatch.setattr(ledger_module, "_LOOK_INTERVAL", 0.02)
+    monkeypatch.setattr(mender_module, "_ENTER_WAIT", 0.1)
+    monkeypatch.setattr(mender_module, "_LOOK_INTERVAL", 0.02)
 
 
 def test_a_new_cache_knows_its_usage_at_once(site: Site) -> None:
@@ -419,7 +420,7 @@ def test_a_catalog_that_is_lost_while_it_is_rebuilt_is_rebuilt_whole(
 def test_a_rebuild_that_fails_is_tried_again(
     site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(ledger_module, "_REBUILD_INTERVAL", 0.05)
+    monkeypatch.setattr(mender_module, "_REBUILD_INTERVAL", 0.05)
     failures = [OSError(5, "EIO"), OSError(5, "EIO")]
     listing = Store.all_objects
 
