@@ -272,6 +272,15 @@ class CopyConfig:
             maximum=256,
         ),
     )
+    claim_timeout: float = field(
+        default=2.0,
+        metadata=option(
+            Kind.DURATION,
+            "how long a reader waits for a block that another process is copying, before it reads"
+            " the source itself: that process may be stopped",
+            minimum=0.01,
+        ),
+    )
     step_time: float = field(
         default=0.015,
         metadata=option(

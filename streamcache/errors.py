@@ -44,7 +44,11 @@ class CacheError(StreamCacheError):
 
 
 class CacheInUse(CacheError):
-    """Another process owns this cache directory."""
+    """Other processes use this cache directory, and not with our settings."""
+
+
+class CacheBusy(CacheError):
+    """Another process holds a lock of the cache for too long: it was stopped, perhaps."""
 
 
 class NoSpace(CacheError):

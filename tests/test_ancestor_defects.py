@@ -441,12 +441,12 @@ def test_defect_14_what_is_reserved_counts_before_it_is_on_disk(world: World) ->
     sessions = [world.session(f"film{number}", SIZE) for number in range(3)]
     world.settle()
     assert world.space.reserved == 3 * footprint(SIZE)
-    assert sum(world.store.partial_blocks(session.name) for session in sessions) < footprint(SIZE)
+    assert sum(world.blocks(session.name) for session in sessions) < footprint(SIZE)
 
 
 def test_defect_15_room_that_comes_too_late_starts_no_copy(world: World) -> None:
     world.space.evicting = True
-    blocker = world.space.reserve(world.space.limit)
+    blocker = world.fill()
     session = world.session(FILM, SIZE)
     client = world.client(session)
     world.settle()
@@ -488,7 +488,7 @@ def test_defect_17_a_version_is_more_than_whole_seconds(
 def test_defect_18_a_read_before_there_is_room_does_not_hold_the_hub(world: World) -> None:
     """Reads while "not copying" blocked the main loop on the network file system."""
     world.space.evicting = True
-    blocker = world.space.reserve(world.space.limit)
+    blocker = world.fill()
     world.gate.shut()
     session = world.session(FILM, SIZE)
     client = world.client(session)

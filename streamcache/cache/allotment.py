@@ -1,26 +1,30 @@
-"""A copy's room on the cache's disk: its reservation, and the partial that it writes into.
+"""A copy's room on the cache's disk: what it may write, and the partial that it writes into.
 
-Hub's thread; files are touched in the disk pool. Every way out gives the bytes back or hands them
-on: to the object (``publish``), or to the next session of this version (``let_go``).
+Hub's thread; files are touched in the disk pool. Other processes may copy the same version into the
+same partial: then its reservation is that of all of them, and whoever leaves last settles it. What
+one of them may write is what it drew itself.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+from typing import Final
 
-from streamcache.cache.blockmap import Extent
+from streamcache.cache import store as files
+from streamcache.cache.blockmap import BLOCK, Extent
+from streamcache.cache.locks import KeyLock, KeyLocks
+from streamcache.cache.names import key_of
 from streamcache.cache.partial import Partial, PartialHeader
-from streamcache.cache.space import Reservation, Space, footprint
+from streamcache.cache.space import Space, footprint
 from streamcache.cache.store import Store
 from streamcache.cache.workers import WorkerPool
-from streamcache.errors import Closed, NoSpace
+from streamcache.errors import CacheBusy, Closed, NoSpace
 
-STEP = (
-    256 * 1024 * 1024
-)  # bytes reserved at once: a probe of 10,000 titles must not drain the cache
-AHEAD = STEP // 4  # bytes left of the reservation when more is asked for
-_WAIT = 30.0  # s for room to be made
+STEP: Final = 256 * 1024 * 1024  # bytes drawn at once: a probe of 10,000 titles drains no cache
+AHEAD: Final = STEP // 4  # bytes left of the reservation when more is asked for
+LOCK_WAIT: Final = 2.0  # s for the lock of a key, which is held for moments only
+_WAIT: Final = 30.0  # s for room to be made
 
 log = logging.getLogger(__name__)
 
@@ -36,68 +40,71 @@ class Allotment:
         store: Store,
         space: Space,
         disk: WorkerPool,
-        adopted: Reservation | None,
+        keys: KeyLocks,
     ) -> None:
-        """For a file of ``size`` bytes; owns ``adopted``, the reservation of a partial on disk."""
+        """For a file of ``size`` bytes."""
         self._name = name
         self._size = size
         self._store = store
         self._space = space
         self._disk = disk
-        self._reservation = adopted
-        self._on_disk = 0 if adopted is None else adopted.amount  # bytes before we opened it
-        self._partial: Partial | None = None
+        self._keys = keys
+        self._drawn = 0  # bytes that we may write
+        self._whole = False  # all of the file is reserved, whoever writes it
+        self._written = 0  # blocks that we wrote, or are about to
+        self.partial: Partial | None = None
+        self._opened = False
+        self._published = False
+        self._waits = False  # for room
         self._growing = False
         self._given_up = False
 
     def __repr__(self) -> str:
-        return f"<Allotment {self._name} {self._reservation!r}>"
-
-    @property
-    def is_open(self) -> bool:
-        """There is a partial to write into."""
-        return self._partial is not None
+        return f"<Allotment {self._name} written={self._written * BLOCK} drawn={self._drawn}>"
 
     @property
     def fd(self) -> int:
         """Read-only descriptor of the partial; -1: it is not open."""
-        return -1 if self._partial is None else self._partial.read_fd
+        return -1 if self.partial is None else self.partial.read_fd
 
-    def open(self, header: PartialHeader) -> bytes:
+    def open(self, header: PartialHeader, lock: KeyLock) -> bytes:
         """Reserve, then continue the partial that is there, or begin one. Switches.
 
-        Returns the map bytes of the blocks that are present; b"": none. Raises NoSpace, OSError.
+        ``lock`` is the key's: it is ours, and still held when this returns. Returns the map bytes
+        of the blocks that are present; b"": none. Raises NoSpace, CacheBusy, OSError.
         """
         if self._given_up:
             raise NoSpace("nobody wants it any more")
-        if self._reservation is None:
-            self._reservation = self._space.begin()
-        more = min(STEP, footprint(self._size) - self._reservation.amount)
-        self._reservation.grow(max(0, more), timeout=_WAIT)
-        self._partial, present = self._disk.call(self._open, header)
-        self._on_disk = 0
+        try:
+            # Nobody settles what is drawn under the lock before its partial is in use.
+            self._draw(timeout=0)
+        except NoSpace:
+            with lock.lent():  # waiting may take long
+                draw = self._draw(timeout=_WAIT)
+            if draw != self._space.generation(self._name):
+                self._draw(timeout=0)
+        self.partial, present = self._disk.call(self._store.partials.open, self._name, header)
+        self._opened = True
         return present
 
-    def _open(self, header: PartialHeader) -> tuple[Partial, bytes]:
-        """Worker thread."""
-        found = self._store.continue_partial(self._name, header)
-        return found or (self._store.create_partial(self._name, header), b"")
+    def affords(self, blocks: int) -> bool:
+        """Whether we may write that many blocks more."""
+        if self._whole:
+            return True
+        size = min((self._written + blocks) * BLOCK, self._size)
+        return bool(self._drawn) and footprint(size) <= self._drawn
 
-    def affords(self, size: int) -> bool:
-        """Whether ``size`` bytes of the file are within the reservation."""
-        if self._reservation is None or self._reservation.settled:
-            return False
-        return footprint(min(size, self._size)) <= self._reservation.amount
+    def spend(self, blocks: int) -> None:
+        """We are about to write them; a negative number: we did not."""
+        self._written += blocks
 
     def grow(self) -> bool:
-        """Reserve more, unless that is under way: then False at once. Switches. Raises NoSpace."""
-        reservation = self._reservation
-        if self._growing or reservation is None or reservation.settled:
+        """Draw more, unless that is under way: then False at once. Switches. Raises NoSpace."""
+        if self._growing or self._whole or self.partial is None:
             return False
         self._growing = True
         try:
-            more = min(STEP, footprint(self._size) - reservation.amount)
-            reservation.grow(max(0, more), timeout=_WAIT)
+            self._draw(timeout=_WAIT)
         finally:
             self._growing = False
         return True
@@ -105,65 +112,103 @@ class Allotment:
     def give_up(self) -> None:
         """Wait for room no longer: ``open`` and ``grow`` raise NoSpace. Does not switch."""
         self._given_up = True
-        if self._reservation is not None:
-            self._reservation.withdraw()
+        if self._waits:
+            self._space.withdraw(self._name)
 
     def write(self, extent: Extent, data: memoryview) -> None:
         """Data, then map. Switches. Raises OSError."""
-        assert self._partial is not None
-        self._disk.call(self._partial.write, extent, data)
+        assert self.partial is not None
+        self._disk.call(self.partial.write, extent, data)
 
     def seal(self, mtime_ns: int) -> None:
         """Pin the mtime and make the data durable. Switches. Raises OSError."""
-        assert self._partial is not None
-        self._disk.call(self._partial.seal, mtime_ns)
+        partial = self.partial
+        assert partial is not None
+        if partial.is_poisoned:
+            raise CacheBusy("another process failed to make it durable")
+        try:
+            self._disk.call(partial.seal, mtime_ns)
+        except OSError:
+            with contextlib.suppress(OSError, Closed):
+                self._disk.call(partial.poison)
+            raise
 
-    def publish(self) -> tuple[int, int]:
-        """Rename to the object: its bytes on disk, and a read-only descriptor that is the
-        caller's from now on (readers keep theirs, it is the same). Switches. Raises OSError.
+    def publish(self) -> tuple[int, int, KeyLock]:
+        """Rename to the object: its bytes on disk, a leased descriptor of it, and the key's lock.
+
+        The last two are the caller's from now on (readers keep the descriptor that they have, it
+        is the same). The lock is for as long as the catalog does not know the object. Switches.
+        Raises CacheBusy, OSError.
         """
-        assert self._partial is not None and self._reservation is not None
-        blocks = self._disk.call(self._store.publish, self._name)
-        self._reservation.commit(blocks)
-        self._reservation = None
-        return blocks, self._partial.give_away()
+        assert self.partial is not None
+        lock = self._keys.acquire(key_of(self._name), LOCK_WAIT)
+        try:
+            blocks = self._disk.call(self._store.publish, self._name, self.partial.inode)
+        except BaseException:
+            lock.release()
+            raise
+        return blocks, self._taken(), lock
+
+    def published(self) -> int | None:
+        """Whether another process has published it: then a leased descriptor, the caller's.
+
+        None: not yet. Switches. Raises CacheBusy when it never will be, OSError.
+        """
+        assert self.partial is not None
+        answer = self._disk.call(self._store.published, self._name, self.partial.inode)
+        if answer is None:
+            raise CacheBusy("its partial has lost its name")
+        return self._taken() if answer else None
 
     def lend(self) -> int:
         """The read-only descriptor, which is the caller's from now on; -1: there is none."""
-        return -1 if self._partial is None else self._partial.give_away()
+        return -1 if self.partial is None else self.partial.give_away()
 
-    def let_go(self, *, keep: bool) -> Reservation | None:
-        """Close everything. Switches.
+    def let_go(self, *, keep: bool) -> None:
+        """Close everything. Switches. Raises OSError, CacheError.
 
-        ``keep``: leave the partial for the next session, and return its reservation. What was
-        published has neither any more.
+        ``keep``: leave the partial for the next session, as one that we never opened. What was
+        published is not touched.
         """
         self.give_up()
-        partial, self._partial = self._partial, None
-        reservation, self._reservation = self._reservation, None
+        partial, self.partial = self.partial, None
+        keep = keep or not self._opened
         try:
+            if self._published:
+                self._space.forget(self._name)
+                return
+            with self._keys.acquire(key_of(self._name), LOCK_WAIT):
+                if partial is not None:
+                    self._disk.call(partial.close)
+                    partial = None
+                generation = self._space.generation(self._name)
+                folder = self._store.partials
+                blocks = self._disk.call(folder.settle if keep else folder.remove, self._name)
+                if generation and blocks is not None:
+                    self._space.settle(self._name, generation, blocks)
+        finally:
             if partial is not None:
                 self._close(partial)
-            if reservation is None:
-                return None
-            if partial is None and self._on_disk:
-                reservation.shrink_to(self._on_disk)  # never opened: it is as we found it
-                return reservation
-            if keep and partial is not None:
-                with contextlib.suppress(FileNotFoundError):  # somebody removed it
-                    reservation.shrink_to(self._disk.call(self._store.partial_blocks, self._name))
-                    return reservation
-            self._disk.call(self._store.drop_partial, self._name)
-        except OSError as error:
-            # What may still be there counts on (I13): dropping it is tried again for room.
-            log.warning("partial not let go name=%s error=%s", self._name, error)
-            return reservation
-        except BaseException:
-            if reservation is not None:
-                reservation.release()
-            raise
-        reservation.release()
-        return None
+
+    def _draw(self, *, timeout: float) -> int:
+        """Reserve more; the generation of the reservation. Switches. Raises NoSpace."""
+        whole = footprint(self._size)
+        self._waits = True
+        try:
+            draw = self._space.draw(self._name, min(STEP, whole), whole, timeout=timeout)
+        finally:
+            self._waits = False
+        self._drawn += draw.amount
+        self._whole = draw.whole
+        return draw.generation
+
+    def _taken(self) -> int:
+        """The descriptor, with the lock of a reader."""
+        assert self.partial is not None
+        self._published = True
+        fd = self.partial.give_away()
+        files.lease(fd)
+        return fd
 
     def _close(self, partial: Partial) -> None:
         try:

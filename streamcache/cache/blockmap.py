@@ -102,25 +102,49 @@ class BlockMap:
         self.claimed -= len(extent)
         self.present += len(extent)
 
-    def adopt(self, present: bytes) -> None:
-        """Missing -> present where ``present`` has 1 (the map of a partial that is continued)."""
-        for run in BlockMap(self.size, present or None).runs():
-            if self._taken.find(1, run.start, run.stop) < 0:
-                self._taken[run.start : run.stop] = b"\1" * len(run)
-                self._present[run.start : run.stop] = b"\1" * len(run)
-                self.present += len(run)
-                continue
-            for block in range(run.start, run.stop):
-                if not self._taken[block]:
-                    self._taken[block] = self._present[block] = 1
-                    self.present += 1
+    def adopt(self, present: bytes, start: int = 0) -> list[Extent]:
+        """Missing -> present where ``present``, one byte per block from ``start`` on, has 1.
+
+        Claimed ones stay claimed. Returns the runs that are present now and were not.
+        """
+        found = []
+        for run in _runs(present):
+            for free in self._free(Extent(start + run.start, start + run.stop)):
+                self._taken[free.start : free.stop] = b"\1" * len(free)
+                self._present[free.start : free.stop] = b"\1" * len(free)
+                self.present += len(free)
+                found.append(free)
+        return found
+
+    def bar(self, extent: Extent) -> list[Extent]:
+        """Missing -> taken by somebody else; returns the runs for which that is true."""
+        runs = list(self._free(extent))
+        for run in runs:
+            self._taken[run.start : run.stop] = b"\1" * len(run)
+        return runs
+
+    def unbar(self, extent: Extent) -> None:
+        """The opposite, for a run that ``bar`` returned."""
+        self._taken[extent.start : extent.stop] = bytes(len(extent))
 
     def runs(self) -> Iterator[Extent]:
         """The runs of present blocks, in order."""
-        start = self._present.find(1)
+        return _runs(self._present)
+
+    def _free(self, extent: Extent) -> Iterator[Extent]:
+        start = self._taken.find(0, extent.start, extent.stop)
         while start >= 0:
-            stop = self._present.find(0, start)
-            if stop < 0:
-                stop = self.count
+            stop = self._taken.find(1, start, extent.stop)
+            stop = extent.stop if stop < 0 else stop
             yield Extent(start, stop)
-            start = self._present.find(1, stop)
+            start = self._taken.find(0, stop, extent.stop)
+
+
+def _runs(present: bytes | bytearray) -> Iterator[Extent]:
+    start = present.find(1)
+    while start >= 0:
+        stop = present.find(0, start)
+        if stop < 0:
+            stop = len(present)
+        yield Extent(start, stop)
+        start = present.find(1, stop)

@@ -1,8 +1,8 @@
 """The catalog: which objects are in the cache, what they take, and in which order they go. SQLite.
 
 Threads: every method of one `Catalog` runs in one and the same worker thread, `open` too; SQLite
-refuses any other. The disk is the truth (I7): a lost or damaged catalog costs the order of eviction
-and a rebuild in the background, never an object. Partials have no rows: their map files are theirs.
+refuses any other. Several processes share the file. The disk is the truth (I7): a lost or damaged
+catalog costs the order of eviction and a rebuild in the background, never an object.
 
 Totals are written in the transaction that changes the rows, so that usage is O(1) and right after a
 SIGKILL. After a power cut the last seconds may be missing (`synchronous=NORMAL`), nothing worse.
@@ -12,56 +12,39 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from streamcache.cache.policy import POLICIES, PolicyName
-from streamcache.cache.queues import SCHEMA as QUEUE_SCHEMA
-from streamcache.cache.queues import SqliteQueues, pack, unpack
+from streamcache.cache.account import Account
+from streamcache.cache.database import (
+    CatalogCorrupt,
+    CatalogError,
+    CatalogReplaced,
+    Database,
+    State,
+    create,
+    set_aside,
+    translated,
+)
+from streamcache.cache.policy import POLICIES, Policy, PolicyName
+from streamcache.cache.queues import pack, unpack
 from streamcache.errors import CacheError
+from streamcache.units import format_size
 
-APPLICATION_ID: Final = 0x5343_6174  # "SCat", in the file's header
-FORMAT: Final = 1  # user_version; any other is a foreign schema
-PAGE_CACHE: Final = 32 * 1024  # KiB of pages held in memory
-OBJECTS: Final = "objects"  # the name of the objects' own row among the totals
+__all__ = [
+    "Catalog",
+    "CatalogCorrupt",
+    "CatalogError",
+    "CatalogReplaced",
+    "Entry",
+    "NewEntry",
+    "Victim",
+    "set_aside",
+]
 
-_SCHEMA = (
-    *QUEUE_SCHEMA,
-    """CREATE TABLE objects (
-        name BLOB PRIMARY KEY, path BLOB NOT NULL, size INTEGER NOT NULL, blocks INTEGER NOT NULL,
-        created REAL NOT NULL, used REAL NOT NULL, hits INTEGER NOT NULL, leaving INTEGER NOT NULL
-    ) WITHOUT ROWID""",
-    "CREATE INDEX objects_by_path ON objects (path, name)",
-    "CREATE INDEX objects_leaving ON objects (leaving) WHERE leaving = 1",
-    """CREATE TABLE state (
-        id INTEGER PRIMARY KEY, policy TEXT NOT NULL, complete INTEGER NOT NULL,
-        bytes INTEGER NOT NULL, count INTEGER NOT NULL
-    )""",
-    f"PRAGMA application_id = {APPLICATION_ID}",
-    f"PRAGMA user_version = {FORMAT}",
-)
 _ENTRY = "SELECT name, path, size, blocks, created, used, hits FROM objects"
-# Our statements are fixed: an "SQL error" is another schema, a violated constraint false rows.
-_DAMAGE = frozenset(
-    {
-        sqlite3.SQLITE_CORRUPT,
-        sqlite3.SQLITE_NOTADB,
-        sqlite3.SQLITE_ERROR,
-        sqlite3.SQLITE_CONSTRAINT,
-    }
-)
 _TOP: Final = b"\xff" * 4096  # PATH_MAX: no path sorts after a prefix of it and this
-_SUFFIXES: Final = ("", "-wal", "-shm")
-
-
-class CatalogError(CacheError):
-    """The catalog could not be read or written now (disk full, I/O error, locked)."""
-
-
-class CatalogCorrupt(CatalogError):
-    """The file is damaged or not a catalog of this format: `set_aside` it and rebuild."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,74 +90,137 @@ class Victim:
 class Catalog:
     """An open catalog. Made by `open`."""
 
-    def __init__(
-        self, path: str, db: sqlite3.Connection, policy: PolicyName, capacity: int
-    ) -> None:
-        self._path = path
-        self._db = db
-        self._queues = SqliteQueues(db)
-        self._policy = POLICIES[policy](self._queues, capacity)
+    def __init__(self, database: Database, policy: PolicyName, capacity: int) -> None:
+        self.database = database
+        self.account = Account(database)
+        self._capacity = capacity
         self._policy_name = policy
+        self._take_over(alone=True)
 
     def __repr__(self) -> str:
-        return f"<Catalog {self._path} policy={self._policy_name}>"
+        return f"<Catalog {self.database.path} policy={self._policy_name}>"
 
     @classmethod
-    def open(cls, path: str, *, policy: PolicyName = "s3fifo", capacity: int) -> Catalog:
-        """Open or make the catalog at `path`; `capacity` is the size of the cache in bytes.
+    def open(
+        cls,
+        path: str,
+        *,
+        policy: PolicyName = "s3fifo",
+        capacity: int,
+        alone: bool = True,
+        size: int = 0,
+        make: bool = True,
+    ) -> Catalog:
+        """Open the catalog at `path`, or `make` one; `capacity` is the size of the cache in bytes.
 
-        Another `policy` than before takes all objects over in the order of their last use.
-        Raises CatalogCorrupt (damaged, foreign) and CatalogError (not readable or writable).
+        Another `policy` than before takes all objects over in the order of their last use, if no
+        other process has it open (`alone`); else it is refused with CacheError. A new one records
+        `size`, see `agree`. Raises CatalogCorrupt (damaged, foreign) and CatalogError (not
+        readable or writable, not there).
         """
-        with _translated(path):
-            db = sqlite3.connect(path, timeout=5.0, isolation_level=None)
+        if make and path != ":memory:" and not os.path.exists(path):
+            create(path, policy=policy, size=size)
+        database = Database(path)
         try:
-            with _translated(path):
-                catalog = cls(path, db, policy, capacity)
-                catalog._prepare()
+            if not alone and database.state.policy != policy:
+                raise CacheError(
+                    f"cache.policy = {policy}: the cache directory is shared with a server that"
+                    f" has {database.state.policy}; allowed: {database.state.policy}"
+                )
+            return cls(database, policy, capacity)
         except BaseException:
-            db.close()
+            database.close()
             raise
-        return catalog
+
+    def reopen(self) -> None:
+        """Go over to the file that is there now: another process has replaced it.
+
+        Raises CatalogError, also when there is none.
+        """
+        self.database.reopen()
+        self._take_over()
+
+    def replace(self, *, size: int) -> str:
+        """Set this file aside, make an empty one and go over to it; returns where the old one is.
+
+        Raises CatalogError, OSError.
+        """
+        aside = set_aside(self.database.path)
+        create(self.database.path, policy=self._policy_name, size=size)
+        self.reopen()
+        return aside
+
+    def _take_over(self, *, alone: bool = False) -> None:
+        queues, name = self.database.queues, self._policy_name
+        self._policy: Policy = POLICIES[name](queues, self._capacity)
+        if self.database.state.policy == name or not alone:
+            return
+        with self.database.transaction() as state:
+            queues.refill(
+                self._policy.home, "SELECT name, blocks AS size FROM objects ORDER BY used, name"
+            )
+            self._execute("UPDATE objects SET leaving = 0 WHERE leaving = 1")
+            state.policy = name
+
+    def agree(self, size: int, *, alone: bool) -> int:
+        """The size of the cache that all who share it have, in bytes; 0: none was said yet.
+
+        `alone`, this one says it. Else `size` must be the same, or 0. Raises CacheError.
+        """
+        with self.database.transaction() as state:
+            if size and (alone or not state.size):
+                state.size = size
+            elif size not in (0, state.size):
+                ours, theirs = format_size(size), format_size(state.size)
+                raise CacheError(
+                    f"cache.size = {ours}: the cache directory is shared with a server that has"
+                    f" {theirs}; allowed: {theirs}"
+                )
+            return state.size
 
     def close(self) -> None:
         """Close the file; idempotent."""
-        self._db.close()
+        self.database.close()
 
     @property
     def complete(self) -> bool:
         """False from birth until `set_complete`: objects on disk may have no row yet."""
-        with _translated(self._path):
-            return bool(self._db.execute("SELECT complete FROM state").fetchone()[0])
+        return bool(self.database.look().complete)
 
     def set_complete(self) -> None:
-        """All objects on disk have rows now: the rebuild is done (also after a SIGKILL)."""
-        with self._transaction():
-            self._db.execute("UPDATE state SET complete = 1")
+        """All that is on disk has rows now: the rebuild is done (also after a SIGKILL)."""
+        with self.database.transaction() as state:
+            state.complete = 1
 
     def usage(self) -> tuple[int, int]:
         """Bytes on disk and number of all objects; O(1)."""
-        with _translated(self._path):
-            size, count = self._db.execute("SELECT bytes, count FROM state").fetchone()
-        return size, count
+        state = self.database.look()
+        return state.objects, state.count
 
     def add(self, new: NewEntry | Iterable[NewEntry]) -> int:
         """Enter objects, in one transaction; returns the bytes of those they replaced (same name).
 
-        Idempotent: one that is there already keeps its place, hits and creation.
+        Their reservations end. Idempotent: one that is there already keeps its place, hits and
+        creation.
         """
         entries = (new,) if isinstance(new, NewEntry) else new
         replaced = 0
-        with self._transaction():
+        with self.database.transaction() as state:
             for entry in entries:
-                replaced += self._add(entry)
+                replaced += self._add(state, entry)
         return replaced
+
+    def trashed(self, name: str, file: str, blocks: int) -> None:
+        """The object was renamed to `file` in trash/, where its `blocks` bytes count on."""
+        with self.database.transaction() as state:
+            self._remove(state, (name,), "")
+            self.account.put_trash(state, file, blocks)
 
     def touch(self, counts: Mapping[str, int], now: float) -> None:
         """Count uses of objects, {name: how many}; unknown names are ignored."""
-        with self._transaction():
+        with self.database.transaction():
             for name, count in counts.items():
-                self._db.execute(
+                self._execute(
                     "UPDATE objects SET used = max(used, ?), hits = hits + ? WHERE name = ?",
                     (now, count, pack(name)),
                 )
@@ -191,12 +237,11 @@ class Catalog:
         """
         chosen: list[Victim] = []
         missing = min(need, batch)
-        with self._transaction():
+        with self.database.transaction() as state:
             # The order of eviction sees the cache at the size it will have after this round, so the
             # shares of its queues come out right also when partials take a part of the disk.
-            size = self._db.execute("SELECT bytes FROM state").fetchone()[0]
-            self._policy.capacity = max(1, size - need)
-            rows = self._db.execute("SELECT name, blocks FROM objects WHERE leaving = 1").fetchall()
+            self._policy.capacity = max(1, state.objects - need)
+            rows = self._execute("SELECT name, blocks FROM objects WHERE leaving = 1").fetchall()
             for packed, blocks in rows:
                 name = unpack(packed)
                 if name in held:
@@ -207,9 +252,7 @@ class Catalog:
             while missing > 0 and len(chosen) < limit and (item := self._policy.evict(held)):
                 chosen.append(Victim(item.name, item.size))
                 missing -= item.size
-                self._db.execute(
-                    "UPDATE objects SET leaving = 1 WHERE name = ?", (pack(item.name),)
-                )
+                self._execute("UPDATE objects SET leaving = 1 WHERE name = ?", (pack(item.name),))
         return chosen
 
     def remove(self, names: Iterable[str]) -> int:
@@ -217,16 +260,18 @@ class Catalog:
 
         Unknown names count nothing, so whoever comes second subtracts nothing.
         """
-        return self._remove(names, "")
+        with self.database.transaction() as state:
+            return self._remove(state, names, "")
 
     def remove_victims(self, names: Iterable[str]) -> int:
         """As `remove`, for what `victims` answered: one that was added anew since then stays."""
-        return self._remove(names, "AND leaving = 1")
+        with self.database.transaction() as state:
+            return self._remove(state, names, "AND leaving = 1")
 
     def leaving(self) -> list[str]:
         """Victims that were not removed: the last process may have ended in between."""
-        with _translated(self._path):
-            rows = self._db.execute("SELECT name FROM objects WHERE leaving = 1").fetchall()
+        with translated(self.database.path):
+            rows = self._execute("SELECT name FROM objects WHERE leaving = 1").fetchall()
         return [unpack(name) for (name,) in rows]
 
     def get(self, name: str) -> Entry | None:
@@ -247,8 +292,8 @@ class Catalog:
         """Objects whose path begins with `prefix`, by path and name: the page after `after`."""
         start = _encode(prefix)
         begin = (start, b"") if after is None else (_encode(after.path), pack(after.name))
-        with _translated(self._path):
-            rows = self._db.execute(
+        with translated(self.database.path):
+            rows = self._execute(
                 f"{_ENTRY} WHERE (path, name) > (?, ?) AND path BETWEEN ? AND ?"
                 " ORDER BY path, name LIMIT ?",
                 (*begin, start, start + _TOP, limit),
@@ -256,114 +301,55 @@ class Catalog:
         return [_entry(row) for row in rows]
 
     def _one(self, query: str, args: tuple[Any, ...]) -> Entry | None:
-        with _translated(self._path):
-            row = self._db.execute(query, args).fetchone()
+        with translated(self.database.path):
+            row = self._execute(query, args).fetchone()
         return None if row is None else _entry(row)
 
-    def _add(self, new: NewEntry) -> int:
+    def _add(self, state: State, new: NewEntry) -> int:
         packed, path = pack(new.name), _encode(new.path)
-        before = self._db.execute(
+        before = self._execute(
             "SELECT blocks, leaving FROM objects WHERE name = ?", (packed,)
         ).fetchone()
         if before is None:
-            self._db.execute(
+            self._execute(
                 "INSERT INTO objects VALUES (?, ?, ?, ?, ?, ?, 0, 0)",
                 (packed, path, new.size, new.blocks, new.created, new.created),
             )
-            self._total(new.blocks, 1)
+            state.count += 1
         else:
-            self._db.execute(
+            self._execute(
                 "UPDATE objects SET path = ?, size = ?, blocks = ?, leaving = 0 WHERE name = ?",
                 (path, new.size, new.blocks, packed),
             )
-            self._total(new.blocks - before[0], 0)
+        replaced: int = before[0] if before else 0
+        state.objects += new.blocks - replaced
+        self.account.end_reservation(state, new.name)
         if before != (new.blocks, 0):
             self._policy.discard(new.name)
             self._policy.insert(new.name, new.blocks, recalled=self._policy.recall(new.name))
-        return before[0] if before else 0
+        return replaced
 
-    def _remove(self, names: Iterable[str], condition: str) -> int:
+    def _remove(self, state: State, names: Iterable[str], condition: str) -> int:
         freed = 0
-        with self._transaction():
-            for name in names:
-                row = self._db.execute(
-                    f"DELETE FROM objects WHERE name = ? {condition} RETURNING blocks",
-                    (pack(name),),
-                ).fetchone()
-                if row is not None:
-                    self._policy.discard(name)
-                    self._total(-row[0], -1)
-                    freed += row[0]
+        for name in names:
+            row = self._execute(
+                f"DELETE FROM objects WHERE name = ? {condition} RETURNING blocks",
+                (pack(name),),
+            ).fetchone()
+            if row is not None:
+                self._policy.discard(name)
+                state.objects -= row[0]
+                state.count -= 1
+                freed += row[0]
         return freed
 
     def _rejoin(self, name: str, blocks: int) -> None:
         """Put an object that should have gone, and is in use, back among the others."""
-        self._db.execute("UPDATE objects SET leaving = 0 WHERE name = ?", (pack(name),))
+        self._execute("UPDATE objects SET leaving = 0 WHERE name = ?", (pack(name),))
         self._policy.insert(name, blocks, recalled=self._policy.recall(name))
 
-    def _total(self, size: int, count: int) -> None:
-        self._db.execute("UPDATE state SET bytes = bytes + ?, count = count + ?", (size, count))
-
-    def _prepare(self) -> None:
-        application = self._pragma("application_id")
-        version = self._pragma("user_version")
-        empty = not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if (application, version) != (APPLICATION_ID, FORMAT) and not (empty and not application):
-            raise CatalogCorrupt(f"{self._path}: no catalog of format {FORMAT}")
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")
-        self._db.execute(f"PRAGMA cache_size = -{PAGE_CACHE}")
-        self._db.execute("PRAGMA journal_size_limit = 67108864")
-        self._db.execute("BEGIN IMMEDIATE")
-        if empty:
-            for statement in _SCHEMA:
-                self._db.execute(statement)
-            self._db.execute("INSERT INTO state VALUES (1, ?, 0, 0, 0)", (self._policy_name,))
-        before = self._db.execute("SELECT policy FROM state").fetchone()
-        if before is None:
-            raise CatalogCorrupt(f"{self._path}: no state")
-        if before != (self._policy_name,):
-            self._queues.load()
-            self._queues.refill(
-                self._policy.home, "SELECT name, blocks AS size FROM objects ORDER BY used, name"
-            )
-            self._queues.save()
-            self._db.execute("UPDATE objects SET leaving = 0 WHERE leaving = 1")
-            self._db.execute("UPDATE state SET policy = ?", (self._policy_name,))
-        self._db.execute("COMMIT")
-
-    def _pragma(self, name: str) -> int:
-        return int(self._db.execute(f"PRAGMA {name}").fetchone()[0])
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with _translated(self._path):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                self._queues.load()
-                yield
-                self._queues.save()
-                self._db.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):
-                    self._db.execute("ROLLBACK")
-                raise
-
-
-def set_aside(path: str) -> str:
-    """Rename the closed catalog at `path`, with its journal, so that a new one can be made there.
-
-    A journal left behind would be replayed into the new file. Returns the new name, which replaces
-    the one set aside before. Runs in a worker thread; raises OSError.
-    """
-    aside = f"{path}.corrupt"
-    for suffix in _SUFFIXES:
-        with suppress(FileNotFoundError):
-            os.unlink(aside + suffix)
-    for suffix in _SUFFIXES:
-        with suppress(FileNotFoundError):
-            os.rename(path + suffix, aside + suffix)
-    return aside
+    def _execute(self, statement: str, args: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        return self.database.db.execute(statement, args)
 
 
 def _entry(row: tuple[bytes, bytes, int, int, float, float, int]) -> Entry:
@@ -374,14 +360,3 @@ def _entry(row: tuple[bytes, bytes, int, int, float, float, int]) -> Entry:
 
 def _encode(path: str) -> bytes:
     return path.encode("utf-8", "surrogateescape")
-
-
-@contextmanager
-def _translated(path: str) -> Iterator[None]:
-    """SQLite's errors as ours: damage means a rebuild, all others may pass."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        kind = CatalogCorrupt if code in _DAMAGE else CatalogError
-        raise kind(f"{path}: {error}") from error

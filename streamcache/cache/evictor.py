@@ -3,12 +3,21 @@
 Greenlets: its own, in the hub's thread; decisions are made by the catalog in its worker thread,
 files are unlinked by the store in another. It works in small batches and yields between them, so it
 makes no client wait (I14) but those for whom there is no room at all.
+
+Processes: each that shares the cache directory has an Evictor, and one at a time has a round: who
+holds the lock of a file. The kernel frees it when that process dies, so another one takes over at
+its next look. One that is stopped (SIGSTOP) in a round keeps it: until it goes on, those who find
+no room wait for their whole timeout and are then served without being cached.
 """
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
+import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 import gevent
@@ -19,6 +28,8 @@ from streamcache.errors import CacheError
 
 BATCH_FILES: Final = 64
 BATCH_BYTES: Final = 1 << 30
+ELECTION: Final = 0.02  # s between looks whether another process's round is over
+SWEEP: Final = 10.0  # s between sweeps, over all processes
 STALLED: Final = 3  # batches in a row of which nothing could be removed: the round gives up
 
 log = logging.getLogger(__name__)
@@ -42,8 +53,9 @@ class Evictor:
     Its hands are others'; all but `leased` may switch: `catalog_call(fn, *args)` runs fn in the
     catalog's thread, `remove(names)` takes objects off the disk and returns those that are gone
     (also when they were gone before), `drop_idle_partials(need)` drops partials without a session,
-    oldest first, releases their reservations and returns the bytes freed, `leased()` names the
-    objects that are being read.
+    oldest first, settles their reservations and returns the bytes freed, `leased()` names the
+    objects that are being read. `each_look()` is called at every look, in each process; `sweep()`
+    by one process at a time and seldom: it clears up after those that died.
     """
 
     def __init__(
@@ -56,7 +68,12 @@ class Evictor:
         leased: Callable[[], Collection[str]],
         drop_idle_partials: Callable[[int], int],
         interval: float = 1.0,
+        lock: str | None = None,
+        sweep: Callable[[], object] | None = None,
+        each_look: Callable[[], object] | None = None,
+        sweep_interval: float = SWEEP,
     ) -> None:
+        """`lock`: the file of the election, made if it is not there; None: there is no other."""
         self._catalog = catalog
         self.evicted_objects = 0
         self.evicted_bytes = 0  # objects and partials
@@ -67,8 +84,15 @@ class Evictor:
         self._leased = leased
         self._drop_idle_partials = drop_idle_partials
         self._interval = interval
+        self._lock = lock
+        self._lock_fd = -1
+        self._sweep = sweep
+        self._each_look = each_look
+        self._sweep_interval = sweep_interval
+        self._swept = 0.0  # when, s since the epoch, as far as this process knows
         self._stopping = False
         self._failing = False
+        self._failures: set[Callable[[], object]] = set()  # said already
         self._starved = False
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
@@ -79,8 +103,15 @@ class Evictor:
         )
 
     def start(self) -> None:
-        """Start the greenlet; from now on reservations may wait."""
+        """Start the greenlet; from now on draws may wait."""
         self._stopping = False
+        if self._lock is not None:
+            # Open as long as the Evictor runs: flock itself asks no disk.
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            try:
+                self._lock_fd = os.open(self._lock, flags, 0o600)
+            except OSError as error:
+                log.warning("no election of an Evictor path=%r error=%s", self._lock, error)
         self._space.evicting = True
         self._greenlet = gevent.spawn(self._run)
 
@@ -97,18 +128,81 @@ class Evictor:
             self._greenlet.join(timeout)
             self._greenlet.kill(block=False)
             self._greenlet = None
+        fd, self._lock_fd = self._lock_fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def _run(self) -> None:
-        space = self._space
+        space, pause = self._space, self._interval
         try:
             while not self._stopping:
-                space.pressure.wait(self._interval)
+                space.pressure.wait(pause)
                 space.pressure.clear()
-                if space.pressed and not self._stopping:
-                    self._round()
+                if not self._stopping:
+                    pause = self._look()
         finally:
             space.evicting = False
             space.refuse_waiters("closing")
+
+    def _look(self) -> float:
+        """What there is to do, if this process is the one to do it; s until the next look."""
+        if self._each_look is not None:
+            self._guarded(self._each_look)
+        # What others freed may be enough already. A catalog that cannot be read is no reason to
+        # leave those who wait without an answer: the round gives it.
+        self._guarded(self._space.refresh)
+        due = self._sweep is not None and self._is_due(self._swept)
+        if not (self._space.pressed or due):
+            return self._interval
+        if not self._elect():
+            return min(ELECTION, self._interval) if self._space.waiters else self._interval
+        try:
+            if due:
+                self._do_sweep()
+            if self._space.pressed:
+                self._round()
+        finally:
+            if self._lock_fd >= 0:
+                fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+        return self._interval
+
+    def _elect(self) -> bool:
+        """Whether no other process has a round; until its end none begins one."""
+        if self._lock_fd < 0:  # two rounds at once free too much, no round frees nothing
+            return True
+        try:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _do_sweep(self) -> None:
+        """If no other process has done it meanwhile: the lock file's mtime says when."""
+        if self._lock_fd >= 0:
+            status = os.fstat(self._lock_fd)
+            if status.st_size:
+                self._swept = status.st_mtime
+                if not self._is_due(self._swept):
+                    return
+            with suppress(OSError):
+                os.pwrite(self._lock_fd, b"swept\n", 0)
+        self._swept = time.time()
+        assert self._sweep is not None
+        self._guarded(self._sweep)
+
+    def _is_due(self, last: float) -> bool:
+        return abs(time.time() - last) >= self._sweep_interval  # also when the clock went back
+
+    def _guarded(self, function: Callable[[], object]) -> None:
+        """A broken catalog or disk costs caching, never the Evictor (I15)."""
+        try:
+            function()
+            self._failures.discard(function)
+        except Exception as error:
+            if function not in self._failures:
+                known = isinstance(error, CacheError | OSError)
+                log.error("look failed error=%r", error, exc_info=not known)
+            self._failures.add(function)
 
     def _round(self) -> None:
         """From above the high mark, or from somebody who waits, to the low mark."""
@@ -125,7 +219,7 @@ class Evictor:
                 log.error("eviction failed error=%r", error, exc_info=not known)
             self._failing, done, reason = True, False, "eviction failed"
         if not done:
-            space.refuse_waiters(reason)
+            space.give_up(reason)
             if not self._starved and not self._failing:
                 log.warning("nothing more to evict %r", space)
         self._starved = not done
@@ -172,7 +266,6 @@ class Evictor:
         gone = self._remove(names)
         if gone:
             freed: int = self._catalog_call(self._catalog.remove_victims, gone)
-            self._space.object_removed(freed)
             self.evicted_objects += len(gone)
             self.evicted_bytes += freed
         return set(gone)

@@ -1,23 +1,25 @@
 """Open objects: one descriptor per object, shared by its readers, kept a while after the last.
 
-Hub's thread only; the disk is touched in the disk pool. A lease keeps an object from eviction; an
-object that must go while it is leased (outdated, purged) is renamed into trash/ and unlinked when
-its last reader leaves.
+Hub's thread only; the disk is touched in the disk pool. A lease keeps an object from eviction, in
+every process: while there is one, the descriptor carries a shared lock (``store.lease``). An object
+that must go while it is leased (outdated, purged) is renamed into trash/ and unlinked when its last
+reader leaves.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
+import secrets
 from collections import OrderedDict
 
 import gevent
 
-from streamcache.cache.space import Space
-from streamcache.cache.store import Store
+from streamcache.cache import store as files
+from streamcache.cache.ledger import Ledger
+from streamcache.cache.store import Removal, Store
 from streamcache.cache.workers import WorkerPool
-from streamcache.errors import Closed
+from streamcache.errors import CacheError, Closed
 from streamcache.source.base import Version
 
 _WAIT = 1.0  # s that a request waits for the cache's disk before it goes without (I15)
@@ -28,15 +30,15 @@ log = logging.getLogger(__name__)
 class ObjectHandle:
     """An open object. ``fd`` is good while a lease is held."""
 
-    __slots__ = ("blocks", "fd", "leases", "name", "trashed", "version")
+    __slots__ = ("fd", "leases", "name", "trashed", "version")
 
     def __init__(self, name: str, version: Version, fd: int) -> None:
+        """Owns ``fd``, which carries the lock of a reader."""
         self.name = name
         self.version = version
         self.fd = fd
         self.leases = 1
-        self.trashed: str | None = None  # its path in trash/
-        self.blocks = 0  # bytes on disk, known once it is in trash/
+        self.trashed = ""  # its name in trash/
 
     def __repr__(self) -> str:
         return f"<ObjectHandle {self.name} leases={self.leases}>"
@@ -45,47 +47,50 @@ class ObjectHandle:
 class Objects:
     """The index of open objects of one cache."""
 
-    def __init__(self, store: Store, space: Space, disk: WorkerPool, *, keep: int) -> None:
+    def __init__(self, store: Store, ledger: Ledger, disk: WorkerPool, *, keep: int) -> None:
         self._store = store
-        self._space = space
+        self._ledger = ledger
         self._disk = disk
         self._keep = keep  # descriptors without a reader that stay open
         self._open: dict[str, ObjectHandle] = {}
         self._idle: OrderedDict[str, ObjectHandle] = OrderedDict()
         self._going: set[str] = set()  # being removed: no new reader
-        self._serial = itertools.count()
 
     def __repr__(self) -> str:
         return f"<Objects open={len(self._open)} idle={len(self._idle)}>"
 
     def lease(self, name: str, version: Version) -> ObjectHandle | None:
         """The object with one more lease; None: there is none. Switches. Raises OSError."""
-        if name in self._going:
+        handle = self.lease_open(name)
+        if handle is not None or name in self._going:
+            return handle
+        fd = self._disk.call(
+            self._store.open_object, name, version.size, timeout=_WAIT, discard=_close
+        )
+        if fd < 0:
             return None
+        handle = self.lease_open(name)
+        if handle is not None or name in self._going:  # others were quicker
+            self._disk.post(os.close, fd)
+            return handle
+        return self.adopt(name, version, fd)
+
+    def lease_open(self, name: str) -> ObjectHandle | None:
+        """The same, if it is open already. Does not switch."""
         handle = self._open.get(name)
-        if handle is None:
-            fd = self._disk.call(
-                self._store.open_object, name, version.size, timeout=_WAIT, discard=_close
-            )
-            if fd < 0:
+        if handle is None or name in self._going:
+            return None
+        if not handle.leases:
+            # Nothing kept another process from taking it away meanwhile.
+            if not files.lease(handle.fd) or not os.fstat(handle.fd).st_nlink:
+                self._forget(name)
                 return None
-            if not os.fstat(fd).st_nlink:  # evicted while we opened it (I13)
-                self._disk.post(os.close, fd)
-                return None
-            handle = self._open.get(name)
-            if handle is not None or name in self._going:  # others were quicker
-                self._disk.post(os.close, fd)
-                if name in self._going:
-                    return None
-            else:
-                return self.adopt(name, version, fd)
-        assert handle is not None
+            del self._idle[name]
         handle.leases += 1
-        self._idle.pop(name, None)
         return handle
 
     def adopt(self, name: str, version: Version, fd: int) -> ObjectHandle:
-        """A descriptor of a published object becomes its handle, with one lease."""
+        """A descriptor of a published object, with the lock of a reader, becomes its handle."""
         handle = ObjectHandle(name, version, fd)
         if name not in self._open:
             self._open[name] = handle
@@ -99,15 +104,19 @@ class Objects:
         if self._open.get(handle.name) is not handle:
             self._dispose(handle)
             return
+        files.release(handle.fd)
         self._idle[handle.name] = handle
         while len(self._idle) > self._keep:
-            name, oldest = self._idle.popitem(last=False)
-            del self._open[name]
-            self._dispose(oldest)
+            self._forget(next(iter(self._idle)))
 
     def leased(self) -> set[str]:
-        """Names of the objects that somebody reads."""
+        """Names of the objects that somebody reads in this process."""
         return {name for name, handle in self._open.items() if handle.leases}
+
+    def let_go_of_removed(self) -> None:
+        """Close what other processes have removed: its blocks are free only then (I13)."""
+        for name in [n for n, handle in self._idle.items() if not os.fstat(handle.fd).st_nlink]:
+            self._forget(name)
 
     def evict(self, names: list[str]) -> list[str]:
         """Remove those that nobody reads; returns those that are gone. Switches."""
@@ -121,30 +130,36 @@ class Objects:
             self._going.difference_update(free)
 
     def discard(self, name: str) -> bool:
-        """Take this object off the disk although it may be read; False: there was none.
+        """Take this object off the disk and out of the catalog, although it may be read.
 
-        Its readers go on (I8); its bytes count as trash until the last one leaves. Switches.
-        Raises OSError. The caller takes it out of the catalog and the account.
+        Its readers go on (I8); its bytes count as trash until the last one leaves. False: it could
+        not be done now. Switches. Raises OSError, CatalogError.
         """
         if name in self._going:
             return False
-        if not self._is_leased(name):
-            return bool(self.evict([name]))
         self._going.add(name)
-        handle = self._open[name]
-        handle.leases += 1  # ours: it may be the last
-        handle.blocks = os.fstat(handle.fd).st_blocks * 512
         try:
-            trashed = self._disk.call(self._store.trash_object, name, next(self._serial))
-            if trashed is None:
-                return False
-            self._space.trash_added(handle.blocks)
-            handle.trashed = trashed
-            self._forget(name)
+            if not self._is_leased(name):
+                self._forget(name)
+            trash = f"{name}.{secrets.token_hex(4)}"
+            removal, blocks = self._disk.call(self._store.remove_object, name, trash)
+            if removal is Removal.TRASHED:
+                self._ledger.trashed(name, trash, blocks)
+                if self._is_leased(name):
+                    self._open.pop(name).trashed = trash
+                else:  # read in another process; or here, and it was left meanwhile
+                    self._forget(name)
+                    self.empty_trash([trash])
+            else:
+                self._ledger.remove([name])
             return True
         finally:
             self._going.discard(name)
-            self.release(handle)
+
+    def empty_trash(self, names: list[str]) -> None:
+        """Unlink what nobody reads any more. Switches. Raises OSError, CatalogError."""
+        for name in self._disk.call(self._store.empty_trash, names):
+            self._ledger.trash_freed(name)
 
     def close(self) -> None:
         """Close what nobody reads, and what is read when it is released. Does not switch."""
@@ -166,19 +181,20 @@ class Objects:
     def _dispose(self, handle: ObjectHandle) -> None:
         # Closing the last descriptor of an unlinked file frees its blocks: not in the hub.
         fd, handle.fd = handle.fd, -1
-        if handle.trashed is None:
+        if handle.trashed:
+            gevent.spawn(self._dispose_of_trash, handle.trashed, fd)
+        else:
             self._disk.post(os.close, fd)
-        else:
-            gevent.spawn(self._empty, handle.trashed, fd, handle.blocks)
 
-    def _empty(self, trashed: str, fd: int, blocks: int) -> None:
-        """Greenlet: the last reader has left; its bytes count until they are free (I13)."""
+    def _dispose_of_trash(self, trashed: str, fd: int) -> None:
+        """Greenlet: the last reader here has left; the bytes count until they are free (I13)."""
         try:
-            self._disk.call(self._store.empty, trashed, fd)
-        except (OSError, Closed) as error:
+            self._disk.call(os.close, fd)
+            self.empty_trash([trashed])
+        except Closed:
+            _close(fd)
+        except (OSError, CacheError) as error:
             log.warning("trash not emptied file=%r error=%s", trashed, error)
-        else:
-            self._space.trash_freed(blocks)
 
 
 def _close(fd: int) -> None:

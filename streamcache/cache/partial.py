@@ -4,7 +4,12 @@ The data file is opened twice, read-only and write-only: closing a descriptor th
 change the modification time that is pinned to the source's, while readers keep theirs. The map is
 written with ``pwrite`` after the data it speaks of (I6), never mapped into memory (SIGBUS).
 
-Everything here but ``PartialHeader`` runs in worker threads.
+Several processes may have one partial open. Locks on the bytes of the map tell them apart, one
+description per session (``locks.py``): the first byte is held shared by every session, the second
+by the one that publishes, and the byte of a block by who copies that block.
+
+``write``, ``seal``, ``poison`` and ``close`` run in worker threads; the locks and the map's bytes,
+which are in the page cache, are for the hub.
 """
 
 from __future__ import annotations
@@ -14,12 +19,16 @@ import json
 import os
 from dataclasses import asdict, dataclass
 
+from streamcache.cache import locks
 from streamcache.cache.blockmap import BLOCK, Extent
+from streamcache.source.base import SourceFile
 
 FORMAT = 1
 SYNC_BYTES = 64 * 1024 * 1024  # written since the last fdatasync: no 50 GB flush at the end
 _MAGIC = b"streamcache map\n"
 _ALIGN = 4096
+IN_USE = 0  # the byte of the map that every session holds shared
+_PUBLISHING = 1  # the byte that the one who publishes holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +44,21 @@ class PartialHeader:
     ctime_ns: int
     inode: int
     format: int = FORMAT
+
+    @classmethod
+    def of(cls, file: SourceFile, path: str, source: str, boot: str) -> PartialHeader:
+        """Of a copy of this open file, begun in the boot of that id."""
+        now = file.fingerprint
+        return cls(
+            boot=boot,
+            source=source,
+            path=path,
+            version=file.version.id,
+            size=file.version.size,
+            mtime_ns=file.version.mtime_ns,
+            ctime_ns=now.ctime_ns,
+            inode=now.inode,
+        )
 
     def encode(self) -> bytes:
         """Magic, length, JSON, padded to whole pages."""
@@ -97,6 +121,52 @@ class Partial:
         """
         os.utime(self._write_fd, ns=(mtime_ns, mtime_ns))
         os.fsync(self._write_fd)
+
+    def poison(self) -> None:
+        """Nobody may publish what is here, or continue it: the disk may have lost some of it."""
+        os.pwrite(self._map_fd, b"\0", 0)
+
+    @property
+    def is_poisoned(self) -> bool:
+        """See ``poison``."""
+        return os.pread(self._map_fd, 1, 0) != _MAGIC[:1]
+
+    def join(self) -> bool:
+        """Hold it as one of the sessions that use it; False: somebody is removing it."""
+        return locks.try_lock(self._map_fd, IN_USE, 1, shared=True)
+
+    def try_own(self) -> bool:
+        """Hold it as the only one; False: other sessions use it."""
+        return locks.try_lock(self._map_fd, IN_USE, 1)
+
+    def try_publish(self) -> bool:
+        """Whether it is we who publish it; for as long as it is open."""
+        return locks.try_lock(self._map_fd, _PUBLISHING, 1)
+
+    def claim(self, extent: Extent) -> bool:
+        """These blocks are ours to copy; False: some are another session's."""
+        return locks.try_lock(self._map_fd, self._map_start + extent.start, len(extent))
+
+    def give_back(self, extent: Extent) -> None:
+        """They are not ours any more."""
+        locks.unlock(self._map_fd, self._map_start + extent.start, len(extent))
+
+    def claimed_elsewhere(self, extent: Extent) -> Extent | None:
+        """Blocks of this extent that another session has, the part of one claim."""
+        held = locks.foreign(self._map_fd, self._map_start + extent.start, len(extent))
+        if held is None:
+            return None
+        start = max(extent.start, held.start - self._map_start)
+        return Extent(start, min(extent.stop, held.stop - self._map_start))
+
+    def present(self, start: int, stop: int) -> bytes:
+        """What the map says of blocks [start, stop): one byte each, 1 = present."""
+        return os.pread(self._map_fd, stop - start, self._map_start + start)
+
+    @property
+    def inode(self) -> int:
+        """Of the data file: whether a name is still its name."""
+        return os.fstat(self._write_fd).st_ino
 
     def close(self) -> None:
         """Close all descriptors but those that were given away. Idempotent."""

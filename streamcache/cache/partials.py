@@ -1,71 +1,255 @@
-"""Partials that no session works on: kept to be continued, dropped first when room is needed.
+"""The files of partials under ``partial/``: begin, continue, drop, look through. Worker threads.
 
-Hub's thread; the files are removed in the disk pool.
+Whoever begins, renames or removes them holds the key's lock (``locks.KeyLocks``). Whether a partial
+is in use is asked of the kernel: each session holds the first byte of its map (``partial.py``).
 """
 
 from __future__ import annotations
 
-import logging
-from collections import OrderedDict
+import contextlib
+import enum
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from streamcache.cache.space import Reservation
-from streamcache.cache.store import Store
-from streamcache.cache.workers import WorkerPool
+from streamcache.cache import locks
+from streamcache.cache.blockmap import BLOCK
+from streamcache.cache.names import is_name, remove_foreign
+from streamcache.cache.partial import IN_USE, Partial, PartialHeader
+from streamcache.cache.space import footprint
+from streamcache.errors import CacheBusy
 
-log = logging.getLogger(__name__)
+_MAX_MAP = 1 << 30  # bytes: a map of 64 TiB
 
 
-class Partials:
-    """Their reservations by name, the oldest first."""
+class Leftover(enum.Enum):
+    """What is there under the name of a partial that no session works on."""
 
-    def __init__(self, store: Store, disk: WorkerPool) -> None:
-        self._store = store
-        self._disk = disk
-        self._idle: OrderedDict[str, Reservation] = OrderedDict()
-        self._going: set[str] = set()  # being removed
+    PARTIAL = enum.auto()  # it can be continued
+    JOURNAL = enum.auto()  # a map without data: it was published, or nothing was begun
+    UNSOUND = enum.auto()  # of no use
 
-    def __len__(self) -> int:
-        return len(self._idle)
 
-    def of(self, key: str) -> list[str]:
-        """The names of this key: one per version."""
-        return [name for name in self._idle if name.startswith(key)]
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """A partial that no session works on."""
 
-    def put(self, name: str, reservation: Reservation) -> None:
-        """A session left it behind, or it was found at the start."""
-        self._idle[name] = reservation
+    name: str
+    kind: Leftover
+    path: str  # at the source, "" if its map does not say
+    blocks: int  # bytes on disk
 
-    def take(self, name: str) -> Reservation | None:
-        """A session goes on with it."""
-        return self._idle.pop(name, None)
+
+class PartialFolder:
+    """The ``partial/`` of one cache directory."""
+
+    def __init__(self, root: str, boot: str) -> None:
+        self._root = os.path.join(root, "partial")
+        self._boot = boot
+
+    def open(self, name: str, header: PartialHeader) -> tuple[Partial, bytes]:
+        """Continue the partial of that name, or begin one; its map bytes, b"": it is new.
+
+        What is there and is not this version's goes. Raises CacheBusy when another session works
+        on that, OSError.
+        """
+        found = self._continue(name, header)
+        return found or (self._begin(name, header), b"")
+
+    def settle(self, name: str) -> int | None:
+        """What is left of it: bytes on disk; 0: it is gone; None: others work on it.
+
+        What cannot be continued is removed. Raises OSError.
+        """
+        return self._settle(name, (Leftover.PARTIAL,))
+
+    def remove(self, name: str) -> int | None:
+        """The same, and all is removed that nobody works on."""
+        return self._settle(name, ())
+
+    def look(self, name: str) -> Idle | None:
+        """What is there under this name; None: nothing, or somebody works on it."""
+        with self._owned(name) as (_, idle):
+            return idle
+
+    def room(self) -> list[tuple[str, int]]:
+        """All partials and the bytes on disk that they take, or may take if they are in use."""
+        found = []
+        for name in self.names():
+            with self._owned(name) as (there, idle), contextlib.suppress(FileNotFoundError):
+                if idle is not None and idle.kind is Leftover.PARTIAL:
+                    found.append((name, idle.blocks))
+                elif there and idle is None:
+                    found.append((name, footprint(os.stat(self.data(name)).st_size)))
+        return found
+
+    def names(self) -> list[str]:
+        """The names of all partials and journals; foreign files are removed."""
+        names = set()
+        for file in os.listdir(self._root):
+            name, _, suffix = file.rpartition(".")
+            if suffix in ("map", "data") and is_name(name):
+                names.add(name)
+            else:
+                remove_foreign(os.path.join(self._root, file))
+        return sorted(names)
+
+    def data(self, name: str) -> str:
+        """The path of its data file."""
+        return os.path.join(self._root, name + ".data")
 
     def drop(self, name: str) -> None:
-        """It is of no use any more (outdated). Switches. Raises OSError."""
-        reservation = self.take(name)
-        if reservation is not None:
-            self._remove(name, reservation)
+        """Remove its files, the map first: data without a map is nothing."""
+        self.drop_map(name)
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):  # that is foreign
+            os.unlink(self.data(name))
 
-    def drop_oldest(self, need: int) -> int:
-        """Drop until ``need`` bytes are free; the bytes freed. Switches. Raises OSError."""
-        freed = 0
-        while freed < need and self._idle:
-            name, reservation = self._idle.popitem(last=False)
-            freed += reservation.amount
-            self._remove(name, reservation)
-            log.info("partial dropped name=%s", name)
-        return freed
+    def drop_map(self, name: str) -> None:
+        """The catalog knows the object: its journal can go."""
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+            os.unlink(self._map(name))
 
-    def is_going(self, name: str) -> bool:
-        """Its files are being removed: nobody may begin one of that name now."""
-        return name in self._going
+    # -- inside
 
-    def _remove(self, name: str, reservation: Reservation) -> None:
-        self._going.add(name)
+    def _settle(self, name: str, kept: tuple[Leftover, ...]) -> int | None:
+        with self._owned(name) as (there, idle):
+            if there and idle is None:
+                return None
+            if idle is not None and idle.kind in kept:
+                return idle.blocks
+            self.drop(name)
+            return 0
+
+    def _map(self, name: str) -> str:
+        return os.path.join(self._root, name + ".map")
+
+    def _continue(self, name: str, header: PartialHeader) -> tuple[Partial, bytes] | None:
         try:
-            self._disk.call(self._store.drop_partial, name)
-        except OSError:
-            self._idle[name] = reservation  # its bytes are still there
-            raise
-        finally:
-            self._going.discard(name)
-        reservation.release()
+            partial, raw = self._open_both(name)
+        except (FileNotFoundError, ValueError):
+            self.drop(name)
+            return None
+        except OSError as error:
+            if error.errno != errno.ELOOP:  # a link is not ours, and leads anywhere
+                raise
+            self.drop(name)
+            return None
+        with contextlib.ExitStack() as stack:
+            stack.callback(partial.close)
+            found = self._read(raw, os.fstat(partial.read_fd).st_size)
+            if found is not None and found[0] == header:
+                if not partial.join():
+                    raise CacheBusy(f"{name}: is being removed")
+                stack.pop_all()
+                return partial, found[1]
+            if not partial.try_own():
+                raise CacheBusy(f"{name}: another session copies what is not quite the same")
+            self.drop(name)
+            return None
+
+    def _begin(self, name: str, header: PartialHeader) -> Partial:
+        raw = header.encode()
+        flags = os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        with contextlib.ExitStack() as stack:
+            write_fd = _opened(stack, self.data(name), os.O_WRONLY | flags)
+            stack.callback(self.drop, name)  # half a partial would be in no account
+            read_fd = _opened(stack, self.data(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            map_fd = _opened(stack, self._map(name), os.O_RDWR | flags)
+            os.ftruncate(write_fd, header.size)
+            os.pwrite(map_fd, raw, 0)
+            os.ftruncate(map_fd, len(raw) + _block_count(header.size))
+            partial = Partial(
+                name, read_fd=read_fd, write_fd=write_fd, map_fd=map_fd, map_start=len(raw)
+            )
+            if not partial.join():
+                raise CacheBusy(f"{name}: is being removed")
+            stack.pop_all()
+        return partial
+
+    def _open_both(self, name: str) -> tuple[Partial, bytes]:
+        """The files as they are, and the bytes of the map. ValueError: that is no map of ours."""
+        flags = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        with contextlib.ExitStack() as stack:
+            map_fd = _opened(stack, self._map(name), os.O_RDWR | flags)
+            raw = _read_plain(map_fd)
+            write_fd = _opened(stack, self.data(name), os.O_WRONLY | flags)
+            read_fd = _opened(stack, self.data(name), os.O_RDONLY | flags)
+            try:
+                start = PartialHeader.decode(raw)[1]
+            except ValueError:
+                start = len(raw)  # it may be in use all the same
+            stack.pop_all()
+        partial = Partial(name, read_fd=read_fd, write_fd=write_fd, map_fd=map_fd, map_start=start)
+        return partial, raw
+
+    def _read(self, raw: bytes, size: int) -> tuple[PartialHeader, bytes] | None:
+        """Header and map bytes; None: unsound, or of another boot."""
+        try:
+            header, start = PartialHeader.decode(raw)
+        except ValueError:
+            return None
+        present = raw[start:]
+        sound = (
+            header.boot == self._boot
+            and size == header.size
+            and len(present) == _block_count(size)
+            and not present.strip(b"\0\1")
+        )
+        return (header, present) if sound else None
+
+    @contextlib.contextmanager
+    def _owned(self, name: str) -> Iterator[tuple[bool, Idle | None]]:
+        """Whether there is a map, and what is there; None: somebody works on it, or no map is."""
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        with contextlib.ExitStack() as stack:
+            try:
+                map_fd = _opened(stack, self._map(name), flags)
+            except FileNotFoundError:
+                yield False, None
+                return
+            except OSError as error:
+                if error.errno not in (errno.EISDIR, errno.ELOOP):
+                    raise
+                yield True, Idle(name, Leftover.UNSOUND, "", 0)
+                return
+            if not locks.try_lock(map_fd, IN_USE, 1):
+                yield True, None
+                return
+            yield True, self._judge(name, map_fd)
+
+    def _judge(self, name: str, map_fd: int) -> Idle:
+        try:
+            raw = _read_plain(map_fd)
+            path = PartialHeader.decode(raw)[0].path
+        except ValueError:
+            raw, path = b"", ""
+        try:
+            data = os.stat(self.data(name), follow_symlinks=False)
+        except FileNotFoundError:
+            return Idle(name, Leftover.JOURNAL, path, 0)
+        sound = self._read(raw, data.st_size) is not None
+        blocks = (data.st_blocks + os.fstat(map_fd).st_blocks) * 512
+        return Idle(name, Leftover.PARTIAL if sound else Leftover.UNSOUND, path, blocks)
+
+
+def _opened(stack: contextlib.ExitStack, path: str, flags: int) -> int:
+    fd = os.open(path, flags, 0o600)
+    stack.callback(os.close, fd)
+    return fd
+
+
+def _read_plain(fd: int) -> bytes:
+    """All bytes of a map. ValueError: whatever has its name is not one."""
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_MAP:
+        raise ValueError("not a block map")
+    raw = bytearray()
+    while piece := os.pread(fd, 1 << 20, len(raw)):
+        raw += piece
+    return bytes(raw)
+
+
+def _block_count(size: int) -> int:
+    return -(-size // BLOCK)

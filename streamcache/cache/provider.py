@@ -16,8 +16,8 @@ from typing import Self
 import gevent
 from gevent.pool import Group
 
+from streamcache.cache.allotment import LOCK_WAIT
 from streamcache.cache.blockmap import BLOCK
-from streamcache.cache.catalog import CatalogError
 from streamcache.cache.delegate import (
     CachedFileDelegate,
     CacheStatus,
@@ -28,12 +28,15 @@ from streamcache.cache.delegate import (
 from streamcache.cache.fills import IdleFills
 from streamcache.cache.freshness import Flight, Freshness
 from streamcache.cache.ledger import Ledger
+from streamcache.cache.locks import KeyLock
+from streamcache.cache.names import key_of
 from streamcache.cache.objects import ObjectHandle
-from streamcache.cache.partials import Partials
+from streamcache.cache.removal import Removal
 from streamcache.cache.resources import Resources
 from streamcache.cache.session import CopySession
 from streamcache.cache.states import Event, State
 from streamcache.errors import (
+    CacheError,
     Closed,
     NotFound,
     SourceChanged,
@@ -42,10 +45,8 @@ from streamcache.errors import (
 )
 from streamcache.source.base import SourceFile, Version
 
-_END_WAIT = 2.0  # s that an open waits for a session of the same version to let go
+_END_WAIT = 2.0  # s that the close waits for what is being tidied up
 _DISK_WAIT = 1.0  # s that a request waits for the cache's disk (I15)
-_RECORD_TRIES = 5
-_RECORD_PAUSE = 1.0  # s: a catalog that is locked, full or being replaced
 
 log = logging.getLogger(__name__)
 
@@ -61,14 +62,17 @@ class Found:
         *,
         handle: ObjectHandle | None,
         flight: Flight | None,
+        lock: KeyLock | None,
         stale: bool,
     ) -> None:
-        """Owns the lease on ``handle`` and the hold on ``flight``."""
+        """Owns the lease on ``handle``, the hold on ``flight`` and ``lock``, the key's."""
         self.path = path
         self.version = version
         self.handle = handle
         self.flight = flight
+        self.lock = lock
         self.stale = stale
+        self.continues = False  # there may be a partial of it
         self._provider = provider
 
     def __enter__(self) -> Self:
@@ -111,6 +115,8 @@ class Found:
         """Give back what was not used. Idempotent; does not switch."""
         handle, self.handle = self.handle, None
         flight, self.flight = self.flight, None
+        if self.lock is not None:
+            self.lock.release()
         self._provider.give_back(handle, flight)
 
 
@@ -118,18 +124,17 @@ class Provider:
     """The index of sessions, and the way from a path to a delegate."""
 
     def __init__(
-        self, resources: Resources, freshness: Freshness, ledger: Ledger, partials: Partials
+        self, resources: Resources, freshness: Freshness, ledger: Ledger, removal: Removal
     ) -> None:
         self.sessions: dict[str, CopySession] = {}  # by name: those that can be joined
-        self.ending: dict[str, CopySession] = {}  # detached or closed, still holding their files
+        self.ending: set[CopySession] = set()  # detached or closed, still holding their files
         self._r = resources
         self._freshness = freshness
         self._ledger = ledger
-        self._partials = partials
+        self._removal = removal
         self._fills = IdleFills(resources.config.copy, self._resume)
         self._closed = False
-        self._chores = Group()  # greenlets that tidy up
-        self._recording: dict[str, gevent.Greenlet[..., None]] = {}  # objects, by name
+        self._resumers = Group()
 
     def __repr__(self) -> str:
         return f"<Provider sessions={len(self.sessions)} ending={len(self.ending)}>"
@@ -151,20 +156,26 @@ class Provider:
                 raise NotFound(errno.ENOENT, "no such file at the source", path)
             stale = known.failing_since is not None
             if not stale or self._freshness.may_be_stale(known):
-                return self._found(path, known.version, flight=None, stale=stale)
+                return self._found(path, known.version, stale=stale)
         return self._ask(path, None if ahead is None else ahead // BLOCK * BLOCK)
 
     def _ask(self, path: str, ahead: int | None) -> Found:
         """Ask the source; what the cache has is served stale when it does not answer (I2)."""
-        before = self._freshness.known(path)
-        if before is not None or (ahead is not None and self._has_something(path)):
-            ahead = None
-        flight = self._freshness.ask(path, ahead=ahead)
+        before, lock = self._freshness.known(path), None
+        if before is None and ahead is not None:
+            # Who reads ahead holds the key until its copy has begun: nobody reads the same.
+            lock = self._r.keys.try_acquire(self._key(path))
+            if lock is not None and self._has_something(path):
+                lock.release()
+                lock = None
+        flight = self._freshness.ask(path, ahead=None if lock is None else ahead)
         try:
             version, stale = self._answer(path, flight)
-            found = self._found(path, version, flight=flight, stale=stale)
+            found = self._found(path, version, flight=flight, lock=lock, stale=stale)
         except BaseException as error:
             self._freshness.leave(flight)
+            if lock is not None:
+                lock.release()
             if isinstance(error, NotFound) and not flight.acted_on:
                 flight.acted_on = True
                 self._gone(path)
@@ -200,7 +211,7 @@ class Provider:
             assert version is not None
             if self._name(path, version) in self.sessions:
                 return version
-            with self._found(path, version, flight=None, stale=True) as found:
+            with self._found(path, version, stale=True) as found:
                 return version if found.handle is not None else None
         try:
             stored = self._r.disk.call(self._r.store.versions, self._key(path), timeout=_DISK_WAIT)
@@ -215,16 +226,23 @@ class Provider:
     def _has_something(self, path: str) -> bool:
         """Whether the cache may have the bytes already. Switches."""
         key = self._key(path)
-        if self._partials.of(key):
-            return True
         try:
-            return bool(self._r.disk.call(self._r.store.versions, key, timeout=_DISK_WAIT))
-        except OSError:
-            return False
+            stored = self._r.disk.call(self._r.store.versions, key, timeout=_DISK_WAIT)
+            return bool(stored) or bool(self._ledger.reserved(key))
+        except (OSError, CacheError):
+            return True
 
-    def _found(self, path: str, version: Version, *, flight: Flight | None, stale: bool) -> Found:
+    def _found(
+        self,
+        path: str,
+        version: Version,
+        *,
+        flight: Flight | None = None,
+        lock: KeyLock | None = None,
+        stale: bool,
+    ) -> Found:
         handle = self._lease(self._name(path, version), version)
-        return Found(self, path, version, handle=handle, flight=flight, stale=stale)
+        return Found(self, path, version, handle=handle, flight=flight, lock=lock, stale=stale)
 
     def _lease(self, name: str, version: Version) -> ObjectHandle | None:
         try:
@@ -247,32 +265,48 @@ class Provider:
             raise Closed("the cache is closed")
         name, counters = self._name(found.path, found.version), self._r.counters
         if found.handle is None and name not in self.sessions:
-            found.handle = self._lease(name, found.version)  # completed since it was found?
+            self._prepare_copy(found, name)
         if found.handle is not None:
             handle, found.handle = found.handle, None
             self._ledger.touch(name, client)
             status = CacheStatus.STALE if found.stale else CacheStatus.HIT
             return CachedFileDelegate(handle, status, counters, self._r.objects.release)
-        file = None if name in self.sessions else self._source_file(found, name)
-        try:
-            if self._closed:
-                raise Closed("the cache is closed")
-            # Nothing switches from here on: two that come together get one session (I9).
+        session = self.sessions.get(name)
+        if session is None:
+            file = self._source_file(found)
             session = self.sessions.get(name)
+            # Nothing switches from here on: two that come together get one session (I9).
             if session is not None:
-                delegate = TempFileDelegate(session, CacheStatus.COLLAPSED, counters)
-                self._fills.joined(session)
-                return delegate
-            assert file is not None
-            owned, file = file, None
-            if self._is_busy(name) or not self._cacheable(found.version):
-                return DirectFileDelegate(owned, self._r, counters)
-            session = self._start_copying(found.path, name, owned)
-            status = CacheStatus.MISS if self._r.space.known else CacheStatus.BYPASS
-            return TempFileDelegate(session, status, counters)
-        finally:
-            if file is not None:
                 self._r.meta.post(file.close)
+            elif self._closed:
+                self._r.meta.post(file.close)
+                raise Closed("the cache is closed")
+            elif found.lock is None or not self._cacheable(found.version):
+                return DirectFileDelegate(file, self._r, counters)
+            else:
+                session = self._start_copying(found, name, file)
+                status = CacheStatus.MISS if self._r.space.known else CacheStatus.BYPASS
+                return TempFileDelegate(session, status, counters)
+        delegate = TempFileDelegate(session, CacheStatus.COLLAPSED, counters)
+        self._fills.joined(session)
+        return delegate
+
+    def _prepare_copy(self, found: Found, name: str) -> None:
+        """Take the key's lock, if it is to be copied; or the object, if it is there now. Switches.
+
+        Who had the lock before, in whichever process, may have published it, or begun a session.
+        """
+        if found.lock is None and self._cacheable(found.version):
+            try:
+                found.lock = self._r.keys.acquire(key_of(name), LOCK_WAIT)
+                found.continues = self._r.space.generation(name) > 0
+            except CacheError as error:
+                log.warning("not cached path=%r reason=%s", found.path, error)
+        if name not in self.sessions:
+            found.handle = self._lease(name, found.version)
+        if found.lock is not None and (found.handle is not None or name in self.sessions):
+            found.lock.release()
+            found.lock = None
 
     def give_back(self, handle: ObjectHandle | None, flight: Flight | None) -> None:
         """What a ``Found`` did not use."""
@@ -281,11 +315,8 @@ class Provider:
         if flight is not None:
             self._freshness.leave(flight)
 
-    def _source_file(self, found: Found, name: str) -> SourceFile:
+    def _source_file(self, found: Found) -> SourceFile:
         """The open source file of this version. Switches."""
-        ending = self.ending.get(name)
-        if ending is not None and ending.state is State.CLOSED:
-            ending.ended.wait(_END_WAIT)  # it pauses: its partial will be free at once
         file = found.flight.take() if found.flight is not None and not found.stale else None
         if file is None:
             flight = self._freshness.ask(found.path)
@@ -302,32 +333,30 @@ class Provider:
             raise SourceChanged(f"{found.path}: changed at the source")
         return file
 
-    def _is_busy(self, name: str) -> bool:
-        """Files of this name are still held by a session that ended, or are being removed."""
-        return name in self.ending or self._partials.is_going(name)
-
     def _cacheable(self, version: Version) -> bool:
         """It fits, and it is finished: files still being written are not copied."""
         age = abs(time.time() - version.mtime_ns / 1e9)
         return age >= self._r.config.source.settle and self._r.space.fits(version.size)
 
-    def _start_copying(self, path: str, name: str, file: SourceFile) -> CopySession:
+    def _start_copying(self, found: Found, name: str, file: SourceFile) -> CopySession:
+        lock, found.lock = found.lock, None
         session = CopySession(
             self._r,
             name=name,
-            path=path,
+            path=found.path,
             file=file,
-            adopted=self._partials.take(name),
+            lock=lock,
+            continues=found.continues,
             on_change=self._changed,
             on_published=self._published,
         )
         self.sessions[name] = session
-        self._chores.spawn(self._drop_others, path, file.version)
-        log.info("copy started path=%r bytes=%d name=%s", path, file.version.size, name)
+        self._removal.remove_others(key_of(name), file.version)
+        log.info("copy started path=%r bytes=%d name=%s", found.path, file.version.size, name)
         return session
 
     def _resume(self, path: str) -> None:
-        self._chores.spawn(self._do_resume, path)
+        self._resumers.spawn(self._do_resume, path)
 
     def _do_resume(self, path: str) -> None:
         """Greenlet: go on with a paused copy; nobody reads it, so it is an idle fill at once."""
@@ -336,11 +365,14 @@ class Provider:
                 name = self._name(path, found.version)
                 if found.handle is not None or name in self.sessions:
                     return
-                file = self._source_file(found, name)
-                if name in self.sessions or self._is_busy(name) or self._closed:
+                self._prepare_copy(found, name)
+                if found.lock is None:
+                    return
+                file = self._source_file(found)
+                if name in self.sessions or self._closed:
                     self._r.meta.post(file.close)
                 else:
-                    self._fills.changed(self._start_copying(path, name, file))
+                    self._fills.changed(self._start_copying(found, name, file))
         except StreamCacheError as error:
             log.info("paused copy not resumed path=%r error=%s", path, error)
         finally:
@@ -354,82 +386,34 @@ class Provider:
         if session.state not in (State.NEW, State.COPYING):
             if self.sessions.get(name) is session:
                 del self.sessions[name]
-                if session.state is not State.COMPLETE:
-                    self.ending[name] = session
-            if session.ended.is_set() and self.ending.get(name) is session:
-                del self.ending[name]
-            if session.resumable is not None:
-                self._partials.put(name, session.resumable)
-                session.resumable = None
+                self.ending.add(session)
+            if session.ended.is_set():
+                self.ending.discard(session)
         self._fills.changed(session)
 
-    def _published(self, session: CopySession, blocks: int) -> None:
-        self._recording[session.name] = self._chores.spawn(
-            self._record, session.name, session.path, session.version.size, blocks
-        )
+    def _published(self, session: CopySession, blocks: int, lock: KeyLock) -> None:
+        name = session.name
+        self._removal.enter(name, session.path, session.version.size, blocks, lock)
         if session.state is not State.COPYING and not self._closed:  # outdated while it was renamed
-            self._chores.spawn(self._remove, [session.name])
-
-    def _record(self, name: str, path: str, size: int, blocks: int) -> None:
-        """Greenlet: the catalog learns of the object; its journal goes last."""
-        rebuilds = self._ledger.rebuilds
-        try:
-            for _ in range(_RECORD_TRIES):
-                try:
-                    self._ledger.add(name, path, size, blocks, rebuilds=rebuilds)
-                    self._r.disk.call(self._r.store.drop_map, name)
-                    return
-                except CatalogError as error:
-                    log.warning("object not entered in the catalog path=%r error=%s", path, error)
-                    gevent.sleep(_RECORD_PAUSE)
-        except (Closed, OSError) as error:
-            # The map stays: the next start enters the object.
-            log.warning("object not entered in the catalog path=%r error=%s", path, error)
-        finally:
-            del self._recording[name]
+            self._removal.remove([name])
 
     # -- what is no longer true
 
     def _outdated(self, path: str, version: Version) -> None:
         """The path has another version now: readers of the old one go on, nobody joins them."""
-        session = self.sessions.get(self._name(path, version))
+        name = self._name(path, version)
+        session = self.sessions.get(name)
         log.info("source changed path=%r", path)
         if session is not None:
             session.handle_event(Event.OUTDATED)
-        self._chores.spawn(self._remove, [self._name(path, version)])
+        self._removal.remove([name])
 
     def _gone(self, path: str) -> None:
         """Proven: the source has no such file any more."""
         key = self._key(path)
         for name in [name for name in self.sessions if name.startswith(key)]:
             self.sessions[name].handle_event(Event.OUTDATED)
-        self._chores.spawn(self._drop_others, path, None)
-
-    def _drop_others(self, path: str, version: Version | None) -> None:
-        """Greenlet: remove every object and partial of this path but that version's."""
-        key = self._key(path)
-        try:
-            stored = self._r.disk.call(self._r.store.versions, key)
-        except (OSError, StreamCacheError):
-            return
-        names = {*(s.name for s in stored), *self._partials.of(key)}
-        self._remove([name for name in names if version is None or name != f"{key}.{version.id}"])
-
-    def _remove(self, names: list[str]) -> None:
-        """Greenlet: take exactly these objects off the disk, out of catalog and account."""
-        try:
-            for name in names:
-                if name in self._recording:  # or it would be entered after it was taken out
-                    self._recording[name].join()
-                self._partials.drop(name)
-                session = self.ending.get(name)
-                if session is not None and session.handle is None:
-                    continue  # what it may be publishing now is removed when it is entered
-                if self._r.objects.discard(name):
-                    self._ledger.remove([name])
-                    log.info("object removed name=%s", name)
-        except (OSError, StreamCacheError) as error:
-            log.warning("not removed names=%s error=%s", names, error)
+        self._removal.remove_others(key, None)
 
     # -- the end
 
@@ -437,12 +421,12 @@ class Provider:
         """End all sessions; partials stay. Switches, at most for ``timeout`` s."""
         self._closed = True
         self._fills.stop()
-        sessions = [*self.sessions.values(), *self.ending.values()]
+        self._resumers.kill(block=False)
+        sessions = [*self.sessions.values(), *self.ending]
         for session in sessions:
             session.handle_event(Event.SHUTDOWN)
         gevent.wait([session.ended for session in sessions], timeout=timeout)
-        self._chores.join(timeout=_END_WAIT)
-        self._chores.kill()
+        self._removal.close(_END_WAIT)
 
     def _key(self, path: str) -> str:
         digest = hashlib.blake2b(digest_size=16, person=b"key")

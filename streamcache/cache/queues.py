@@ -109,8 +109,9 @@ class MemoryQueues:
 class SqliteQueues:
     """Queues in the catalog's database; used inside the catalog's transactions only.
 
-    `load` comes first in a transaction and `save` last: totals and sequence live in memory between
-    them, which saves two statements per step, and are as durable as the rows themselves.
+    `save` comes last in a transaction: totals and sequence live in memory until then, which saves
+    two statements per step, and are as durable as the rows themselves. `load` comes first in one
+    that follows another connection's, or one of ours that failed.
     """
 
     def __init__(self, db: sqlite3.Connection) -> None:
@@ -119,22 +120,30 @@ class SqliteQueues:
         self._sizes: dict[str, int] = {}
         self._counts: dict[str, int] = {}
         self.evicted = False
+        self._changed: set[str] = set()  # queues whose totals are to be written
+        self._saved = (0, False)
 
     def load(self) -> None:
         """Read totals and sequence: another process may have changed them."""
         self._seq, evicted = self._db.execute("SELECT seq, evicted FROM queue_state").fetchone()
         self.evicted = bool(evicted)
+        self._saved = (self._seq, self.evicted)
+        self._changed.clear()
         rows = self._db.execute("SELECT queue, size, count FROM queue_totals").fetchall()
         self._sizes = {queue: size for queue, size, _ in rows}
         self._counts = {queue: count for queue, _, count in rows}
 
     def save(self) -> None:
-        """Write totals and sequence, before the commit."""
-        self._db.execute("UPDATE queue_state SET seq = ?, evicted = ?", (self._seq, self.evicted))
-        self._db.executemany(
-            "REPLACE INTO queue_totals VALUES (?, ?, ?)",
-            [(queue, size, self._counts[queue]) for queue, size in self._sizes.items()],
-        )
+        """Write what changed of them, before the commit."""
+        if (state := (self._seq, self.evicted)) != self._saved:
+            self._db.execute("UPDATE queue_state SET seq = ?, evicted = ?", state)
+            self._saved = state
+        for queue in self._changed:
+            self._db.execute(
+                "REPLACE INTO queue_totals VALUES (?, ?, ?)",
+                (queue, self._sizes[queue], self._counts[queue]),
+            )
+        self._changed.clear()
 
     def find(self, name: str) -> Queued | None:
         row = self._db.execute(
@@ -188,6 +197,7 @@ class SqliteQueues:
             "SELECT ifnull(sum(size), 0), count(*) FROM queued"
         ).fetchone()
         self._sizes, self._counts = {queue: size}, {queue: count}
+        self._changed = {queue}
         self._seq, self.evicted = count, False
 
     def _next(self) -> int:
@@ -195,6 +205,7 @@ class SqliteQueues:
         return self._seq
 
     def _count(self, queue: str, size: int, count: int) -> None:
+        self._changed.add(queue)
         self._sizes[queue] = self._sizes.get(queue, 0) + size
         self._counts[queue] = self._counts.get(queue, 0) + count
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from streamcache.cache.locks import KeyLocks
 from streamcache.cache.objects import Objects
 from streamcache.cache.space import Space
 from streamcache.cache.store import Store
@@ -25,5 +26,6 @@ class Resources:
     store: Store
     space: Space
     objects: Objects
+    keys: KeyLocks
     disk: WorkerPool  # reads and writes the cache
     meta: WorkerPool  # opens, stats and closes at the source

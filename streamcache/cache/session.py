@@ -8,7 +8,8 @@ while a step is under way.
 
 A reader in want of bytes asks for the block that it needs; whatever is read is kept and counts as
 copied, so the source gives each byte once. No reader drives the copy: a slow one slows nobody, and
-one that leaves stops nothing.
+one that leaves stops nothing. Sessions of other processes may copy the same version: each takes
+blocks that nobody has (``claims.py``), and ``_follow`` learns of theirs.
 """
 
 from __future__ import annotations
@@ -22,10 +23,15 @@ from collections.abc import Callable, Iterator
 import gevent
 from gevent.event import Event as Flag
 
-from streamcache.cache.allotment import AHEAD, Allotment
+from streamcache.cache.allotment import AHEAD, LOCK_WAIT, Allotment
 from streamcache.cache.blockmap import BLOCK, BlockMap, Extent
+from streamcache.cache.claims import Claims
+from streamcache.cache.following import Following
+from streamcache.cache.locks import KeyLock
+from streamcache.cache.names import key_of
 from streamcache.cache.objects import ObjectHandle
 from streamcache.cache.partial import PartialHeader
+from streamcache.cache.publication import Look, Published, publish
 from streamcache.cache.reading import (
     DELIVERED_BYTES,
     PendingRead,
@@ -34,17 +40,17 @@ from streamcache.cache.reading import (
     Waiting,
 )
 from streamcache.cache.resources import Resources
-from streamcache.cache.space import Reservation
 from streamcache.cache.states import Event, State, after
 from streamcache.errors import (
+    CacheError,
     Closed,
     NoSpace,
-    NotFound,
     SourceChanged,
+    SourceError,
     SourceTimeout,
     StreamCacheError,
 )
-from streamcache.source.base import Change, Fingerprint, Source, SourceFile, Version
+from streamcache.source.base import Change, Fingerprint, SourceFile, Version
 from streamcache.source.scheduler import Piece
 
 _READY_BYTES = 4 * 1024 * 1024  # at most in one answer, so that the reader's position is known
@@ -53,6 +59,10 @@ _FIRST_WRITE_WAIT = 1.0  # s from the start for which bytes wait for the partial
 _RETRY_DELAY = 0.2  # s before a read that failed is tried a second time
 
 log = logging.getLogger(__name__)
+
+
+class _Borrowed(Piece):
+    """A block of another session that hangs: read for who waits for it, and not kept."""
 
 
 class CopySession:
@@ -65,14 +75,15 @@ class CopySession:
         name: str,
         path: str,
         file: SourceFile,
-        adopted: Reservation | None,
+        lock: KeyLock | None = None,
+        continues: bool = False,
         on_change: Callable[[CopySession], None],
-        on_published: Callable[[CopySession, int], None],
+        on_published: Callable[[CopySession, int, KeyLock], None],
     ) -> None:
-        """``file`` is owned from now on, and so is ``adopted``, the reservation of a partial that
-        is to be continued. ``on_change`` is called after each change of ``state``, whenever the
-        last reader leaves, and at the very end; ``on_published`` with the object's bytes on disk.
-        Neither may switch.
+        """``file`` and ``lock``, the key's, are owned from now on. ``continues``: there may be a
+        partial. ``on_change`` is called after each change of ``state``, whenever the last reader
+        leaves, and at the very end; ``on_published`` with the object's bytes on disk and the lock
+        that keeps its name until the catalog knows it. Neither may switch.
         """
         self.name = name
         self.path = path
@@ -81,7 +92,6 @@ class CopySession:
         self.map = BlockMap(file.version.size)
         self.readers: set[Reader] = set()
         self.handle: ObjectHandle | None = None  # the object, once complete
-        self.resumable: Reservation | None = None  # of the partial that is left behind
         self.ended = Flag()  # everything was let go
         self._r = resources
         self._file = file
@@ -92,12 +102,22 @@ class CopySession:
             store=resources.store,
             space=resources.space,
             disk=resources.disk,
-            adopted=adopted,
+            keys=resources.keys,
         )
+        self._lock = lock
+        self._claims = Claims(self.map, self._present)
         self._on_change = on_change
         self._on_published = on_published
-        self._continues = adopted is not None  # there is a partial, not yet open
+        self._continues = continues  # there is a partial, not yet open
         self._waiting = Waiting()
+        self._following = Following(
+            self._claims,
+            self._waiting,
+            self.map,
+            patience=resources.config.copy.claim_timeout,
+            demand=lambda block: self._r.scheduler.demand(self, block * BLOCK, seek=False),
+            freed=self._schedule,
+        )
         self._failure: StreamCacheError | None = None  # why missing blocks cannot be read
         self._keep_partial = True
         self._sharing = False  # outdated, but several readers go on to share the bytes
@@ -114,6 +134,7 @@ class CopySession:
         self._greenlet = gevent.spawn(self._do_copy)
         if file.ahead is not None and file.ahead.offset < file.version.size:
             piece = self._claim(file.ahead.offset // BLOCK, BLOCK)
+            assert piece is not None  # nobody else has any yet
             gevent.spawn(self.arrived, piece, file.ahead.data, file.fingerprint)
 
     def __repr__(self) -> str:
@@ -191,6 +212,8 @@ class CopySession:
         if self.map.is_free(offset // BLOCK):
             seek = offset != reader.expected
             self._r.scheduler.demand(self, offset // BLOCK * BLOCK, seek=seek)
+        elif self._claims.others:
+            self._following.hurry()
         timeout = self._r.config.source.timeout
         try:
             read.result.wait(timeout=timeout)
@@ -269,7 +292,7 @@ class CopySession:
     @property
     def _keeps(self) -> bool:
         """Whether bytes that arrive now go into the partial."""
-        return self._room.is_open and (self._keep_partial or self._sharing)
+        return self._room.partial is not None and (self._keep_partial or self._sharing)
 
     # -- the scheduler's feed
 
@@ -282,8 +305,10 @@ class CopySession:
         """Claim what a reader waits for, if it still does."""
         block = offset // BLOCK
         stop = self._waiting.stop_of(block)
-        if self.state is State.CLOSED or not stop or not self.map.is_free(block):
+        if self.state is State.CLOSED or not stop:
             return None
+        if not self.map.is_free(block):
+            return self._borrow(block)
         wanted = -(-stop // BLOCK) * BLOCK - offset  # what comes after can wait
         if not self._keeps:
             wanted = min(wanted, DELIVERED_BYTES)
@@ -293,11 +318,15 @@ class CopySession:
         """Claim what comes next: before the readers, else the lowest missing block."""
         if not (self.state is State.COPYING or self._shared):
             return None
-        if not (self._keeps and self._affords(max(1, length // BLOCK))):
-            self._grow()
-            return None
-        block = self._next_block()
-        return None if block < 0 else self._claim(block, length)
+        while self._keeps and self._room.affords(max(1, length // BLOCK)):
+            block = self._next_block()
+            if block < 0:
+                return None
+            piece = self._claim(block, length)
+            if piece is not None:
+                return piece
+        self._grow()
+        return None
 
     def _next_block(self) -> int:
         """The free block nearest before a reader, within reach; else the lowest."""
@@ -309,13 +338,27 @@ class CopySession:
                 best, distance = block, block - position
         return best if best >= 0 else self.map.next_free(0)
 
-    def _claim(self, block: int, length: int) -> Piece:
-        extent = self.map.claim(block, limit=max(1, length // BLOCK))
-        if not self._affords(AHEAD // BLOCK):
+    def _claim(self, block: int, length: int) -> Piece | None:
+        extent = self._claims.claim(block, max(1, length // BLOCK))
+        self._following.begin()
+        if extent is None:
+            return None
+        self._room.spend(len(extent))
+        if not self._room.affords(AHEAD // BLOCK):
             self._grow()
+        self._begin_step()
+        return Piece(extent.start * BLOCK, self.map.length(extent))
+
+    def _borrow(self, block: int) -> Piece | None:
+        if not self._following.is_late(block):
+            return None
+        self._following.borrow(block)
+        self._begin_step()
+        return _Borrowed(block * BLOCK, self.map.length(Extent(block, block + 1)))
+
+    def _begin_step(self) -> None:
         self._steps += 1
         self._quiet.clear()
-        return Piece(extent.start * BLOCK, self.map.length(extent))
 
     def _released(self) -> None:
         """A step is over."""
@@ -326,7 +369,7 @@ class CopySession:
 
     def arrived(self, piece: Piece, data: memoryview, now: Fingerprint) -> None:
         """A step's bytes: keep them if they are of our version, and wake who waits. Switches."""
-        extent, kept = _extent(piece), False
+        extent, kept, ours = _extent(piece), False, not isinstance(piece, _Borrowed)
         try:
             if self._is_changed(now) or len(data) < piece.length:
                 self._fail(SourceChanged(f"{self.path}: changed at the source while it was read"))
@@ -334,17 +377,28 @@ class CopySession:
             self._retried.discard(extent.start)
             if len(data) <= BLOCK or self.state is State.NEW:
                 self._waiting.deliver(extent, data)  # a seek is answered first, then kept
-            kept = self._store(extent, data)
+            kept = ours and self._store(extent, data)
         finally:
             if kept:
-                self.map.fill(extent)
-                self._waiting.present(extent)
-                if self.map.complete:
-                    self._copied.set()
+                self._claims.filled(extent)
+                self._present(extent)
             else:
-                self.map.release(extent)
+                if ours:
+                    self._missed(extent)
+                else:
+                    self._following.return_borrowed(extent.start)
                 self._waiting.deliver(extent, data)  # nobody, if all were told that it failed
             self._released()
+
+    def _missed(self, extent: Extent) -> None:
+        self._claims.missed(extent)
+        self._room.spend(-len(extent))
+
+    def _present(self, extent: Extent) -> None:
+        """These blocks are present now, by us or by others."""
+        self._waiting.present(extent)
+        if self.map.complete:
+            self._copied.set()
 
     def failed(self, piece: Piece, error: StreamCacheError) -> None:
         """A step could not read: once more, then its readers get the error and the copy ends."""
@@ -354,10 +408,12 @@ class CopySession:
             self._retried.add(extent.start)
             log.info("source read failed, trying again path=%r error=%s", self.path, error)
             gevent.sleep(_RETRY_DELAY)
-        self.map.release(extent)
+        if isinstance(piece, _Borrowed):
+            self._following.return_borrowed(extent.start)
+        else:
+            self._missed(extent)
         if again:
-            for block in self._waiting.blocks_in(extent):
-                self._r.scheduler.demand(self, block * BLOCK, seek=False)
+            self._following.demand_for(extent)
         elif self.state is not State.CLOSED:
             self._fail(error)
         self._released()
@@ -389,7 +445,9 @@ class CopySession:
             self._allocated.wait(max(0.0, self._started + _FIRST_WRITE_WAIT - time.monotonic()))
         if not self._keeps:
             return False
-        if not self._affords(0):
+        if not self._claims.may_write(extent):
+            return False
+        if not self._room.affords(0):
             self._grow()
             return False
         try:
@@ -401,10 +459,6 @@ class CopySession:
         return True
 
     # -- space
-
-    def _affords(self, blocks: int) -> bool:
-        """Whether what is present and claimed, and ``blocks`` more, is within the reservation."""
-        return self._room.affords((self.map.present + self.map.claimed + blocks) * BLOCK)
 
     def _grow(self) -> None:
         if self.state is State.COPYING:
@@ -421,37 +475,35 @@ class CopySession:
 
     def _alloc_cache_space(self) -> None:
         """Reserve, then open the partial: SPACE_GRANTED or SPACE_DENIED. Switches."""
-        now = self._file.fingerprint
-        header = PartialHeader(
-            boot=self._r.store.boot,
-            source=self._r.source.id,
-            path=self.path,
-            version=self.version.id,
-            size=self.version.size,
-            mtime_ns=self.version.mtime_ns,
-            ctime_ns=now.ctime_ns,
-            inode=now.inode,
-        )
-        if self.state is not State.NEW:
-            return
+        header = PartialHeader.of(self._file, self.path, self._r.source.id, self._r.store.boot)
         try:
-            self.map.adopt(self._room.open(header))
-            for extent in self.map.runs():
-                self._waiting.present(extent)
-        except (NoSpace, OSError) as error:
+            if self.state is not State.NEW:
+                return
+            lock = self._lock or self._r.keys.acquire(key_of(self.name), LOCK_WAIT)
+            self._lock = lock
+            present = self._room.open(header, lock)
+            assert self._room.partial is not None
+            self._claims.attach(self._room.partial, present)
+        except (CacheError, OSError) as error:
             log.info("not cached path=%r reason=%s", self.path, error)
             self.handle_event(Event.SPACE_DENIED)
         else:
             self.handle_event(Event.SPACE_GRANTED)
-        self._allocated.set()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+            self._allocated.set()
 
     def _release_cache_space(self) -> None:
         """The partial stays for the next session, or goes with its reservation. Switches."""
         keep = self._keep_partial and self.map.present > 0
+        self._following.end()
+        self._claims.detach()
         try:
-            self.resumable = self._room.let_go(keep=keep)
-        except (OSError, Closed) as error:
-            log.warning("partial not removed path=%r error=%s", self.path, error)
+            self._room.let_go(keep=keep)
+        except (OSError, CacheError, Closed) as error:
+            # Its reservation stands until a look through what is left finds it unused.
+            log.warning("partial not settled path=%r error=%s", self.path, error)
 
     # -- the copy
 
@@ -481,26 +533,33 @@ class CopySession:
                 self._on_change(self)
 
     def _publish(self) -> None:
-        """All blocks are present: make the file durable, and an object if it is still true."""
+        """All blocks are present: an object, if it is still true."""
+        look = Look(self._r.source, self._r.meta, self._file, self.path)
         try:
-            self._room.seal(self.version.mtime_ns)
-            if not self._r.meta.call(_is_still, self._r.source, self._file, self.path, self._seen):
-                self._fail(SourceChanged(f"{self.path}: changed at the source while it was copied"))
-                return
-            if self.state is not State.COPYING:
-                return
-            blocks, fd = self._room.publish()
+            done = publish(
+                self._room,
+                self.version.mtime_ns,
+                wanted=lambda: self.state is State.COPYING,
+                is_still=lambda: look.is_still(self._seen),
+            )
+        except (CacheError, OSError) as error:
+            if isinstance(error, SourceError):
+                self._fail(error)
+            else:
+                log.warning("copy not published path=%r error=%s", self.path, error)
+                self.handle_event(Event.SPACE_DENIED)
         except StreamCacheError as error:
             self._fail(error)
-            return
-        except OSError as error:
-            log.warning("copy not published path=%r error=%s", self.path, error)
-            self.handle_event(Event.SPACE_DENIED)
-            return
-        self.handle = self._r.objects.adopt(self.name, self.version, fd)
-        self._r.counters.copies_finished += 1
+        else:
+            if done is not None:
+                self._complete(done)
+
+    def _complete(self, done: Published) -> None:
+        self.handle = self._r.objects.adopt(self.name, self.version, done.fd)
+        if done.lock is not None:
+            self._r.counters.copies_finished += 1
+            self._on_published(self, done.blocks, done.lock)
         log.info("copy complete path=%r bytes=%d name=%s", self.path, self.version.size, self.name)
-        self._on_published(self, blocks)
         self.handle_event(Event.ALL_COPIED)
         if not self.readers:
             self.handle_event(Event.IDLE)
@@ -522,16 +581,6 @@ class CopySession:
             self._r.disk.post(os.close, fd)
         if self.handle is not None:
             self._r.objects.release(self.handle)
-
-
-def _is_still(source: Source, file: SourceFile, path: str, seen: Fingerprint) -> bool:
-    """Worker thread: the source is what it was, by descriptor and by path."""
-    try:
-        looks = (source.fingerprint(file), source.stat(path))
-        source.drop_cached(file)
-        return all(seen.compare(look) is Change.NONE for look in looks)
-    except NotFound:
-        return False
 
 
 def _extent(piece: Piece) -> Extent:

@@ -1,23 +1,31 @@
-"""Room in the cache: reserve before writing, commit or release on every way out.
+"""Room in the cache: draw before writing, settle on every way out.
 
-Runs in the hub's thread only and does no I/O. Three kinds of bytes (disk blocks) are counted:
-objects, reservations (each belongs to a partial) and trash; their sum grows by reservation only up
-to the limit (I13). Who finds no room waits in one fair queue while the Evictor works, and is
-settled exactly once.
+Hub's thread. The account itself is in the catalog, one truth for all processes that share the
+directory; here is its last known state, the marks, and one fair queue of those who wait for room
+in this process. Three kinds of bytes (disk blocks) are counted: objects, reservations (each belongs
+to a partial) and trash; their sum grows by drawing only, up to the limit (I13).
+
+Who finds no room waits while the Evictor of this process or of another works; the first in the
+queue asks again whenever there may be room, and every 50 ms: other processes ring no bell.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from typing import Final
+import time
+from dataclasses import dataclass
+from typing import Final, Protocol
 
-from gevent.event import AsyncResult, Event
+from gevent.event import Event
 
-from streamcache.errors import NoSpace
+from streamcache.cache.account import Order, Totals
+from streamcache.cache.database import CatalogError
+from streamcache.errors import Closed, NoSpace, SourceBusy
 
 BLOCK: Final = 4096  # bytes that a file system hands out at once
 MAP_ROOM: Final = 64 * 1024  # bytes for the block map and the file system's own
+LOOK: Final = 0.05  # s between looks of who waits for room that another process may make
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +35,40 @@ def footprint(size: int) -> int:
     return -(-size // BLOCK) * BLOCK + size // 512 + MAP_ROOM
 
 
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Room that was granted."""
+
+    amount: int  # bytes that the caller may write now, on top of what it drew before
+    whole: bool  # the reservation is the whole footprint: no further draw is needed
+    generation: int  # of the reservation, after this draw
+
+
+class Books(Protocol):
+    """The account in the catalog, as the hub sees it (`Ledger`).
+
+    All but `cancel` switch, and tell the Space what they saw (`Space.looked`). They raise
+    CatalogError, Closed and SourceBusy.
+    """
+
+    def draw(self, order: Order) -> None:
+        """See `Account.draw`."""
+
+    def cancel(self, order: Order) -> None:
+        """Take back what was, or is being, granted. Does not switch."""
+
+    def settle(self, name: str, generation: int, blocks: int) -> None:
+        """See `Account.settle`."""
+
+    def generation(self, name: str) -> int:
+        """See `Account.generation`."""
+
+    def look(self) -> None:
+        """See `Account.look`."""
+
+
 class Space:
-    """The account of one cache directory. Usage is unknown until `set_usage`."""
+    """The account of one cache directory. Usage is unknown until `looked`."""
 
     def __init__(
         self,
@@ -45,12 +85,15 @@ class Space:
         self.resize(limit)
         self.cleanup = cleanup
         self.max_file_size = max_file_size
-        self.objects = 0
+        self.objects = 0  # bytes, as are the next two: of the last look, by all processes
         self.reserved = 0
         self.trash = 0
+        self.count = 0  # of objects
         self.known = False
         self.evicting = False  # an Evictor runs: waiting makes sense
         self.pressure = Event()  # set when the Evictor should look
+        self.drawn: dict[str, int] = {}  # this process's: name -> bytes of its reservation
+        self._books: Books
         self._waiters: dict[_Waiter, None] = {}  # in the order of arrival
         self._waiting = 0  # bytes they wait for
 
@@ -60,6 +103,10 @@ class Space:
             f" trash={self.trash} waiters={len(self._waiters)}{'' if self.known else ' unknown'}>"
         )
 
+    def use(self, books: Books) -> None:
+        """Where the account is kept; before the first draw."""
+        self._books = books
+
     @property
     def used(self) -> int:
         """Bytes of all kinds."""
@@ -67,7 +114,7 @@ class Space:
 
     @property
     def waiters(self) -> int:
-        """Reservations that wait for room."""
+        """Draws of this process that wait for room."""
         return len(self._waiters)
 
     def fits(self, size: int) -> bool:
@@ -79,28 +126,59 @@ class Space:
         room = self.limit if self.cleanup else self.limit - self.used
         return footprint(size) <= room
 
-    def reserve(self, amount: int, *, timeout: float | None = None) -> Reservation:
-        """Promise `amount` bytes. Switches when there is no room yet: the Evictor makes it.
+    def draw(self, name: str, amount: int, footprint: int, *, timeout: float | None = None) -> Draw:
+        """Reserve `amount` bytes more for the partial `name`, but `footprint` at most in all.
 
-        Raises NoSpace at once for what can never fit (nothing is evicted for it), while usage is
-        unknown, and when full with `cleanup` off; later when nothing more can be evicted, or after
-        `timeout` seconds.
+        Over all processes: what another one drew for the same partial counts. Switches. Raises
+        NoSpace: at once for what can never fit (nothing is evicted for it), while usage is
+        unknown, when full with `cleanup` off (a partial that has a reservation may go on to the
+        limit), and when the catalog cannot be written; later when nothing more can be evicted, or
+        after `timeout` seconds. What was drawn before stays. Killed meanwhile, nothing was drawn.
         """
-        reservation = self.begin()
-        self._obtain(reservation, amount, timeout)
-        return reservation
+        if amount < 0:
+            raise ValueError("amount < 0")
+        self._check_known()
+        if footprint > self.limit:
+            raise NoSpace(f"{footprint} bytes can never fit into {self.limit}")
+        mark = None if self.cleanup else self.high_mark
+        order = Order(name, min(amount, footprint), footprint, self.limit, mark)
+        if not self._waiters and self._attempt(order):
+            return self._granted(order)
+        if not (self.cleanup and self.evicting):
+            raise NoSpace(f"no room for {amount} bytes: {self!r}")
+        self._wait(order, timeout)
+        return self._granted(order)
 
-    def begin(self) -> Reservation:
-        """A reservation of nothing yet, to be grown. Raises NoSpace when full, `cleanup` off."""
-        if not self.cleanup and self.used >= self.high_mark:
-            raise NoSpace(f"the cache is full and cleanup is off: {self!r}")
-        return Reservation(self)
+    def withdraw(self, name: str) -> None:
+        """Who waits under this name gets NoSpace; what was drawn stays. Does not switch."""
+        for waiter in [waiter for waiter in self._waiters if waiter.name == name]:
+            waiter.withdrawn = True
+            self._refuse(waiter, "withdrawn")
+        self._wake_first()
 
-    def adopt(self, blocks: int) -> Reservation:
-        """A reservation for a partial that was found on disk: its bytes are there, room or not."""
-        reservation = Reservation(self)
-        self._grant(reservation, blocks)
-        return reservation
+    def settle(self, name: str, generation: int, blocks: int) -> None:
+        """Nobody works on the partial any more: its reservation becomes `blocks`; 0: it ends.
+
+        Unless somebody drew since (`generation` is that of the last draw). Switches. A catalog
+        that cannot be written now is no error: the reservation is settled by a later sweep.
+        """
+        self.forget(name)
+        try:
+            self._books.settle(name, generation, blocks)
+        except (CatalogError, Closed, SourceBusy) as error:
+            log.warning("reservation not settled name=%s error=%s", name, error)
+
+    def forget(self, name: str) -> None:
+        """This process writes no more into that partial; its reservation is others' to settle."""
+        self.drawn.pop(name, None)
+
+    def generation(self, name: str) -> int:
+        """Of the reservation; 0: there is none. Switches. Raises CatalogError."""
+        return self._books.generation(name)
+
+    def refresh(self) -> None:
+        """Look again; each transaction of this process does, too. Switches. Raises CatalogError."""
+        self._books.look()
 
     def resize(self, limit: int) -> None:
         """Another limit, in bytes. Above it the Evictor goes to work."""
@@ -108,34 +186,20 @@ class Space:
         self.high_mark = math.floor(limit * self._high)
         self.low_mark = math.floor(limit * self._low)
 
-    def set_usage(self, objects: int) -> None:
-        """The catalog is whole and says how many bytes the objects take."""
-        self.objects = objects
-        self.known = True
-        self._changed()
+    def looked(self, totals: Totals) -> None:
+        """What the catalog said just now: usage, or that it does not know."""
+        self.objects, self.count = totals.objects, totals.count
+        self.reserved, self.trash = totals.reserved, totals.trash
+        if totals.complete:
+            self.known = True
+            self._wake_first()
+        else:
+            self.lose_usage()
 
     def lose_usage(self) -> None:
-        """The catalog is being rebuilt: until `set_usage` nothing can be reserved."""
+        """The catalog is being rebuilt: until it is complete nothing can be drawn."""
         self.known = False
         self.refuse_waiters("usage is not known")
-
-    def object_found(self, blocks: int) -> None:
-        """An object of that many bytes is there that was not counted."""
-        self.objects += blocks
-
-    def object_removed(self, blocks: int) -> None:
-        """An object of that many bytes is gone (what `Catalog.remove` returned)."""
-        self.objects = self._less("objects", self.objects, blocks)
-        self._changed()
-
-    def trash_added(self, blocks: int) -> None:
-        """Something not accounted for yet was found in trash/."""
-        self.trash += blocks
-
-    def trash_freed(self, blocks: int) -> None:
-        """That much of trash/ is gone."""
-        self.trash = self._less("trash", self.trash, blocks)
-        self._changed()
 
     @property
     def pressed(self) -> bool:
@@ -156,140 +220,98 @@ class Space:
         return max(0, self.used - target)
 
     def refuse_waiters(self, reason: str) -> None:
-        """Settle all who wait with NoSpace: there is nothing more to free."""
+        """Settle all who wait with NoSpace."""
         while self._waiters:
-            self._settle(next(iter(self._waiters)), reason)
+            self._refuse(next(iter(self._waiters)), reason)
 
-    def _obtain(self, owner: Reservation, amount: int, timeout: float | None) -> None:
-        if amount < 0:
-            raise ValueError("amount < 0")
+    def give_up(self, reason: str) -> None:
+        """There is nothing more to free: those who do not fit into what is free get NoSpace."""
+        room = self.limit - self.used
+        for waiter in list(self._waiters):
+            if waiter.amount <= room:
+                room -= waiter.amount  # it is about to be granted
+            else:
+                self._refuse(waiter, reason)
+        self._wake_first()
+
+    def _check_known(self) -> None:
         if not self.known:
             raise NoSpace("usage is not known while the catalog is rebuilt")
-        if owner.amount + amount > self.limit:
-            raise NoSpace(f"{owner.amount + amount} bytes can never fit into {self.limit}")
-        if not self._waiters and self.used + amount <= self.limit:
-            self._grant(owner, amount)
-            assert self.used <= self.limit  # I13
-            if self.used > self.high_mark:
-                self.pressure.set()
-            return
-        if not (self.cleanup and self.evicting):
-            raise NoSpace(f"no room for {amount} bytes: {self!r}")
-        self._wait(_Waiter(owner, amount), timeout)
 
-    def _wait(self, waiter: _Waiter, timeout: float | None) -> None:
+    def _attempt(self, order: Order) -> bool:
+        """One transaction; whether it granted. Switches. Raises NoSpace."""
+        try:
+            self._books.draw(order)
+        except (CatalogError, Closed, SourceBusy) as error:
+            raise NoSpace(f"no room can be reserved: {error}") from error
+        except BaseException:
+            # Killed, or timed out from outside, while the transaction is under way or done.
+            self._books.cancel(order)
+            raise
+        if not order.granted:
+            self._check_known()
+        return order.granted
+
+    def _granted(self, order: Order) -> Draw:
+        self.drawn[order.name] = order.after
+        if self.used > self.high_mark:
+            self.pressure.set()
+        more = order.after - order.before
+        return Draw(more, order.after >= order.footprint, order.generation)
+
+    def _wait(self, order: Order, timeout: float | None) -> None:
+        """In the queue, until it is granted. Raises NoSpace."""
+        waiter = _Waiter(order.name, order.amount)
+        end = math.inf if timeout is None else time.monotonic() + timeout
         self._waiters[waiter] = None
         self._waiting += waiter.amount
-        self.pressure.set()
         try:
-            reason = waiter.outcome.wait(timeout)
-        except BaseException:
-            # Killed, or timed out from outside. What was granted meanwhile goes back.
-            if waiter in self._waiters:
-                self._settle(waiter, "left")
-                self._changed()
-            elif waiter.outcome.value is None:
-                waiter.owner.shrink_to(max(0, waiter.owner.amount - waiter.amount))
-            raise
+            while waiter.reason is None:
+                waiter.woken.clear()
+                first = next(iter(self._waiters)) is waiter
+                if first and self._attempt(order):
+                    if not waiter.withdrawn:
+                        return
+                    self._books.cancel(order)
+                    break
+                left = end - time.monotonic()
+                if left <= 0:
+                    waiter.reason = f"no room within {timeout} s"
+                    break
+                self.pressure.set()
+                # Who comes later in the queue is woken when it is the first.
+                limit = min(left, LOOK) if first else left
+                waiter.woken.wait(None if limit == math.inf else limit)
+        finally:
+            self._leave(waiter)
+            self._wake_first()
+        raise NoSpace(f"no room for {waiter.amount} bytes: {waiter.reason}")
+
+    def _refuse(self, waiter: _Waiter, reason: str) -> None:
+        self._leave(waiter)
+        waiter.reason = reason
+        waiter.woken.set()
+
+    def _leave(self, waiter: _Waiter) -> None:
         if waiter in self._waiters:
-            reason = f"no room within {timeout} s"
-            self._settle(waiter, reason)
-            self._changed()
-        elif waiter.owner.settled:
-            reason = "released"
-        if reason is not None:
-            raise NoSpace(f"no room for {waiter.amount} bytes: {reason}")
+            del self._waiters[waiter]
+            self._waiting -= waiter.amount
 
-    def _settle(self, waiter: _Waiter, reason: str | None) -> None:
-        """End of a wait: None grants it, a reason refuses it. The only place that does."""
-        del self._waiters[waiter]
-        self._waiting -= waiter.amount
-        if reason is None:
-            self._grant(waiter.owner, waiter.amount)
-        waiter.outcome.set(reason)
-
-    def _changed(self) -> None:
-        """There may be room now: serve those who wait, first come first."""
-        while self._waiters and self.known:
-            waiter = next(iter(self._waiters))
-            if self.used + waiter.amount > self.limit:
-                return
-            self._settle(waiter, None)
-            assert self.used <= self.limit  # I13
-
-    def _grant(self, owner: Reservation, amount: int) -> None:
-        owner.amount += amount
-        self.reserved += amount
-
-    def _withdraw(self, owner: Reservation, reason: str) -> None:
-        for waiter in [waiter for waiter in self._waiters if waiter.owner is owner]:
-            self._settle(waiter, reason)
-
-    def _less(self, kind: str, before: int, blocks: int) -> int:
-        if blocks > before:
-            log.error("space account off kind=%s counted=%d removed=%d", kind, before, blocks)
-        return max(0, before - blocks)
-
-
-class Reservation:
-    """Bytes promised to one partial. Ends by `commit` or `release`."""
-
-    __slots__ = ("_space", "amount", "settled")
-
-    def __init__(self, space: Space) -> None:
-        self._space = space
-        self.amount = 0
-        self.settled = False
-
-    def __repr__(self) -> str:
-        return f"<Reservation {self.amount}{' settled' if self.settled else ''}>"
-
-    def grow(self, amount: int, *, timeout: float | None = None) -> None:
-        """Promise `amount` bytes more. Switches and raises as `Space.reserve` does; NoSpace leaves
-        what was promised before, and so does `release` by another greenlet meanwhile.
-        """
-        self._check()
-        self._space._obtain(self, amount, timeout)
-
-    def withdraw(self) -> None:
-        """Who waits for it to grow waits no longer (NoSpace); what was promised stays."""
-        self._space._withdraw(self, "withdrawn")
-        self._space._changed()
-
-    def shrink_to(self, amount: int) -> None:
-        """Give back what is above `amount` bytes."""
-        if amount < self.amount:
-            self._space.reserved -= self.amount - amount
-            self.amount = amount
-            self._space._changed()
-
-    def commit(self, blocks: int) -> None:
-        """The partial became an object that takes `blocks` bytes on disk."""
-        self._check()
-        space = self._space
-        space.objects += blocks
-        self.release()
-        if space.used > space.high_mark:
-            space.pressure.set()
-
-    def release(self) -> None:
-        """The partial is gone from the disk, or was never there. Idempotent."""
-        if not self.settled:
-            self.settled = True
-            self._space._withdraw(self, "released")
-            self.shrink_to(0)
-
-    def _check(self) -> None:
-        if self.settled:
-            raise RuntimeError("the reservation is settled")
+    def _wake_first(self) -> None:
+        """There may be room now: who came first asks for it."""
+        first = next(iter(self._waiters), None)
+        if first is not None and self.used + first.amount <= self.limit:
+            first.woken.set()
 
 
 class _Waiter:
-    """Somebody who waits for room. The outcome is None (granted) or the reason why not."""
+    """Somebody who waits for room. The reason says why there is none."""
 
-    __slots__ = ("amount", "outcome", "owner")
+    __slots__ = ("amount", "name", "reason", "withdrawn", "woken")
 
-    def __init__(self, owner: Reservation, amount: int) -> None:
-        self.owner = owner
+    def __init__(self, name: str, amount: int) -> None:
+        self.name = name
         self.amount = amount
-        self.outcome: AsyncResult[str | None] = AsyncResult()
+        self.reason: str | None = None
+        self.withdrawn = False
+        self.woken = Event()

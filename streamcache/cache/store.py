@@ -1,37 +1,40 @@
-"""The layout on disk: create, continue, publish and remove. Worker-thread functions.
+"""The layout on disk: whose the directory is, and its objects. Worker-thread functions.
 
 objects/ab/<key>.<version>      complete and durable, never written again (I5)
-partial/<key>.<version>.data    sparse; with .map it is a copy under way
+partial/                        copies under way (``partials.py``)
 trash/                          still read by somebody, unlinked when they are done
 mounts                          where each source was mounted when it was last seen
+
+Several processes may use one directory. Who reads an object holds a shared flock on it; who wants
+to remove it asks for the exclusive one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import errno
 import fcntl
 import json
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from streamcache.cache.blockmap import BLOCK
-from streamcache.cache.partial import FORMAT, Partial, PartialHeader
-from streamcache.errors import CacheError, CacheInUse
+from streamcache.cache import locks
+from streamcache.cache.names import is_name, remove_foreign
+from streamcache.cache.partial import FORMAT
+from streamcache.cache.partials import PartialFolder
+from streamcache.errors import CacheBusy, CacheError
 from streamcache.source.base import Version
 
-_HEX = frozenset("0123456789abcdef")
-_MAX_MAP = 1 << 30  # bytes: a map of 64 TiB
 _DIRECTORIES = ("objects", "partial", "trash")
-
-
-def is_name(text: str) -> bool:
-    """Whether this is "<key>.<version>", 32 hexadecimal digits each."""
-    key, dot, version = text.partition(".")
-    return bool(dot) and all(len(part) == 32 and _HEX.issuperset(part) for part in (key, version))
+# A byte of ``lock`` beyond those of the keys. Shared: uses the directory; exclusive: opens it.
+_USE = 1 << 61
+_OPEN_WAIT = 30.0  # s that another process may take to open the directory
+_OPEN_POLL = 0.02  # s
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +48,12 @@ class StoredObject:
     path: str = ""  # at the source, where that is still known
 
 
-@dataclass(frozen=True, slots=True)
-class StoredPartial:
-    """A partial that can be continued."""
+class Removal(enum.Enum):
+    """What became of an object that was to go."""
 
-    name: str
-    header: PartialHeader
-    blocks: int  # bytes on disk
-    used: float  # s since the epoch
+    GONE = enum.auto()  # also if it was gone before
+    TRASHED = enum.auto()  # somebody reads it: it is in trash/
+    LEFT = enum.auto()  # it is as it was
 
 
 class Store:
@@ -61,10 +62,13 @@ class Store:
     def __init__(self, root: str) -> None:
         self.root = os.path.realpath(root)
         self.boot = _boot_id()
-        self._lock = -1
+        self.lock = -1  # descriptor of the file of locks
+        self.partials = PartialFolder(self.root, self.boot)
 
-    def prepare(self) -> None:
-        """Make the directories and take the lock. Raises CacheError, CacheInUse, OSError."""
+    def prepare(self) -> bool:
+        """Make the directories; whether no other process uses them. Then nobody else comes in
+        before ``share``. Raises CacheError, CacheBusy, OSError.
+        """
         os.makedirs(self.root, mode=0o700, exist_ok=True)
         status = os.stat(self.root)
         if status.st_uid != os.geteuid() and os.geteuid() != 0:
@@ -76,25 +80,24 @@ class Store:
                 f"cache directory {self.root!r} has a {present[0]!r} that streamcache did not make;"
                 " name an empty directory"
             )
-        self._lock = os.open(self._path("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
-            raise CacheInUse(
-                f"cache directory {self.root!r} is in use by another process"
-            ) from None
-        self._mark(marker)
+        self.lock = os.open(self._path("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        alone = self._enter()
+        if alone:
+            self._mark(marker)
         for name in _DIRECTORIES:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(self._path(name), 0o700)
             if os.path.islink(self._path(name)):
                 raise CacheError(f"{self._path(name)!r} is a symbolic link; a directory is needed")
-        self._empty_trash()
+        return alone
+
+    def share(self) -> None:
+        """Other processes may use the directory too, from now on."""
+        locks.try_lock(self.lock, _USE, 1, shared=True)
 
     def close(self) -> None:
-        """Give up the lock."""
-        fd, self._lock = self._lock, -1
+        """Use it no longer."""
+        fd, self.lock = self.lock, -1
         if fd >= 0:
             os.close(fd)
 
@@ -125,73 +128,16 @@ class Store:
             os.rename(path + ".new", path)
         return now
 
-    # -- partials
-
-    def create_partial(self, name: str, header: PartialHeader) -> Partial:
-        """A new, empty partial; whatever had its name goes. Raises OSError."""
-        self.drop_partial(name)
-        raw = header.encode()
-        return self._open_partial(name, header, raw, len(raw), os.O_CREAT | os.O_EXCL)
-
-    def continue_partial(self, name: str, header: PartialHeader) -> tuple[Partial, bytes] | None:
-        """The partial of that name and its map bytes, if it is this version's and sound.
-
-        None: there is none (what there was is gone now).
-        """
-        try:
-            found = self._read_map(name)
-            if found is None or found[0] != header:
-                self.drop_partial(name)
-                return None
-            _, start, present = found
-            return self._open_partial(name, header, None, start, 0), present
-        except OSError:
-            self.drop_partial(name)
-            return None
-
-    def partial_blocks(self, name: str) -> int:
-        """Bytes that it takes on disk."""
-        files = (self._partial(name) + suffix for suffix in (".data", ".map"))
-        return sum(os.stat(file).st_blocks * 512 for file in files)
-
-    def drop_partial(self, name: str) -> None:
-        """Remove its files, the map first: data without a map is nothing."""
-        for suffix in (".map", ".data"):
-            with contextlib.suppress(FileNotFoundError, IsADirectoryError):  # that is foreign
-                os.unlink(self._partial(name) + suffix)
-
-    def scan_partials(self, source_id: str) -> tuple[list[StoredPartial], list[StoredObject]]:
-        """What was left of copies when the last process ended; the unsound and foreign goes.
-
-        Also objects that were published and perhaps not entered in the catalog: their map goes
-        when they are (``drop_partial``).
-        """
-        partials: list[StoredPartial] = []
-        published: list[StoredObject] = []
-        names = set()
-        for file in os.listdir(self._path("partial")):
-            name, _, suffix = file.rpartition(".")
-            if suffix in ("map", "data") and is_name(name):
-                names.add(name)
-            else:
-                _remove(self._path("partial", file))
-        for name in sorted(names):
-            found = self.find_object(name) if self._has_map(name) else None
-            if found is not None:
-                published.append(replace(found, path=self._path_in_map(name)))
-                continue
-            kept = self._sound(name, source_id)
-            if kept is None:
-                self.drop_partial(name)
-            else:
-                partials.append(kept)
-        return partials, published
-
     # -- objects
 
-    def publish(self, name: str) -> int:
-        """Rename the sealed data file to its place under objects/, durably; its disk bytes."""
-        target = self._object(name)
+    def publish(self, name: str, inode: int) -> int:
+        """Rename the sealed data file to its place under objects/, durably; its disk bytes.
+
+        Raises CacheBusy when the file of that name is not that ``inode`` any more, OSError.
+        """
+        data, target = self.partials.data(name), self._object(name)
+        if os.stat(data, follow_symlinks=False).st_ino != inode:
+            raise CacheBusy(f"{name}: another partial has its name")
         folder = os.path.dirname(target)
         try:
             os.mkdir(folder, 0o700)
@@ -199,7 +145,7 @@ class Store:
             pass
         else:
             _sync_directory(self._path("objects"))
-        os.rename(self._partial(name) + ".data", target)
+        os.rename(data, target)
         try:
             _sync_directory(folder)
             return os.stat(target).st_blocks * 512
@@ -207,25 +153,30 @@ class Store:
             os.unlink(target)  # in no account: nobody would ever evict it
             raise
 
-    def drop_map(self, name: str) -> None:
-        """The catalog knows the object: its journal can go."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._partial(name) + ".map")
+    def published(self, name: str, inode: int) -> bool | None:
+        """Whether this file is the object of that name; None: it has lost its own name."""
+        for path, answer in ((self._object(name), True), (self.partials.data(name), False)):
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(path, follow_symlinks=False).st_ino == inode:
+                    return answer
+        return None
 
     def open_object(self, name: str, size: int) -> int:
-        """A read-only descriptor; -1: there is none. What has another size is removed."""
+        """A read-only descriptor with a lease; -1: there is none, or it is going.
+
+        What has another size is removed.
+        """
         try:
             fd = os.open(self._object(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             return -1
-        try:
-            if os.fstat(fd).st_size == size:
+        with contextlib.ExitStack() as stack:
+            stack.callback(os.close, fd)
+            if os.fstat(fd).st_size != size:
+                remove_foreign(self._object(name))
+            elif lease(fd) and os.fstat(fd).st_nlink:
+                stack.pop_all()
                 return fd
-        except OSError:
-            os.close(fd)
-            raise
-        os.close(fd)
-        _remove(self._object(name))
         return -1
 
     def find_object(self, name: str) -> StoredObject | None:
@@ -259,56 +210,105 @@ class Store:
             batch = []
             path = self._path("objects", folder)
             if os.path.islink(path) or not os.path.isdir(path):  # a link may lead anywhere
-                _remove(path)
+                remove_foreign(path)
                 continue
             files = os.listdir(path)
             for file in files:
                 if not (is_name(file) and file.startswith(folder)):
-                    _remove(self._path("objects", folder, file))
+                    remove_foreign(self._path("objects", folder, file))
                 elif (stored := self.find_object(file)) is not None:
                     batch.append(stored)
             yield batch
 
     def remove_objects(self, names: list[str]) -> list[str]:
-        """Unlink; returns those that are gone, also when they were gone before."""
+        """Unlink those that nobody reads; returns what is gone, also when it was gone before."""
         gone = []
         for name in names:
-            try:
-                os.unlink(self._object(name))
-            except FileNotFoundError:
-                pass
-            except OSError:
-                continue
-            gone.append(name)
+            with contextlib.suppress(OSError):
+                if self.remove_object(name)[0] is Removal.GONE:
+                    gone.append(name)
         return gone
 
-    def trash_object(self, name: str, serial: int) -> str | None:
-        """Rename an object that is being read into trash/; its path there, None: it is gone."""
-        target = self._path("trash", f"{name}.{serial}")
+    def remove_object(self, name: str, trash: str = "") -> tuple[Removal, int]:
+        """Unlink it, or rename it to ``trash`` in trash/ when it is read; and its bytes there."""
+        path = self._object(name)
         try:
-            os.rename(self._object(name), target)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
-            return None
-        return target
+            return Removal.GONE, 0
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.EISDIR):
+                raise
+            remove_foreign(path)  # not ours, whatever it is
+            return Removal.GONE, 0
+        try:
+            status = os.fstat(fd)
+            if _is_free(fd):
+                with contextlib.suppress(FileNotFoundError):
+                    if os.lstat(path).st_ino == status.st_ino:  # else it is a new one
+                        os.unlink(path)
+                return Removal.GONE, 0
+            if not trash:
+                return Removal.LEFT, 0
+            try:
+                os.rename(path, self._path("trash", trash))
+            except FileNotFoundError:
+                return Removal.GONE, 0
+            return Removal.TRASHED, status.st_blocks * 512
+        finally:
+            os.close(fd)
 
-    def empty(self, trashed: str, fd: int) -> None:
-        """Unlink something in trash/ and close its last descriptor, which frees its blocks."""
-        _remove(trashed)
-        os.close(fd)
+    # -- trash
+
+    def trash(self) -> list[tuple[str, int]]:
+        """What is in trash/: names and bytes on disk."""
+        found = []
+        for file in os.listdir(self._path("trash")):
+            with contextlib.suppress(FileNotFoundError):
+                status = os.lstat(self._path("trash", file))
+                found.append((file, status.st_blocks * 512))
+        return found
+
+    def empty_trash(self, files: list[str]) -> list[str]:
+        """Unlink those that nobody reads any more; returns what is gone."""
+        gone = []
+        for file in files:
+            path = self._path("trash", file)
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            except FileNotFoundError:
+                gone.append(file)
+                continue
+            except OSError:  # not ours
+                remove_foreign(path)
+                continue
+            try:
+                if _is_free(fd):
+                    remove_foreign(path)
+                    gone.append(file)
+            finally:
+                os.close(fd)
+        return gone
 
     # -- inside
 
     def _path(self, *parts: str) -> str:
         return os.path.join(self.root, *parts)
 
-    def _partial(self, name: str) -> str:
-        return self._path("partial", name)
-
     def _object(self, name: str) -> str:
         return self._path("objects", name[:2], name)
 
-    def _has_map(self, name: str) -> bool:
-        return os.path.exists(self._partial(name) + ".map")
+    def _enter(self) -> bool:
+        """Use the directory; whether as the only one. Waits while another process opens it."""
+        deadline = time.monotonic() + _OPEN_WAIT
+        while True:
+            if locks.try_lock(self.lock, _USE, 1):
+                return True
+            if locks.try_lock(self.lock, _USE, 1, shared=True):
+                return False
+            if time.monotonic() > deadline:
+                raise CacheBusy(f"cache directory {self.root!r} is being opened by another process")
+            time.sleep(_OPEN_POLL)
 
     def _mark(self, marker: str) -> None:
         text = f"streamcache {FORMAT}\n"
@@ -327,81 +327,31 @@ class Store:
                 f" {text.strip()!r}); name another directory or empty it"
             )
 
-    def _open_partial(
-        self, name: str, header: PartialHeader, raw: bytes | None, start: int, flags: int
-    ) -> Partial:
-        data, map_path = self._partial(name) + ".data", self._partial(name) + ".map"
-        flags |= os.O_CLOEXEC | os.O_NOFOLLOW
-        with contextlib.ExitStack() as stack:
-            write_fd = os.open(data, os.O_WRONLY | flags, 0o600)
-            stack.callback(os.close, write_fd)
-            read_fd = os.open(data, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            stack.callback(os.close, read_fd)
-            map_fd = os.open(map_path, os.O_RDWR | flags, 0o600)
-            stack.callback(os.close, map_fd)
-            if raw is not None:
-                os.ftruncate(write_fd, header.size)
-                os.pwrite(map_fd, raw, 0)
-                os.ftruncate(map_fd, len(raw) + _block_count(header.size))
-            stack.pop_all()
-        return Partial(name, read_fd=read_fd, write_fd=write_fd, map_fd=map_fd, map_start=start)
 
-    def _path_in_map(self, name: str) -> str:
-        try:
-            return PartialHeader.decode(_read_plain(self._partial(name) + ".map"))[0].path
-        except (OSError, ValueError):
-            return ""
+def lease(fd: int) -> bool:
+    """Hold the object as a reader, so that no process removes it; False: it is going.
 
-    def _read_map(self, name: str) -> tuple[PartialHeader, int, bytes] | None:
-        """Header, its length, and the map bytes; None: unsound, or of another boot."""
-        try:
-            raw = _read_plain(self._partial(name) + ".map")
-            size = os.stat(self._partial(name) + ".data").st_size
-            header, start = PartialHeader.decode(raw)
-        except (OSError, ValueError):
-            return None
-        present = raw[start:]
-        sound = (
-            header.boot == self.boot
-            and size == header.size
-            and len(present) == _block_count(size)
-            and not present.strip(b"\0\1")
-        )
-        return (header, start, present) if sound else None
-
-    def _sound(self, name: str, source_id: str) -> StoredPartial | None:
-        found = self._read_map(name)
-        if found is None or found[0].source != source_id:
-            return None
-        used = os.stat(self._partial(name) + ".data").st_mtime
-        return StoredPartial(name, found[0], self.partial_blocks(name), used)
-
-    def _empty_trash(self) -> None:
-        for file in os.listdir(self._path("trash")):
-            _remove(self._path("trash", file))
-
-
-def _read_plain(path: str) -> bytes:
-    """A small file of ours; whatever else may have its name is not opened, or is an OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    For the description of ``fd``, however often it is called. Does not block.
+    """
     try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_MAP:
-            raise OSError(errno.EINVAL, "not a block map", path)
-        with open(fd, "rb", closefd=False) as file:
-            return file.read()
-    finally:
-        os.close(fd)  # open() leaves it open when it fails, as for a folder
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
-def _block_count(size: int) -> int:
-    return -(-size // BLOCK)
+def release(fd: int) -> None:
+    """The opposite of ``lease``."""
+    fcntl.flock(fd, fcntl.LOCK_UN)
 
 
-def _remove(path: str) -> None:
-    """Unlink a file that is not ours; a foreign folder is left alone."""
-    with contextlib.suppress(FileNotFoundError, IsADirectoryError, PermissionError):
-        os.unlink(path)
+def _is_free(fd: int) -> bool:
+    """Nobody reads it, and until ``fd`` is closed nobody begins to."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _sync_directory(path: str) -> None:

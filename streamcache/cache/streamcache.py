@@ -15,9 +15,11 @@ from streamcache.cache.evictor import Evictor
 from streamcache.cache.file import StreamFile
 from streamcache.cache.freshness import Freshness
 from streamcache.cache.ledger import Ledger
+from streamcache.cache.locks import KeyLocks
 from streamcache.cache.objects import Objects
-from streamcache.cache.partials import Partials
 from streamcache.cache.provider import Found, Provider
+from streamcache.cache.recovery import Recovery
+from streamcache.cache.removal import Removal
 from streamcache.cache.resources import Resources
 from streamcache.cache.space import Space
 from streamcache.cache.store import Store
@@ -189,6 +191,7 @@ class _Parts:
 
     source: FileSystemSource
     ledger: Ledger
+    recovery: Recovery
     evictor: Evictor
     provider: Provider
 
@@ -206,16 +209,17 @@ class _Parts:
             cleanup=cache.cleanup,
             max_file_size=cache.max_file_size,
         )
+        self.keys = KeyLocks()
         self.counters = counters
 
     def open(self) -> None:
-        """Take the directory, settle what the last process left, start the Evictor. Switches."""
+        """Take the directory, settle what dead processes left, start the Evictor. Switches."""
         self.source = self.meta.call(_open_source, self.config.source)
         try:
-            self.disk.call(self.store.prepare)
+            alone = self.disk.call(self.store.prepare)
+            self.keys.use(self.store.lock)
             seen = self.source.mount_point
             expected = self.disk.call(self.store.mount_point, self.source.id, seen)
-            partials, published = self.disk.call(self.store.scan_partials, self.source.id)
         except OSError as error:
             raise CacheError(f"cache directory {self.store.root!r}: {error.strerror}") from error
         if expected != seen:
@@ -226,27 +230,33 @@ class _Parts:
                 os.path.join(self.store.root, "mounts"),
             )
             self.source.expect_mount(expected)
-        self.ledger = Ledger.open(self.store, self.space, self.disk, self.config.cache)
-        if not self.config.cache.size:
-            used = self.ledger.call(self.ledger.catalog.usage)[0]
-            used += sum(partial.blocks for partial in partials)
-            size = (self.disk.call(self.store.free_bytes) + used) // 2
-            self.space.resize(size)
-            self.config = changed(self.config, "cache", size=size)
-        idle = Partials(self.store, self.disk)
-        for partial in sorted(partials, key=lambda partial: partial.used):
-            idle.put(partial.name, self.space.adopt(partial.blocks))
-        self.ledger.start(published)
-        self._wire(idle)
+        self.ledger = Ledger.open(
+            self.store,
+            self.space,
+            self.disk,
+            self.config.cache,
+            alone=alone,
+            partials=self.store.partials.room,
+            trash_files=self.store.trash,
+        )
+        if not self.ledger.size:
+            self.ledger.look()
+            self.ledger.agree((self.disk.call(self.store.free_bytes) + self.space.used) // 2)
+        self.config = changed(self.config, "cache", size=self.space.limit)
+        self.store.share()
+        self.ledger.start()
+        self._wire()
+        if alone:
+            self.recovery.sweep()
         log.info(
-            "cache open dir=%r size=%d objects=%d partials=%d",
+            "cache open dir=%r size=%d objects=%d alone=%s",
             self.store.root,
             self.space.limit,
             self.ledger.objects,
-            len(idle),
+            alone,
         )
 
-    def _wire(self, idle: Partials) -> None:
+    def _wire(self) -> None:
         copy, cache = self.config.copy, self.config.cache
         scheduler = Scheduler(
             self.source,
@@ -257,15 +267,19 @@ class _Parts:
             max_bandwidth=copy.max_bandwidth,
         )
         keep = min(1024, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8)
-        objects = Objects(self.store, self.space, self.disk, keep=keep)
+        objects = Objects(self.store, self.ledger, self.disk, keep=keep)
+        self.recovery = Recovery(self.store, self.ledger, self.space, objects, self.keys, self.disk)
         self.evictor = Evictor(
             self.space,
             self.ledger,
             catalog_call=self.ledger.call,
-            remove=self._evict,
+            remove=objects.evict,
             leased=objects.leased,
-            drop_idle_partials=idle.drop_oldest,
+            drop_idle_partials=self.recovery.drop_oldest,
             interval=cache.evict_interval,
+            lock=os.path.join(self.store.root, "evictor"),
+            sweep=self.recovery.sweep,
+            each_look=objects.let_go_of_removed,
         )
         self.objects = objects
         resources = Resources(
@@ -276,17 +290,14 @@ class _Parts:
             store=self.store,
             space=self.space,
             objects=objects,
+            keys=self.keys,
             disk=self.disk,
             meta=self.meta,
         )
         freshness = Freshness(self.source, self.meta, self.config.source, self.counters)
-        self.provider = Provider(resources, freshness, self.ledger, idle)
+        removal = Removal(resources, self.ledger)
+        self.provider = Provider(resources, freshness, self.ledger, removal)
         self.evictor.start()
-
-    def _evict(self, names: list[str]) -> list[str]:
-        gone = self.objects.evict(names)
-        self.ledger.objects -= len(gone)
-        return gone
 
     def close(self, *, timeout: float) -> None:
         """In the opposite order; also what was opened only in part. Switches."""
@@ -302,4 +313,5 @@ class _Parts:
         for pool in pools:
             if not pool.join(_JOIN):
                 log.warning("threads left behind %r", pool)
+        self.keys.use(-1)
         self.store.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import secrets
 import shutil
 import tempfile
 import threading
@@ -21,15 +22,19 @@ from typing import Any
 import gevent
 
 from streamcache.cache import session as session_module
+from streamcache.cache.account import Reserved
+from streamcache.cache.ledger import Ledger
+from streamcache.cache.locks import KeyLock, KeyLocks
 from streamcache.cache.objects import Objects
 from streamcache.cache.reading import Ready
+from streamcache.cache.removal import Removal
 from streamcache.cache.resources import Resources
 from streamcache.cache.session import CopySession
-from streamcache.cache.space import Reservation, Space
+from streamcache.cache.space import Space
 from streamcache.cache.states import Event, State
 from streamcache.cache.store import Store
 from streamcache.cache.workers import WorkerPool
-from streamcache.config import Config, CopyConfig, SourceConfig
+from streamcache.config import CacheConfig, Config, CopyConfig, SourceConfig
 from streamcache.errors import SourceUnavailable
 from streamcache.source.base import SourceFile
 from streamcache.source.filesystem import FileSystemSource
@@ -241,6 +246,20 @@ class Answer:
         self.offset += len(data)
 
 
+class Filling:
+    """Room that somebody else has."""
+
+    def __init__(self, space: Space, amount: int) -> None:
+        self._space = space
+        self.amount = amount
+        self._name = f"{secrets.token_hex(16)}.{'f' * 32}"
+        self._draw = space.draw(self._name, amount, amount, timeout=0)
+
+    def release(self) -> None:
+        """There is room again."""
+        self._space.settle(self._name, self._draw.generation, 0)
+
+
 class World:
     """A source directory, a cache directory, the threads, and the sessions between them."""
 
@@ -269,9 +288,12 @@ class World:
         self.disk = disk("disk", size=2)
         self.store = Store(str(self.root / "cache"))
         self.store.prepare()
+        self.keys = KeyLocks()
+        self.keys.use(self.store.lock)
         self.space = Space(room)
-        self.space.set_usage(0)
-        self.objects = Objects(self.store, self.space, self.disk, keep=keep)
+        self.ledger = Ledger.open(self.store, self.space, self.disk, CacheConfig(size=room))
+        self.ledger.start()
+        self.objects = Objects(self.store, self.ledger, self.disk, keep=keep)
         self.scheduler = Scheduler(self.source, self.reads, self.counters, in_flight=in_flight)
         self.scheduler._rate = SteadyRate()
         self.resources = Resources(
@@ -282,6 +304,7 @@ class World:
             store=self.store,
             space=self.space,
             objects=self.objects,
+            keys=self.keys,
             disk=self.disk,
             meta=self.meta,
         )
@@ -289,7 +312,7 @@ class World:
         self.clients: list[Client] = []
         self.changes: list[tuple[CopySession, State]] = []
         self.published: list[tuple[str, int]] = []
-        self.kept: dict[str, Reservation] = {}  # reservations of partials left behind
+        self.removal = Removal(self.resources, self.ledger)
         self._retry_delay = session_module._RETRY_DELAY
         session_module._RETRY_DELAY = 0.0
 
@@ -339,9 +362,9 @@ class World:
             name=full,
             path=name,
             file=file,
-            adopted=self.kept.pop(full, None),
-            on_change=self._changed,
-            on_published=lambda session, blocks: self.published.append((session.name, blocks)),
+            continues=self.space.generation(full) > 0,
+            on_change=lambda session: self.changes.append((session, session.state)),
+            on_published=self._published,
         )
         self.sessions.append(session)
         return session
@@ -352,10 +375,25 @@ class World:
         self.clients.append(client)
         return client
 
-    def _changed(self, session: CopySession) -> None:
-        self.changes.append((session, session.state))
-        if session.resumable is not None:
-            self.kept[session.name], session.resumable = session.resumable, None
+    def _published(self, session: CopySession, blocks: int, lock: KeyLock) -> None:
+        self.published.append((session.name, blocks))
+        self.removal.enter(session.name, session.path, session.version.size, blocks, lock)
+
+    @property
+    def kept(self) -> dict[str, Reserved]:
+        """What is reserved, by name: of partials left behind, once all sessions have ended."""
+        return {row.name: row for row in self.ledger.reservations()}
+
+    def fill(self, amount: int | None = None) -> Filling:
+        """Take this room (all that is left) away from the sessions."""
+        room = self.space.limit - self.space.used
+        return Filling(self.space, room if amount is None else amount)
+
+    def blocks(self, name: str) -> int:
+        """Bytes that a partial takes on disk."""
+        folder = self.root / "cache" / "partial"
+        files = (folder / f"{name}.{suffix}" for suffix in ("data", "map"))
+        return sum(os.stat(file).st_blocks * 512 for file in files)
 
     # -- time
 
@@ -366,7 +404,8 @@ class World:
         while quiet < _QUIET_ROUNDS:
             gevent.sleep(0)
             at_gate = len(self.gate.waiting)
-            if self.disk.pending or self.meta.pending or self.reads.pending > at_gate:
+            busy = self.disk.pending or self.meta.pending or self.ledger.pool.pending
+            if busy or self.reads.pending > at_gate:
                 quiet = 0
                 gevent.sleep(0.0002)
                 assert time.monotonic() < deadline, "nothing settles"
@@ -396,7 +435,9 @@ class World:
             if check:
                 self._check()
         finally:
+            self.removal.close(_END)
             self.objects.close()
+            self.ledger.close()
             pools = (self.reads, self.meta, self.disk)
             for pool in pools:
                 pool.close()
@@ -408,12 +449,9 @@ class World:
     def _check(self) -> None:
         assert all(session.ended.is_set() for session in self.sessions), self.sessions
         assert self.source.open_files == 0
-        kept = sum(reservation.amount for reservation in self.kept.values())
-        assert self.space.reserved == kept
-        names = {name.rpartition(".")[0] for name in self.partials() if name.endswith(".data")}
-        assert names == set(self.kept), "partials without a reservation, or the other way round"
-        blocks = sum(self.store.partial_blocks(name) for name in self.kept)
-        assert kept == blocks, "what is reserved for partials is not what they take"
+        kept = {name: row.bytes for name, row in self.kept.items()}
+        assert self.space.reserved == sum(kept.values())
+        assert kept == dict(self.store.partials.room()), "reserved is not what partials take"
         assert self.space.objects == sum(blocks for _, blocks in self.published)
         for session in self.sessions:
             assert len(session._waiting) == 0, session

@@ -213,16 +213,16 @@ def test_entries_are_paged_by_path(catalog: Catalog) -> None:
 def test_paging_reads_no_more_rows_than_the_page_has(path: str) -> None:
     catalog = Catalog.open(path, capacity=GiB)
     queries: list[str] = []
-    catalog._db.set_trace_callback(queries.append)
+    catalog.database.db.set_trace_callback(queries.append)
     catalog.entries(prefix="/a")
     catalog.newest(object_name(1)[:32])
     catalog.victims(1)
-    catalog._db.set_trace_callback(None)
+    catalog.database.db.set_trace_callback(None)
     plans = [
         row[3]
         for query in queries
         if query.startswith("SELECT") and "FROM state" not in query and "queue_" not in query
-        for row in catalog._db.execute(f"EXPLAIN QUERY PLAN {query}")
+        for row in catalog.database.db.execute(f"EXPLAIN QUERY PLAN {query}")
     ]
     assert len(plans) >= 4
     # newest() sorts the few versions of one key.
@@ -348,7 +348,7 @@ def test_totals_are_right_after_sigkill(path: str) -> None:
 
 def check_totals(catalog: Catalog) -> None:
     """What is counted is what is there, and each object is in exactly one place."""
-    db = catalog._db
+    db = catalog.database.db
     assert catalog.usage() == tuple(
         db.execute("SELECT ifnull(sum(blocks), 0), count(*) FROM objects").fetchone()
     )
@@ -440,7 +440,7 @@ def filled(path: str, count: int) -> Catalog:
     )
     db.execute("INSERT INTO queue_totals VALUES ('main', ?, ?)", (count * 4096, count))
     db.execute("UPDATE queue_state SET seq = ?, evicted = 1", (count,))
-    db.execute("UPDATE state SET bytes = ?, count = ?", (count * 4096, count))
+    db.execute("UPDATE state SET objects = ?, count = ?", (count * 4096, count))
     db.commit()
     db.close()
     return Catalog.open(path, capacity=count * 4096)

@@ -604,7 +604,7 @@ def test_without_room_and_reader_the_session_ends(world: World) -> None:
 def test_while_room_is_made_readers_are_served_without_delay(world: World) -> None:
     """I14: eviction never makes a client wait."""
     world.space.evicting = True
-    blocker = world.space.reserve(world.space.limit)
+    blocker = world.fill()
     session = world.session(FILM, SIZE)
     client = world.client(session)
     with gevent.Timeout(0.5):
@@ -620,7 +620,7 @@ def test_while_room_is_made_readers_are_served_without_delay(world: World) -> No
 
 def test_room_that_comes_starts_the_copy(world: World) -> None:
     world.space.evicting = True
-    blocker = world.space.reserve(world.space.limit)
+    blocker = world.fill()
     session = world.session(FILM, SIZE)
     world.settle()
     assert session.state is State.NEW
@@ -632,7 +632,7 @@ def test_room_that_comes_starts_the_copy(world: World) -> None:
 @pytest.mark.parametrize("event", [Event.SHUTDOWN, Event.IDLE, Event.OUTDATED])
 def test_a_session_that_waits_for_room_can_end(world: World, event: Event) -> None:
     world.space.evicting = True
-    blocker = world.space.reserve(world.space.limit)
+    blocker = world.fill()
     session = world.session(FILM, SIZE)
     world.settle()
     session.handle_event(event)
@@ -686,7 +686,7 @@ def test_never_more_is_written_than_was_reserved(
     while not session.ended.is_set():
         gevent.sleep(0)
         with contextlib.suppress(FileNotFoundError):
-            assert world.store.partial_blocks(session.name) <= world.space.reserved
+            assert world.blocks(session.name) <= world.space.reserved
         for client in clients:
             if not client.answers[0].waits:
                 client.leave()
@@ -698,7 +698,7 @@ def test_a_copy_that_ends_while_it_asks_for_more_room_keeps_only_what_it_takes(
 ) -> None:
     world = make_world(room=4 << 20)
     world.space.evicting = True
-    blocker = world.space.reserve(5 << 19)
+    blocker = world.fill(5 << 19)
     session = world.session(FILM, SIZE)
     world.settle()
     assert world.space.waiters == 1, "the copy waits for its next step of room"
@@ -706,7 +706,7 @@ def test_a_copy_that_ends_while_it_asks_for_more_room_keeps_only_what_it_takes(
     world.settle()
     blocker.release()
     world.settle()
-    assert world.kept[session.name].amount == world.store.partial_blocks(session.name)
+    assert world.kept[session.name].bytes == world.blocks(session.name)
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])
@@ -918,7 +918,7 @@ def half_copied(world: World) -> CopySession:
 
 def test_a_partial_is_continued(world: World) -> None:
     first = half_copied(world)
-    assert world.kept[first.name].amount == world.store.partial_blocks(first.name)
+    assert world.kept[first.name].bytes == world.blocks(first.name)
     second = world.session(FILM)
     world.settle()
     assert world.object_of(second) == "whole"
@@ -990,7 +990,7 @@ def test_a_reader_that_waited_for_a_block_of_the_partial_gets_it(
     world.settle()
     assert len(world.gate.waiting) == 4, "the source is busy"
     world.space.evicting = True
-    blocker = world.space.reserve(world.space.limit - world.space.used)
+    blocker = world.fill()
     second = world.session(FILM)
     client = world.client(second)
     client.reader.expected = BLOCK  # it goes on: no seek, so it waits for its turn
@@ -1008,7 +1008,7 @@ def test_a_reader_that_waited_for_a_block_of_the_partial_gets_it(
 def test_who_waits_for_a_partial_that_is_not_opened_any_more_is_told(world: World) -> None:
     half_copied(world)
     world.space.evicting = True
-    blocker = world.space.reserve(world.space.limit - world.space.used)
+    blocker = world.fill()
     second = world.session(FILM)
     client = world.client(second)
     answer = client.get(0, SIZE)
@@ -1025,19 +1025,19 @@ def test_a_partial_that_was_to_be_continued_is_not_forgotten_when_its_session_en
     world: World, event: Event
 ) -> None:
     first = half_copied(world)
-    amount = world.kept[first.name].amount
+    amount = world.kept[first.name].bytes
     second = world.session(FILM)
     second.handle_event(event)
     world.settle()
     assert second.ended.is_set()
-    assert world.kept[first.name].amount == amount
+    assert world.kept[first.name].bytes == amount
 
 
 def test_a_partial_that_cannot_be_continued_for_want_of_room_is_dropped_or_kept(
     world: World,
 ) -> None:
     first = half_copied(world)
-    world.space.resize(world.kept[first.name].amount)
+    world.space.resize(world.kept[first.name].bytes)
     second = world.session(FILM)
     world.settle()
     assert second.ended.is_set()
@@ -1098,4 +1098,4 @@ def test_footprint_is_never_less_than_what_a_partial_takes(world: World) -> None
         world.settle()
         assert world.space.objects <= footprint(SIZE)
     with pytest.raises(NoSpace):
-        world.space.reserve(world.space.limit + 1)
+        world.space.draw(session.name, 1, world.space.limit + 1)

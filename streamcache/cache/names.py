@@ -1,0 +1,25 @@
+"""The names of files in a cache directory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+_HEX = frozenset("0123456789abcdef")
+
+
+def is_name(text: str) -> bool:
+    """Whether this is "<key>.<version>", 32 hexadecimal digits each."""
+    key, dot, version = text.partition(".")
+    return bool(dot) and all(len(part) == 32 and _HEX.issuperset(part) for part in (key, version))
+
+
+def key_of(name: str) -> str:
+    """The key in a name."""
+    return name[:32]
+
+
+def remove_foreign(path: str) -> None:
+    """Unlink a file that is not ours; a foreign folder is left alone. Worker thread."""
+    with contextlib.suppress(FileNotFoundError, IsADirectoryError, PermissionError):
+        os.unlink(path)

@@ -1,0 +1,79 @@
+"""The end of a copy: durable, looked at once more, and an object by its name.
+
+Runs in the session's greenlet. Of all sessions that copy a version, in whichever process, one
+publishes; the others find that it is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import gevent
+
+from streamcache.cache.allotment import Allotment
+from streamcache.cache.locks import KeyLock
+from streamcache.cache.workers import WorkerPool
+from streamcache.errors import NotFound, SourceChanged
+from streamcache.source.base import Change, Fingerprint, Source, SourceFile
+
+_POLL: Final = 0.005  # s between looks while another session publishes
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """An object, by a leased descriptor; all of it is the receiver's."""
+
+    fd: int
+    blocks: int = 0  # bytes on disk, if it was we who published it
+    lock: KeyLock | None = None  # the key's: while the catalog does not know of the object
+
+
+class Look:
+    """The last look at the source: by descriptor and by path it is what was copied."""
+
+    def __init__(self, source: Source, meta: WorkerPool, file: SourceFile, path: str) -> None:
+        self._source = source
+        self._meta = meta
+        self._file = file
+        self._path = path
+
+    def is_still(self, seen: Fingerprint) -> bool:
+        """Whether it is what it was. Switches. Raises SourceUnavailable."""
+        return self._meta.call(self._ask, seen)
+
+    def _ask(self, seen: Fingerprint) -> bool:
+        """Worker thread."""
+        try:
+            looks = (self._source.fingerprint(self._file), self._source.stat(self._path))
+            self._source.drop_cached(self._file)
+            return all(seen.compare(look) is Change.NONE for look in looks)
+        except NotFound:
+            return False
+
+
+def publish(
+    room: Allotment, mtime_ns: int, *, wanted: Callable[[], bool], is_still: Callable[[], bool]
+) -> Published | None:
+    """All blocks are present: make an object of them; None: it is not ``wanted`` any more.
+
+    Switches. Raises SourceChanged and other errors of the source, CacheError, OSError.
+    """
+    partial = room.partial
+    while wanted():
+        assert partial is not None
+        ours = partial.try_publish()
+        fd = room.published()
+        if fd is not None:
+            return Published(fd)
+        if not ours:
+            gevent.sleep(_POLL)
+            continue
+        room.seal(mtime_ns)
+        if not is_still():
+            raise SourceChanged("changed at the source while it was copied")
+        if wanted():
+            blocks, fd, lock = room.publish()
+            return Published(fd, blocks, lock)
+    return None

@@ -1,0 +1,111 @@
+"""What dead processes left behind: partials nobody settled, objects in no catalog, trash.
+
+Hub's thread. Who is alive is told by locks, so this may run at any time beside other processes;
+one of them at a time does (the Evictor's election). Also the way to room: partials that no session
+works on go before any object.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from streamcache.cache.ledger import Ledger
+from streamcache.cache.locks import KeyLocks
+from streamcache.cache.names import key_of
+from streamcache.cache.objects import Objects
+from streamcache.cache.partials import Leftover
+from streamcache.cache.space import Space
+from streamcache.cache.store import Store
+from streamcache.cache.workers import WorkerPool
+
+log = logging.getLogger(__name__)
+
+
+class Recovery:
+    """Looks through partial/ and trash/ of one cache directory."""
+
+    def __init__(
+        self,
+        store: Store,
+        ledger: Ledger,
+        space: Space,
+        objects: Objects,
+        keys: KeyLocks,
+        disk: WorkerPool,
+    ) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._space = space
+        self._objects = objects
+        self._keys = keys
+        self._disk = disk
+        self._settled: dict[str, int] = {}  # partials that are in order -> their generation
+
+    def __repr__(self) -> str:
+        return f"<Recovery settled={len(self._settled)}>"
+
+    def sweep(self) -> None:
+        """Settle whatever has no owner. Switches. Raises OSError, CacheError."""
+        if not self._space.known:
+            return  # the reservations are being entered
+        rows = {row.name: row.generation for row in self._ledger.reservations()}
+        self._settled = {n: g for n, g in self._settled.items() if rows.get(n) == g}
+        names = set(self._disk.call(self._store.partials.names))
+        for name in sorted({*names, *rows} - set(self._settled)):
+            lock = self._keys.try_acquire(key_of(name))
+            if lock is not None:
+                with lock:
+                    self._settle(name)
+        self._sweep_trash()
+
+    def drop_oldest(self, need: int) -> int:
+        """Drop partials without a session until ``need`` bytes are free; the bytes freed.
+
+        The oldest go first. Switches. Raises OSError, CacheError.
+        """
+        freed = 0
+        for row in self._ledger.reservations():
+            if freed >= need:
+                break
+            lock = self._keys.try_acquire(key_of(row.name))
+            if lock is None:
+                continue
+            with lock:
+                if self._enter_published(row.name):
+                    continue
+                if self._disk.call(self._store.partials.remove, row.name) == 0:
+                    self._space.settle(row.name, row.generation, 0)
+                    freed += row.bytes
+                    log.info("partial dropped name=%s", row.name)
+        return freed
+
+    def _settle(self, name: str) -> None:
+        """Its reservation becomes what it takes on disk, unless it is worked on."""
+        if self._enter_published(name):
+            return
+        generation = self._space.generation(name)
+        # In no account: we cannot tell what room it has, so it cannot stay.
+        folder = self._store.partials
+        blocks = self._disk.call(folder.settle if generation else folder.remove, name)
+        if blocks is not None and generation:
+            self._space.settle(name, generation, blocks)
+            if blocks:
+                self._settled[name] = generation
+                log.info("partial found name=%s bytes=%d", name, blocks)
+
+    def _enter_published(self, name: str) -> bool:
+        """An object that was published, and whose process ended before the catalog knew."""
+        idle = self._disk.call(self._store.partials.look, name)
+        if idle is None or idle.kind is not Leftover.JOURNAL:
+            return False
+        found = self._disk.call(self._store.find_object, name)
+        if found is None:
+            return False
+        self._ledger.add(name, idle.path, found.version.size, found.blocks)
+        self._disk.call(self._store.partials.drop_map, name)
+        log.info("object entered name=%s", name)
+        return True
+
+    def _sweep_trash(self) -> None:
+        files = [file for file, _ in self._disk.call(self._store.trash)]
+        self._objects.empty_trash(sorted({*files, *(row.file for row in self._ledger.trash())}))

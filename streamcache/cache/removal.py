@@ -1,0 +1,98 @@
+"""Objects and partials enter and leave: the catalog learns of what is published, and what is no
+longer true is taken off the disk.
+
+Hub's thread; each task is a greenlet. Names change under the key's lock only, which keeps the other
+processes away. Removal names exact versions.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+
+import gevent
+from gevent.pool import Group
+
+from streamcache.cache.allotment import LOCK_WAIT
+from streamcache.cache.catalog import CatalogError
+from streamcache.cache.ledger import Ledger
+from streamcache.cache.locks import KeyLock
+from streamcache.cache.names import key_of
+from streamcache.cache.resources import Resources
+from streamcache.errors import Closed, StreamCacheError
+from streamcache.source.base import Version
+
+_TRIES = 5
+_PAUSE = 1.0  # s: a catalog that is locked, full or being replaced
+
+log = logging.getLogger(__name__)
+
+
+class Removal:
+    """Enters objects in the catalog and removes what is outdated."""
+
+    def __init__(self, resources: Resources, ledger: Ledger) -> None:
+        self._r = resources
+        self._ledger = ledger
+        self._tasks = Group()
+
+    def __repr__(self) -> str:
+        return f"<Removal tasks={len(self._tasks)}>"
+
+    def enter(self, name: str, path: str, size: int, blocks: int, lock: KeyLock) -> None:
+        """A new object: the catalog learns of it, then ``lock``, the key's, is released."""
+        self._tasks.spawn(self._enter, name, path, size, blocks, lock)
+
+    def remove(self, names: Collection[str]) -> None:
+        """These objects and partials go. Does not switch."""
+        self._tasks.spawn(self._remove, lambda: names)
+
+    def remove_others(self, key: str, version: Version | None) -> None:
+        """Every object and partial of this key goes but that version's. Does not switch."""
+        kept = None if version is None else f"{key}.{version.id}"
+
+        def others() -> list[str]:
+            stored = self._r.disk.call(self._r.store.versions, key)
+            names = {*(found.name for found in stored), *self._ledger.reserved(key)}
+            return [name for name in names if name != kept]
+
+        self._tasks.spawn(self._remove, others)
+
+    def close(self, timeout: float) -> None:
+        """End, at the latest after ``timeout`` s. Switches."""
+        self._tasks.join(timeout=timeout)
+        self._tasks.kill()
+
+    def _enter(self, name: str, path: str, size: int, blocks: int, lock: KeyLock) -> None:
+        """Greenlet. What cannot be entered keeps its map, and is entered by a later look."""
+        with lock:
+            for attempt in range(_TRIES):
+                try:
+                    self._ledger.add(name, path, size, blocks)
+                    self._r.disk.call(self._r.store.partials.drop_map, name)
+                    return
+                except (CatalogError, OSError, Closed) as error:
+                    log.warning("object not entered in the catalog path=%r error=%s", path, error)
+                    if not isinstance(error, CatalogError) or attempt == _TRIES - 1:
+                        return
+                gevent.sleep(_PAUSE)
+
+    def _remove(self, names: Callable[[], Collection[str]]) -> None:
+        """Greenlet."""
+        try:
+            for name in names():
+                with self._r.keys.acquire(key_of(name), LOCK_WAIT):
+                    self._drop_partial(name)
+                    if self._r.objects.discard(name):
+                        log.info("object removed name=%s", name)
+        except (OSError, StreamCacheError) as error:
+            log.warning("not removed error=%s", error)
+
+    def _drop_partial(self, name: str) -> None:
+        """One that nobody works on; the others are dropped by who leaves them last."""
+        generation = self._r.space.generation(name)
+        if not generation:
+            return
+        blocks = self._r.disk.call(self._r.store.partials.remove, name)
+        if blocks is not None:
+            self._r.space.settle(name, generation, blocks)
