@@ -137,8 +137,9 @@ class CacheConfig:
         default="",
         metadata=option(
             Kind.PATH,
-            "the directory on the fast disk, used by one streamcache at a time; empty:"
-            " streamcache in your cache home (/var/cache/streamcache for root)",
+            "the directory on the fast disk, which servers with the same cache.size and"
+            " cache.policy may share; empty: streamcache in your cache home"
+            " (/var/cache/streamcache for root)",
             flag="--cache-dir",
             metavar="DIR",
         ),

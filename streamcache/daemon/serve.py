@@ -23,7 +23,6 @@ def check(settings: Settings) -> None:
     """``--check``: print what would run, or raise ConfigError."""
     settings = resolve(settings)
     checks.check(settings)
-    checks.check_owner(settings)
     checks.check_address(settings)
     say(report(settings))
 

@@ -96,9 +96,10 @@ def cannot_start(settings: Settings, error: CacheError | OSError) -> ConfigError
         return checks.in_use(settings, error)
     if isinstance(error, SourceError):
         return ConfigError(f"{settings.where('source', 'path')}: {error}; allowed: a directory")
-    return ConfigError(
-        f"{settings.where('cache', 'dir')}: {error}; allowed: a writable directory on a local disk"
-    )
+    where = settings.where("cache", "dir")
+    if "; allowed: " in str(error):  # those who share it want other settings
+        return ConfigError(f"{where}: {error}")
+    return ConfigError(f"{where}: {error}; allowed: a writable directory on a local disk")
 
 
 def _drain(server: ServerPart, timeout: float, orphaned: Event | None) -> None:

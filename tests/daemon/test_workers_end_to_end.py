@@ -6,8 +6,6 @@ import contextlib
 import os
 import shlex
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +14,6 @@ import pytest
 
 from tests.content import content
 from tests.daemon.test_workers import (
-    PATIENCE,
     SIZE,
     downloads_on_each,
     get,
@@ -24,30 +21,9 @@ from tests.daemon.test_workers import (
     wait_for_log,
     wait_until,
 )
-from tests.daemon_process import REPOSITORY, DaemonProcess
+from tests.daemon_process import DaemonProcess
 
 Start = Callable[..., DaemonProcess]
-
-# TEMPORARY, until processes may share a cache directory; then this line and the fixture go.
-pytestmark = pytest.mark.usefixtures("_a_cache_that_can_be_shared")
-
-
-@pytest.fixture(scope="module")
-def _a_cache_that_can_be_shared(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Start two workers on one directory, and skip if the second one is refused."""
-    source, cache = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("cache")
-    command = [sys.executable, "-m", "streamcache", "serve", os.fspath(source), "--workers", "2"]
-    command += ["--listen", "127.0.0.1:0", "--cache-dir", os.fspath(cache), "--cache-size", "1GB"]
-    with subprocess.Popen(
-        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        if process.stdout.readline():
-            process.send_signal(signal.SIGTERM)
-        log = process.communicate(timeout=PATIENCE)[1]
-    if process.returncode == 2 and "in use by another process" in log:
-        pytest.skip("a cache directory cannot be shared yet: a second process is refused")
-    assert process.returncode == 0, log
 
 
 @pytest.fixture
