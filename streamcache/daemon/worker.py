@@ -103,9 +103,13 @@ def cannot_start(settings: Settings, error: CacheError | OSError) -> ConfigError
 
 
 def _drain(server: ServerPart, timeout: float, orphaned: Event | None) -> None:
-    hurry = gevent.spawn(_hurry, server, timeout, orphaned) if orphaned else None
-    server.stop(timeout=timeout)
-    if hurry is not None:
+    if orphaned is None:
+        server.stop(timeout=timeout)
+        return
+    hurry = gevent.spawn(_hurry, server, timeout, orphaned)
+    try:
+        server.stop(timeout=timeout)
+    finally:
         hurry.kill()
 
 

@@ -56,6 +56,12 @@ def wait_for_log(daemon: DaemonProcess, text: str, times: int = 1) -> None:
     wait_until(lambda: daemon.log.count(text) >= times, f"never said {text!r}:\n{daemon.log}")
 
 
+def wait_until_closed(daemon: DaemonProcess) -> None:
+    """Until nobody new is let in."""
+    with pytest.raises(ConnectionRefusedError):
+        wait_until(lambda: socket.create_connection(daemon.address).close(), "still open")
+
+
 def sockets(pid: int) -> int:
     count = 0
     for name in os.listdir(f"/proc/{pid}/fd"):
@@ -180,8 +186,7 @@ def test_running_responses_of_all_workers_are_finished(start: Start) -> None:
         clients = downloads_on_each(daemon, stack)
         os.kill(daemon.pid, signal.SIGTERM)
         wait_for_log(daemon, "draining: the supervisor says so", 2)
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(daemon.address, PATIENCE)
+        wait_until_closed(daemon)
         assert len(daemon.worker_pids) == 2
         for client in clients:
             assert rest_of(client) == content("film", 0, SIZE)
@@ -208,10 +213,7 @@ def test_workers_end_with_their_supervisor_even_in_a_response(start: Start) -> N
     with contextlib.ExitStack() as stack:
         downloads_on_each(daemon, stack)
         daemon.kill()
-        with pytest.raises(ConnectionRefusedError):
-            # At once they accept no more.
-            wait_for_log(daemon, "the supervisor is gone", 2)
-            wait_until(lambda: socket.create_connection(daemon.address).close(), "still open")
+        wait_until_closed(daemon)
         wait_until(lambda: not any(map(process_name, workers.values())), "orphans serve on")
 
 
