@@ -315,8 +315,8 @@ class ServerConfig:
         metadata=option(
             Kind.COUNT,
             "processes that serve, as one uses one core: a crash of one of several ends its own"
-            " responses only, and it is started again; a single one has no supervisor, and its crash"
-            " ends the daemon",
+            " responses only, and it is started again; a single one has no supervisor, and its"
+            " crash ends the daemon",
             flag="--workers",
             metavar="N",
             minimum=1,
