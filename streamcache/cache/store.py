@@ -166,8 +166,9 @@ class Store:
 
         What has another size is removed.
         """
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # no wait for a FIFO
         try:
-            fd = os.open(self._object(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(self._object(name), flags)
         except FileNotFoundError:
             return -1
         with contextlib.ExitStack() as stack:
@@ -243,6 +244,9 @@ class Store:
             return Removal.GONE, 0
         try:
             status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                remove_foreign(path)
+                return Removal.GONE, 0
             if _is_free(fd):
                 with contextlib.suppress(FileNotFoundError):
                     if os.lstat(path).st_ino == status.st_ino:  # else it is a new one
