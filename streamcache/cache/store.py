@@ -265,12 +265,15 @@ class Store:
     # -- trash
 
     def trash(self) -> list[tuple[str, int]]:
-        """What is in trash/: names and bytes on disk."""
+        """What is in trash/: names and bytes on disk; what is no file is removed."""
         found = []
         for file in os.listdir(self._path("trash")):
             with contextlib.suppress(FileNotFoundError):
                 status = os.lstat(self._path("trash", file))
-                found.append((file, status.st_blocks * 512))
+                if stat.S_ISREG(status.st_mode):
+                    found.append((file, status.st_blocks * 512))
+                else:
+                    remove_foreign(self._path("trash", file))
         return found
 
     def empty_trash(self, files: list[str]) -> list[str]:

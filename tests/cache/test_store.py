@@ -463,6 +463,7 @@ def test_what_is_no_object_is_not_followed_when_it_goes(
             os.mkfifo(place)
     assert store.remove_object(NAME)[0] is Removal.GONE
     store.empty_trash(["old"])
+    assert store.trash() == []
     assert precious.exists()
     if kind != "folder":
         assert not os.path.lexists(path)
