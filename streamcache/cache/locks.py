@@ -50,7 +50,15 @@ def unlock(fd: int, start: int, length: int) -> None:
 
 
 def foreign(fd: int, start: int, length: int) -> Range | None:
-    """A range of another description that would refuse an exclusive lock of this one, if any."""
+    """The first range of another description that would refuse an exclusive lock of this one."""
+    found, stop = None, start + length
+    # The kernel tells any: before that one there may be another.
+    while start < stop and (held := _any_foreign(fd, start, stop - start)) is not None:
+        found, stop = held, held.start
+    return found
+
+
+def _any_foreign(fd: int, start: int, length: int) -> Range | None:
     asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
     kind, _, begin, count, _ = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))
     if kind == fcntl.F_UNLCK:
