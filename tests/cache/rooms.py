@@ -1,4 +1,4 @@
-"""Copies without their sessions: the rooms of several sessions, also of processes that end badly."""
+"""Copies without their sessions: rooms of several sessions, also of processes that end badly."""
 
 from __future__ import annotations
 
