@@ -84,6 +84,15 @@ class Objects:
         self._idle.pop(name, None)
         return handle
 
+    def peek(self, name: str) -> ObjectHandle | None:
+        """The object if it is open, without a lease: good until the hub's next turn."""
+        handle = self._open.get(name)
+        if handle is None or name in self._going:
+            return None
+        if name in self._idle:
+            self._idle.move_to_end(name)
+        return handle
+
     def adopt(self, name: str, version: Version, fd: int) -> ObjectHandle:
         """A descriptor of a published object becomes its handle, with one lease."""
         handle = ObjectHandle(name, version, fd)

@@ -11,11 +11,12 @@ from typing import Self
 import gevent
 from gevent.lock import Semaphore
 
+from streamcache.cache.delegate import Delegate
 from streamcache.cache.evictor import Evictor
 from streamcache.cache.file import StreamFile
 from streamcache.cache.freshness import Freshness
 from streamcache.cache.ledger import Ledger
-from streamcache.cache.objects import Objects
+from streamcache.cache.objects import ObjectHandle, Objects
 from streamcache.cache.partials import Partials
 from streamcache.cache.provider import Found, Provider
 from streamcache.cache.resources import Resources
@@ -126,6 +127,20 @@ class StreamCache:
         AccessDenied, SourceTimeout, SourceBusy, SourceUnavailable or Closed.
         """
         return self._started.provider.find(path, ahead=ahead)
+
+    def peek(self, path: str, last: ObjectHandle | None = None) -> ObjectHandle | None:
+        """See ``Provider.peek``; for a server in this hub. Does not switch."""
+        return None if self._parts is None else self._parts.provider.peek(path, last)
+
+    def delivered(self, hot: ObjectHandle, client: str, count: int) -> None:
+        """See ``Provider.delivered``, of what ``peek`` gave. Does not switch."""
+        assert self._parts is not None
+        self._parts.provider.delivered(hot, client, count)
+
+    def take(self, hot: ObjectHandle, client: str) -> Delegate:
+        """See ``Provider.take``, of what ``peek`` gave. Does not switch."""
+        assert self._parts is not None
+        return self._parts.provider.take(hot, client)
 
     def open(self, path: str) -> StreamFile:
         """A file-like object of one version; the copy begins, or is joined. Switches. Raises as

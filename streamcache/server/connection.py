@@ -21,7 +21,8 @@ from greenlet import greenlet
 from streamcache.http.body import BodyReader
 from streamcache.http.plan import head_bytes
 from streamcache.http.request import BadRequest, Request, RequestParser
-from streamcache.server.exchange import CutShort, Exchange, Interrupted
+from streamcache.server.exchange import CutShort, Exchange, Interrupted, Task
+from streamcache.server.fastpath import ANSWERED, SLOW
 from streamcache.server.service import Service
 from streamcache.server.transport import Transport
 from streamcache.server.writer import Writer
@@ -51,6 +52,9 @@ class Phase(enum.Enum):
     SENDING = enum.auto()  # waiting for the client to take bytes: limits.send_timeout
     LINGERING = enum.auto()  # all is sent, the client may still be sending
     CLOSED = enum.auto()
+
+
+IDLE: Final = Phase.IDLE  # looked at for each request: the attribute of an enum is slower
 
 
 class Connection:
@@ -138,12 +142,25 @@ class Connection:
             else:
                 data = self._transport.recv(RECEIVE)
                 if data:
-                    self._parser.feed(data)
-                    self._park_or_start()
+                    self._arrived(data)
                 elif data is not None:
                     self.close()  # also in the middle of a head: nobody waits for an answer
         except OSError:
             self._gone()
+
+    def _arrived(self, data: bytes) -> None:
+        """The first bytes after an answer, or more of a head."""
+        fast = self._service.fast
+        if fast is not None and self.phase is IDLE:
+            outcome = fast.answer(data, self._transport, self.name)
+            if outcome is ANSWERED:  # one at a time: the hub looks at others in between
+                self.deadline = monotonic() + self._service.limits.keepalive_timeout
+                return
+            if outcome is not SLOW:
+                self._start(outcome)
+                return
+        self._parser.feed(data)
+        self._park_or_start()
 
     def _park_or_start(self) -> None:
         task = self._next()
@@ -158,7 +175,7 @@ class Connection:
         except BadRequest as refused:
             return refused
 
-    def _start(self, task: Request | BadRequest) -> None:
+    def _start(self, task: Task) -> None:
         self._ahead = 0
         self.phase = Phase.LOOKUP
         self.deadline = NEVER
@@ -261,7 +278,7 @@ class Connection:
 
     # -- the greenlet's side
 
-    def _run(self, task: Request | BadRequest | None) -> None:
+    def _run(self, task: Task | None) -> None:
         keep, done = True, False
         writer = Writer(self._transport, self)  # an idle connection has none
         try:

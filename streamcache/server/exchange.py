@@ -17,7 +17,8 @@ from streamcache.errors import StreamCacheError
 from streamcache.http.body import BodyReader
 from streamcache.http.plan import CONTINUE, FileRange, head_bytes
 from streamcache.http.request import BadRequest, Request
-from streamcache.server.accesslog import Record
+from streamcache.server.accesslog import escape, log_line
+from streamcache.server.fastpath import Begun
 from streamcache.server.handler import Response
 from streamcache.server.service import Service
 from streamcache.server.writer import Writer
@@ -28,6 +29,9 @@ monotonic = time.monotonic
 
 # What sendfile reports about the file and not about the client.
 FILE_ERRORS: Final = frozenset((errno.EIO, errno.EBADF, errno.EINVAL, errno.ESTALE, errno.ENXIO))
+
+
+Task = Request | BadRequest | Begun
 
 
 class Interrupted(BaseException):
@@ -84,6 +88,7 @@ class Exchange:
     """Answers one request; ``run`` once."""
 
     __slots__ = (
+        "_begun",
         "_client",
         "_first",
         "_head_size",
@@ -95,13 +100,12 @@ class Exchange:
         "_writer",
     )
 
-    def __init__(
-        self, service: Service, client: Client, writer: Writer, request: Request | BadRequest
-    ) -> None:
+    def __init__(self, service: Service, client: Client, writer: Writer, task: Task) -> None:
         self._service = service
         self._client = client
         self._writer = writer
-        self._request = request
+        self._begun = task if isinstance(task, Begun) else None
+        self._request = task.request if isinstance(task, Begun) else task
         self._started = monotonic()
         self._pending = b""  # bytes before the next range of the file: the head, a part's head
         self._head_size = 0
@@ -113,11 +117,13 @@ class Exchange:
 
         Raises OSError (the client is gone), Interrupted, CutShort; the answer is logged then too.
         """
-        response = self._respond()
-        before = self._writer.written
-        whole = False
+        before, whole = self._writer.written, False
+        response = self._respond() if self._begun is None else self._begun.response
         try:
-            response = self._first_bytes(response)
+            if self._begun is None:
+                response = self._first_bytes(response)
+            else:
+                self._go_on(self._begun)
             self._send_pieces(response)
             whole = True
         finally:
@@ -155,6 +161,13 @@ class Exchange:
         if request.expect_continue:
             self._writer.send(CONTINUE)
         self._client.read_body(body)
+
+    def _go_on(self, begun: Begun) -> None:
+        """Some bytes of the answer have left already."""
+        self._keep = not self._client.is_last
+        self._pending = begun.head[begun.sent :]
+        self._head_size = len(begun.head)
+        self._writer.written += begun.sent
 
     def _first_bytes(self, response: Response) -> Response:
         """Make the head; if the body starts with cold bytes, wait for them before it leaves.
@@ -232,22 +245,24 @@ class Exchange:
         access_log, request = self._service.access_log, self._request
         if not access_log.enabled:
             return
-        line, fields = "-", {}
+        line = referer = agent = wanted = "-"
         if isinstance(request, Request):
-            version = f"HTTP/{request.version[0]}.{request.version[1]}"
-            line = f"{request.method} {request.target} {version}"
-            names = ("referer", "user-agent", "range")
-            fields = {name: request.headers.get(name) or "-" for name in names}
-        record = Record(
-            client=self._client.name,
-            request_line=line,
-            status=response.plan.status,
-            body_bytes=max(0, written - self._head_size),
-            referer=fields.get("referer", "-"),
-            user_agent=fields.get("user-agent", "-"),
-            cache=response.outcome,
-            seconds=monotonic() - self._started,
-            range=fields.get("range", "-"),
-            whole=whole,
+            get, (major, minor) = request.headers.get, request.version
+            line = escape(f"{request.method} {request.target} HTTP/{major}.{minor}")
+            referer = escape(get("referer") or "-")
+            agent = escape(get("user-agent") or "-")
+            wanted = escape(get("range") or "-")
+        text = log_line(
+            self._client.name,
+            self._service.clock.stamp,
+            line,
+            response.plan.status,
+            max(0, written - self._head_size),
+            referer,
+            agent,
+            response.outcome,
+            f"{monotonic() - self._started:.3f}",
+            wanted,
+            "done" if whole else "cut",
         )
-        access_log.add(record.line(self._service.clock.stamp))
+        access_log.add(text)

@@ -24,6 +24,7 @@ from streamcache.server.address import Address, SocketFile, peer_name
 from streamcache.server.backend import Backend
 from streamcache.server.clock import Clock
 from streamcache.server.connection import Connection
+from streamcache.server.fastpath import FastPath
 from streamcache.server.handler import Handler
 from streamcache.server.service import Service
 from streamcache.server.ticker import Ticker
@@ -41,6 +42,8 @@ class StreamCacheServer:
     ``listener``: ("host", port), "host:port", "unix:PATH", or a socket that listens. ``config``
     defaults to that of the cache, which stays open when the server stops.
     """
+
+    _fast_path = True  # off in tests that hold both paths to the same table
 
     def __init__(
         self,
@@ -119,13 +122,16 @@ class StreamCacheServer:
         self._limit = connection_limit(config.limits.connections)
         clock = Clock()
         limits = config.limits
+        head_limits = Limits(limits.head_size, limits.target_size, limits.fields)
+        fast = FastPath(self._cache, clock, access_log, head_limits) if self._fast_path else None
         self._service = Service(
             hub=hub,
             handler=Handler(self._cache, clock, limits.ranges),
             limits=limits,
-            head_limits=Limits(limits.head_size, limits.target_size, limits.fields),
+            head_limits=head_limits,
             clock=clock,
             access_log=access_log,
+            fast=fast,
             closed=self._closed,
         )
         shortest = min(
@@ -151,6 +157,7 @@ class StreamCacheServer:
             timeout = self._config.server.drain_timeout
         self._stop_accepting()
         self._service.draining = True
+        self._service.fast = None
         for connection in list(self._connections):
             connection.drain()
         if not self._empty.wait(timeout):

@@ -12,6 +12,7 @@ from streamcache.config import LimitsConfig
 from streamcache.http.request import Limits
 from streamcache.server.accesslog import AccessLog
 from streamcache.server.clock import Clock
+from streamcache.server.fastpath import FastPath
 from streamcache.server.handler import Handler
 
 if TYPE_CHECKING:
@@ -28,5 +29,6 @@ class Service:
     head_limits: Limits
     clock: Clock
     access_log: AccessLog
+    fast: FastPath | None  # None: not any more, or not at all
     closed: Callable[[Connection], None]  # called once for each connection, in any greenlet
     draining: bool = False
