@@ -72,20 +72,20 @@ def ordinary_fields(block: bytes, max_fields: int) -> Fields | None:
     )
 
 
-def cut_range(block: bytes) -> tuple[bytes, bytes]:
-    """Take a ``Range: bytes=`` line out of a block: what is left, and what follows the "=".
+def cut_range(head: bytes) -> tuple[bytes, bytes]:
+    """Take a ``Range: bytes=`` line out of a head: what is left, and what follows the "=".
 
-    What follows is empty when there is no such line. Players send a new range in each request
-    and all the rest again: without that line the block is one that was seen before.
+    That is empty when there is no such line. Players send a new range in each request and all the
+    rest again, so what is left has been seen before.
     """
-    start = block.find(_RANGE_LINE)
+    start = head.find(_RANGE_LINE)
     if start < 0:
-        return block, b""
-    stop = block.find(b"\r\n", start + 2)
+        return head, b""
+    stop = head.find(b"\r\n", start + 2)
     if stop < 0:
-        stop = len(block)
-    # never empty, also when nothing follows: that is no range, and must not look like none
-    return block[:start] + block[stop:], block[start + len(_RANGE_LINE) : stop] or b"-"
+        return b"", b""  # no whole head
+    # An empty range is no range either, but must not look like none.
+    return head[:start] + head[stop:], head[start + len(_RANGE_LINE) : stop] or b"-"
 
 
 def one_range(value: bytes, size: int) -> tuple[int, int] | None:

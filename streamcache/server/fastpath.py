@@ -19,13 +19,12 @@ import errno
 import os
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from streamcache.cache.delegate import CacheStatus
 from streamcache.cache.objects import ObjectHandle
 from streamcache.cache.reading import Ready
 from streamcache.http.ordinary import (
-    Fields,
     cut_range,
     one_range,
     ordinary_fields,
@@ -40,12 +39,13 @@ from streamcache.server.handler import Response, cache_fields, entity_of
 from streamcache.server.transport import Transport
 
 MOST: Final = 128 * 1024  # bytes of a body; above it sendfile is quicker than a copy
-LONGEST: Final = 4096  # bytes of a request's head: what is kept of strangers is bounded
-LINES: Final = 2048  # request lines kept, each with the heads of its file: 6 MB at worst
-BLOCKS: Final = 512  # fields kept: 4 MB at worst
+SMALL: Final = 4096  # bytes of a file that is kept in memory, as the whole answer
+LONGEST: Final = 4096  # bytes of a request's head
+HEADS: Final = 512  # heads kept: 4 MB at worst, whatever strangers send
+LINES: Final = 1024  # request lines kept, each with the answers of its file: 12 MB at worst
+ONCE: Final = 4096  # digests of heads that came once
 
 _HEAD_ROOM: Final = 4096  # bytes for the head of an answer
-_HEAD_END: Final = b"\r\n\r\n"
 _DATE: Final = b"Date: @"
 _CACHE_STATUS, _OUTCOME = cache_fields(CacheStatus.HIT)
 
@@ -71,18 +71,19 @@ ANSWERED: Final = Outcome.ANSWERED
 SLOW: Final = Outcome.SLOW
 
 
-class _Heads:
-    """The heads that one version of a file is answered with.
+class _Answers:
+    """What one version of a file is answered with.
 
-    ``whole`` is that of 200, ``part`` of 206 with holes for length, first and last byte. Both are
-    what ``plan`` and ``head_bytes`` make of a sample request; only the date is renewed.
+    ``whole`` is the head of 200, ``small`` the same with the file, if that is small; ``part`` is
+    the head of 206 with holes for length, first and last byte. The heads are what ``plan`` and
+    ``head_bytes`` make of a sample request; only the date is renewed.
     """
 
-    __slots__ = ("_part", "_whole", "hot", "mtime", "part", "second", "size", "whole")
+    __slots__ = ("_part", "_whole", "mtime", "object", "part", "second", "size", "small", "whole")
 
     def __init__(self, path: str, hot: ObjectHandle) -> None:
         entity = entity_of(path, hot.version)
-        self.hot = hot
+        self.object = hot
         self.size = entity.size
         self.mtime = entity.mtime
         self.second = -1
@@ -93,14 +94,15 @@ class _Heads:
             .replace(b"\r\nContent-Length: 1\r\n", b"\r\nContent-Length: %d\r\n")
             .replace(b"\r\nContent-Range: bytes 0-0/", b"\r\nContent-Range: bytes %d-%d/")
         )
-        self.whole = self.part = b""
+        self.whole = self.part = self.small = b""
 
-    def renew(self, clock: Clock) -> None:
-        """Write the date of another second."""
+    def renew(self, clock: Clock, body: bytes) -> None:
+        """Write the date of another second; ``body``: of a small file."""
         self.second = clock.second
         date = b"Date: " + clock.date
         self.whole = self._whole.replace(_DATE, date, 1)
         self.part = self._part.replace(_DATE, date, 1)
+        self.small = self.whole + body if body else b""
 
 
 def _sample(entity: Entity, field: bytes) -> bytes:
@@ -111,14 +113,22 @@ def _sample(entity: Entity, field: bytes) -> bytes:
 
 
 class _Line:
-    """A request line: the path that it names, how it is logged, the heads of its file."""
+    """A request line: the path that it names, how it is logged, the answers of its file."""
 
-    __slots__ = ("heads", "path", "text")
+    __slots__ = ("answers", "path", "text")
 
     def __init__(self, path: str, text: str) -> None:
         self.path = path
         self.text = text
-        self.heads: _Heads | None = None
+        self.answers: _Answers | None = None
+
+
+class _Head(NamedTuple):
+    """An ordinary head without its Range, as far as it matters; texts as they are logged."""
+
+    line: _Line
+    referer: str
+    user_agent: str
 
 
 class FastPath:
@@ -131,8 +141,9 @@ class FastPath:
         self._log = access_log
         self._limits = limits
         self._longest = min(LONGEST, limits.head_size)
+        self._heads: dict[bytes, _Head] = {}
+        self._once: set[int] = set()
         self._line = lru_cache(LINES)(self._read_line)
-        self._fields = lru_cache(BLOCKS)(self._read_fields)
         # One buffer for all: the kernel has taken its bytes, or they are dropped, on return.
         self._buffer = memoryview(bytearray(_HEAD_ROOM + MOST))
         self._read_flags = os.RWF_NOWAIT
@@ -142,54 +153,64 @@ class FastPath:
 
         OSError: the client is gone; that is logged.
         """
-        if len(data) > self._longest or not data.endswith(_HEAD_END):
+        key, wanted = cut_range(data)
+        head = self._heads.get(key) or self._read_head(key)
+        if head is None:
             return SLOW
-        end = data.find(b"\r\n")
-        line = self._line(data[:end])
-        if line is None:
+        answers = self._answers(head.line)
+        if answers is None:
             return SLOW
-        block, wanted = cut_range(data[end:-4])
-        fields = self._fields(block)
-        if fields is None:
-            return SLOW
-        heads = line.heads
-        hot = self._cache.peek(line.path, None if heads is None else heads.hot)
-        if hot is None:
-            return SLOW
-        if heads is None or heads.hot is not hot:
-            heads = line.heads = _Heads(line.path, hot)
-        if heads.second != self._clock.second:
-            heads.renew(self._clock)
-        if not wanted:
-            start, stop = 0, heads.size
-            head = heads.whole
-        else:
-            place = one_range(wanted, heads.size)
+        if wanted:
+            place = one_range(wanted, answers.size)
             if place is None:
                 return SLOW
             start, stop = place
-            head = heads.part % (stop - start, start, stop - 1)
-        length = stop - start
-        if not 0 < length <= MOST or heads.mtime > heads.second:
-            return SLOW
-        size = len(head)
-        answer = self._buffer[: size + length]
-        answer[:size] = head
-        if not self._read(hot.fd, answer[size:], start):
-            return SLOW
-        status = 206 if wanted else 200
+            status, top = 206, answers.part % (stop - start, start, stop - 1)
+        else:
+            start, stop = 0, answers.size
+            status, top = 200, answers.whole
+        length, size = stop - start, len(top)
+        out: bytes | memoryview = answers.small
+        if wanted or not out:
+            if length > MOST:
+                return SLOW
+            out = self._buffer[: size + length]
+            out[:size] = top
+            if not self._read(answers.object.fd, out[size:], start):
+                return SLOW
         try:
-            sent = transport.send(answer)
+            sent = transport.send(out)
         except OSError:
-            self._done(line, fields, wanted, hot, client, status, 0, "cut")
+            self._done(head, status, 0, wanted, answers.object, client, "cut")
             raise
         if sent is None:
             return SLOW
         if sent < size + length:
-            return self._begun(data, line, hot, client, head, sent)
+            return self._begun(data, answers, client, top, sent)
         self.answered += 1
-        self._done(line, fields, wanted, hot, client, status, length, "done")
+        self._done(head, status, length, wanted, answers.object, client, "done")
         return ANSWERED
+
+    def _answers(self, line: _Line) -> _Answers | None:
+        """What the file of this line is answered with in this second, if it is hot."""
+        answers = line.answers
+        hot = self._cache.peek(line.path, None if answers is None else answers.object)
+        if hot is None:
+            return None
+        if answers is None or answers.object is not hot:
+            answers = line.answers = _Answers(line.path, hot)
+        if answers.second == self._clock.second:
+            return answers
+        return answers if self._renew(answers) else None
+
+    def _renew(self, answers: _Answers) -> bool:
+        if not answers.size or answers.mtime > self._clock.second:  # from the future
+            return False
+        body = bytearray(answers.size if answers.size <= SMALL else 0)
+        if not self._read(answers.object.fd, memoryview(body), 0):
+            return False
+        answers.renew(self._clock, bytes(body))
+        return True
 
     def _read(self, fd: int, into: memoryview, offset: int) -> bool:
         """Whether all of it was in the page cache: the hub never waits for the disk."""
@@ -204,13 +225,12 @@ class FastPath:
 
     def _done(
         self,
-        line: _Line,
-        fields: Fields,
+        head: _Head,
+        status: int,
+        count: int,
         wanted: bytes,
         hot: ObjectHandle,
         client: str,
-        status: int,
-        count: int,
         end: str,
     ) -> None:
         """Count and log as the complete path does."""
@@ -219,11 +239,11 @@ class FastPath:
             text = log_line(
                 client,
                 self._clock.stamp,
-                line.text,
+                head.line.text,
                 status,
                 count,
-                fields.referer,
-                fields.user_agent,
+                head.referer,
+                head.user_agent,
                 _OUTCOME,
                 "0.000",  # nothing waited
                 f"bytes={wanted.decode('ascii')}" if wanted else "-",
@@ -231,28 +251,43 @@ class FastPath:
             )
             self._log.add(text)
 
-    def _begun(
-        self, data: bytes, line: _Line, hot: ObjectHandle, client: str, head: bytes, sent: int
-    ) -> Begun:
+    def _begun(self, data: bytes, answers: _Answers, client: str, top: bytes, sent: int) -> Begun:
         """Short send: what the complete path needs to go on with it."""
         request = parse_head(data[:-4], self._limits)
-        entity = entity_of(line.path, hot.version)
-        answer = plan(request, entity, max_ranges=1, now=self._clock.second)
+        hot = answers.object
+        answer = plan(
+            request, entity_of(request.path, hot.version), max_ranges=1, now=self._clock.second
+        )
         delegate = self._cache.take(hot, client)
         (body,) = answer.pieces
         assert isinstance(body, FileRange)
-        taken = max(0, sent - len(head))
+        taken = max(0, sent - len(top))
         if taken:
             delegate.sent(Ready(hot.fd, body.start, taken), taken)
             answer = replace(answer, pieces=(FileRange(body.start + taken, body.stop),))
-        return Begun(request, Response(answer, _CACHE_STATUS, _OUTCOME, delegate), head, sent)
+        return Begun(request, Response(answer, _CACHE_STATUS, _OUTCOME, delegate), top, sent)
+
+    def _read_head(self, key: bytes) -> _Head | None:
+        """Read a head without its Range; one that comes again is kept."""
+        if len(key) > self._longest or not key.endswith(b"\r\n\r\n"):
+            return None
+        end = key.find(b"\r\n")
+        line = self._line(key[:end])
+        fields = ordinary_fields(key[end:-4], self._limits.fields)
+        if line is None or fields is None:
+            return None
+        head = _Head(line, escape(fields.referer), escape(fields.user_agent))
+        digest = hash(key)
+        if digest in self._once:
+            if len(self._heads) >= HEADS:
+                self._heads.clear()
+            self._heads[key] = head
+        else:  # clients that never send the same twice must not turn the others out
+            if len(self._once) >= ONCE:
+                self._once.clear()
+            self._once.add(digest)
+        return head
 
     def _read_line(self, line: bytes) -> _Line | None:
         path = ordinary_path(line, self._limits.target_size)
         return None if path is None else _Line(path, escape(line.decode("latin-1")))
-
-    def _read_fields(self, block: bytes) -> Fields | None:
-        fields = ordinary_fields(block, self._limits.fields)
-        if fields is None:
-            return None
-        return Fields(escape(fields.referer), escape(fields.user_agent))

@@ -9,7 +9,7 @@ import pytest
 
 from streamcache.cache.delegate import CacheStatus
 from streamcache.errors import SourceUnavailable
-from streamcache.server.accesslog import LINES_HELD, AccessLog, Record, escape
+from streamcache.server.accesslog import LINES_HELD, AccessLog, escape, log_line
 from tests.server.client import WAIT, eventually, get
 
 LINE = re.compile(
@@ -171,8 +171,9 @@ def test_write_errors_hurt_no_request_and_warn_once(site, caplog):
 
 
 def test_ipv6_and_unix_clients(site, tmp_path):
-    record = Record("::1", "GET / HTTP/1.1", 200, 1, "-", "-", "hit", 0.0, "-", True)
-    assert LINE.fullmatch(record.line("10/Oct/2026:13:55:36 +0000").rstrip("\n"))["client"] == "::1"
+    rest = ("GET / HTTP/1.1", 200, 1, "-", "-", "hit", "0.000", "-", "done")
+    line = log_line("::1", "10/Oct/2026:13:55:36 +0000", *rest)
+    assert LINE.fullmatch(line.rstrip("\n"))["client"] == "::1"
     path = tmp_path / "log"
     here = site(f"unix:{tmp_path / 's'}", log={"access": str(path)})
     here.client().ask("/a.bin")
