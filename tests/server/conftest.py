@@ -44,6 +44,12 @@ class Site:
         for client in self._clients:
             client.close()
 
+    @property
+    def fast(self) -> int:
+        """Responses that the fast path has sent whole."""
+        service = self.server._service
+        return service.fast.answered if service is not None and service.fast is not None else 0
+
     def greenlets(self) -> int:
         """Connections that own a greenlet now."""
         return sum(each._greenlet is not None for each in self.server._connections)
@@ -72,13 +78,6 @@ def root(tmp_path_factory: pytest.TempPathFactory, contents: dict[str, bytes]) -
     return path
 
 
-    @property
-    def fast(self) -> int:
-        """Responses that the fast path has sent whole."""
-        service = self.server._service
-        return service.fast.answered if service is not None and service.fast is not None else 0
-
-
 @pytest.fixture(params=["fast", "slow"])
 def path_taken(request: pytest.FixtureRequest) -> str:
     """Both paths answer alike: every test of a server runs with the fast one and without it."""
@@ -86,9 +85,7 @@ def path_taken(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def site(
-    root: Path, contents: dict[str, bytes], path_taken: str
-) -> Iterator[Callable[..., Site]]:
+def site(root: Path, contents: dict[str, bytes], path_taken: str) -> Iterator[Callable[..., Site]]:
     """``site(limits={...}, log={...}, listener=...)`` starts a server; it is stopped at the end."""
     running: list[Site] = []
 
