@@ -96,3 +96,7 @@ class Backend(Protocol):
     def take(self, hot: ObjectHandle, client: str) -> Delegate:
         """The delegate that ``open`` would give, in the same turn as ``peek``: a hit, and a use."""
         ...
+
+    def prefetch(self, fd: int, offset: int, count: int) -> None:
+        """SWITCHES until these bytes are in the page cache. OSError (TimeoutError), Closed."""
+        ...

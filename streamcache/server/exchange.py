@@ -20,6 +20,7 @@ from streamcache.http.request import BadRequest, Request
 from streamcache.server.accesslog import escape, log_line
 from streamcache.server.fastpath import Begun
 from streamcache.server.handler import Response
+from streamcache.server.pages import window_end
 from streamcache.server.service import Service
 from streamcache.server.writer import Writer
 
@@ -223,12 +224,29 @@ class Exchange:
             before = writer.written
             try:
                 if ready.data is None:
-                    writer.send_file(ready.fd, ready.offset, ready.length)
+                    self._send_file(ready.fd, ready.offset, ready.offset + ready.length)
                 else:
                     writer.send(ready.data[: ready.length])
             finally:
                 delegate.sent(ready, writer.written - before)
             offset += ready.length
+
+    def _send_file(self, fd: int, offset: int, stop: int) -> None:
+        """Window by window, each of which is in the page cache when it is sent."""
+        pages = self._service.pages
+        while offset < stop:
+            end = window_end(offset, stop)
+            if not pages.has(fd, offset, end):
+                self._client.awaiting()
+                try:
+                    self._service.prefetch(fd, offset, end - offset)
+                except TimeoutError as error:
+                    raise CutShort(f"disk of the cache: {error}") from error
+                except (OSError, StreamCacheError) as error:
+                    log.debug("not read ahead: %s", error)  # sendfile will say what is wrong
+                self._client.resumed()
+            self._writer.send_file(fd, offset, end - offset)
+            offset = end
 
     def _ready(self, delegate: Delegate, offset: int, stop: int) -> Ready:
         self._client.awaiting()

@@ -18,7 +18,7 @@ from gevent.socket import socket as GeventSocket
 
 from streamcache.config import Config
 from streamcache.http.request import Limits
-from streamcache.server.acceptor import Acceptor, connection_limit
+from streamcache.server.acceptor import ACCEPTS_PER_TURN, Acceptor, connection_limit
 from streamcache.server.accesslog import AccessLog
 from streamcache.server.address import Address, SocketFile, peer_name
 from streamcache.server.backend import Backend
@@ -26,6 +26,7 @@ from streamcache.server.clock import Clock
 from streamcache.server.connection import Connection
 from streamcache.server.fastpath import FastPath
 from streamcache.server.handler import Handler
+from streamcache.server.pages import PageCache
 from streamcache.server.service import Service
 from streamcache.server.ticker import Ticker
 from streamcache.server.transport import SocketTransport
@@ -40,7 +41,9 @@ class StreamCacheServer:
     """Serves a cache over HTTP/1.1.
 
     ``listener``: ("host", port), "host:port", "unix:PATH", or a socket that listens. ``config``
-    defaults to that of the cache, which stays open when the server stops.
+    defaults to that of the cache, which stays open when the server stops. ``max_accept``: most
+    connections that are taken at once; 1 where several processes share the listener, else the
+    first to wake takes them all.
     """
 
     _fast_path = True  # off in tests that hold both paths to the same table
@@ -51,6 +54,7 @@ class StreamCacheServer:
         cache: Backend,
         *,
         config: Config | None = None,
+        max_accept: int = ACCEPTS_PER_TURN,
     ) -> None:
         self._wanted: Address | None = None
         self._listener: Any = None
@@ -61,6 +65,7 @@ class StreamCacheServer:
             self._listener = listener
         self._cache = cache
         self._config = config or cache.config
+        self._max_accept = max_accept
         self._limit = 0
         self._address: Address | None = None
         self._acceptor: Acceptor | None = None
@@ -131,6 +136,8 @@ class StreamCacheServer:
             head_limits=head_limits,
             clock=clock,
             access_log=access_log,
+            pages=PageCache(),
+            prefetch=self._cache.prefetch,
             fast=fast,
             closed=self._closed,
         )
@@ -141,7 +148,7 @@ class StreamCacheServer:
         self._ticker.start()
         self._stopped.clear()
         self._empty.set()
-        self._acceptor = Acceptor(listener, self._accepted)
+        self._acceptor = Acceptor(listener, self._accepted, max_accept=self._max_accept)
         self._acceptor.start()
         log.info("listening url=%s connections=%d", self.url, self._limit)
 

@@ -7,6 +7,7 @@ import os
 import stat
 from pathlib import Path
 
+import gevent
 from gevent.event import Event
 
 from streamcache.cache.delegate import CacheStatus
@@ -130,6 +131,8 @@ class FakeCache:
         self.founds: list[FakeFound] = []
         self.delegates: list[FakeDelegate] = []
         self.clients: list[str] = []
+        self.prefetched: list[tuple[int, int]] = []
+        self.prefetch_error: Exception | None = None
         self._hot: dict[str, ObjectHandle] = {}
 
     def file(self, path: str) -> str:
@@ -180,6 +183,13 @@ class FakeCache:
         self.clients.append(client)
         self.delegates.append(FakeDelegate(self, hot.name, CacheStatus.HIT))
         return self.delegates[-1]
+
+    def prefetch(self, fd: int, offset: int, count: int) -> None:
+        self.prefetched.append((offset, count))
+        gevent.sleep(0)
+        if self.prefetch_error is not None:
+            raise self.prefetch_error
+        os.pread(fd, count, offset)
 
     def close(self) -> None:
         for handle in self._hot.values():
