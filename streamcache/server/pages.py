@@ -16,6 +16,8 @@ from typing import Final
 
 WINDOW: Final = 1024 * 1024  # bytes, aligned
 
+_PAGE: Final = 4096
+
 
 class PageCache:
     """Looks into the page cache for one server."""
@@ -32,8 +34,10 @@ class PageCache:
         if not self._supported:
             return True
         try:
-            for place in (offset, (offset + stop) // 2, stop - 1):
-                os.preadv(fd, self._byte, place, os.RWF_NOWAIT)
+            os.preadv(fd, self._byte, stop - 1, os.RWF_NOWAIT)
+            if stop - offset > _PAGE:
+                os.preadv(fd, self._byte, offset, os.RWF_NOWAIT)
+                os.preadv(fd, self._byte, (offset + stop) // 2, os.RWF_NOWAIT)
         except BlockingIOError:
             return False
         except OSError as error:
