@@ -1,12 +1,14 @@
 """One client: a state machine fed with bytes, which owns a watcher while idle and no greenlet.
 
+    IDLE -> the fast path answers -> IDLE
     IDLE -> HEAD -> a greenlet runs the request: BODY, LOOKUP, AWAITING, SENDING -> IDLE ...
     any  -> LINGERING -> CLOSED
 
 The hub calls ``_readable`` (the watcher) and ``expire`` (the ticker); neither blocks. A whole head
 starts a greenlet, which answers what is buffered and parks the connection again. While it runs
 the watch goes on, to notice a client that leaves, and what arrives is kept up to the size of a
-head. ``_start`` is where an answer that needs no wait can be sent without a greenlet.
+head. What needs no wait is answered without a greenlet (``fastpath``); what that cannot finish,
+or does not take, goes the complete way.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ NEVER: Final = float("inf")
 RECEIVE: Final = 16 * 1024  # bytes of one recv: holds nearly every head
 DISCARD: Final = 64 * 1024  # bytes of one recv that is thrown away
 LINGER_TIME: Final = 2.0  # s a client may go on sending after our last byte
+LINGER_DRAINING: Final = 0.5  # s the same while the server drains: it must come to an end
 LINGER_SIZE: Final = 16 * 1024 * 1024  # bytes that are read for it and thrown away
 # s that a client which closed its sending side may wait for one cold byte. It may have left: then
 # the lease goes back after this time, however long the source hangs.
@@ -117,6 +120,8 @@ class Connection:
         """Close if no request is running; a running one is the last."""
         if self.phase in (Phase.IDLE, Phase.HEAD):
             self.close()
+        elif self.phase is Phase.LINGERING:
+            self.deadline = min(self.deadline, monotonic() + LINGER_DRAINING)
 
     def cut(self) -> None:
         """Close, whatever is running; a greenlet is stopped by the hub's next turn."""
@@ -320,7 +325,8 @@ class Connection:
             self.close()
             return
         self.phase = Phase.LINGERING
-        self.deadline = monotonic() + LINGER_TIME
+        draining = self._service.draining
+        self.deadline = monotonic() + (LINGER_DRAINING if draining else LINGER_TIME)
         self._ahead = 0
         self._watch()
 

@@ -119,7 +119,7 @@ class Exchange:
         Raises OSError (the client is gone), Interrupted, CutShort; the answer is logged then too.
         """
         before, whole = self._writer.written, False
-        response = self._respond() if self._begun is None else self._begun.response
+        response = self._answer() if self._begun is None else self._begun.response
         try:
             if self._begun is None:
                 response = self._first_bytes(response)
@@ -129,7 +129,7 @@ class Exchange:
             whole = True
         finally:
             response.close()
-            self._log(response, self._writer.written - before, whole)
+            self._log(response, self._writer.written - before, whole=whole)
         return self._keep
 
     def send_early(self) -> None:
@@ -139,6 +139,13 @@ class Exchange:
         gone: this makes it answer with a reset in that case. OSError.
         """
         self._pending = self._writer.send_now(self._pending)
+
+    def _answer(self) -> Response:
+        try:
+            return self._respond()
+        except (OSError, Interrupted):  # before there was an answer; it has its line all the same
+            self._log(self._service.handler.overloaded(), 0, whole=False)
+            raise
 
     def _respond(self) -> Response:
         request, handler = self._request, self._service.handler
@@ -259,7 +266,7 @@ class Exchange:
             pending, self._pending = self._pending, b""
             self._writer.send(pending, more=more)
 
-    def _log(self, response: Response, written: int, whole: bool) -> None:
+    def _log(self, response: Response, written: int, *, whole: bool) -> None:
         access_log, request = self._service.access_log, self._request
         if not access_log.enabled:
             return

@@ -11,6 +11,7 @@ from streamcache.cache.delegate import CacheStatus
 from streamcache.errors import SourceUnavailable
 from streamcache.server.accesslog import LINES_HELD, AccessLog, escape, log_line
 from tests.server.client import WAIT, eventually, get
+from tests.server.fakes import Gate
 
 LINE = re.compile(
     r'(?P<client>\S+) - - \[(?P<time>\d\d/\w{3}/\d{4}:[\d:]{8} \+0000)\] "(?P<request>[^"]*)"'
@@ -94,6 +95,16 @@ def test_a_client_that_leaves_is_logged(logged):
     (line,) = lines()
     assert line["end"] == "cut"
     assert int(line["bytes"]) == here.cache.delegates[0].delivered
+
+
+def test_a_request_that_is_cut_before_it_has_an_answer_is_logged(logged):
+    here, lines = logged
+    looking = here.cache.find_gate = Gate(0)
+    here.client().send(get("/a.bin"))
+    assert looking.waiting.wait(WAIT)
+    here.server.stop(timeout=0)
+    (line,) = lines()
+    assert (line["request"], line["bytes"], line["end"]) == ("GET /a.bin HTTP/1.1", "0", "cut")
 
 
 @pytest.mark.parametrize(
