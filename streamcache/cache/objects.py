@@ -89,6 +89,25 @@ class Objects:
         handle.leases += 1
         return handle
 
+    def peek(self, name: str) -> ObjectHandle | None:
+        """The object if it is open, without a lease: good until the hub's next turn."""
+        handle = self._open.get(name)
+        if handle is None or name in self._going:
+            return None
+        if name in self._idle:
+            self._idle.move_to_end(name)
+        return handle
+
+    def take(self, handle: ObjectHandle) -> None:
+        """Lease what ``peek`` gave in this turn of the hub: some of it may have left already.
+
+        So also if another process removes it just now: its bytes are there until it is released.
+        Does not switch.
+        """
+        files.lease(handle.fd)
+        self._idle.pop(handle.name, None)
+        handle.leases += 1
+
     def adopt(self, name: str, version: Version, fd: int) -> ObjectHandle:
         """A descriptor of a published object, with the lock of a reader, becomes its handle."""
         handle = ObjectHandle(name, version, fd)

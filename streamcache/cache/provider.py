@@ -308,6 +308,33 @@ class Provider:
             found.lock.release()
             found.lock = None
 
+    def peek(self, path: str, last: ObjectHandle | None = None) -> ObjectHandle | None:
+        """What a hit would read from, without a lease: good until the hub's next turn.
+
+        Does not switch, counts nothing. ``last``: what it gave for this path before.
+        """
+        known = self._freshness.fresh(path[1:])
+        if known is None or known.version is None or known.failing_since is not None:
+            return None
+        if last is None or last.version.id != known.version.id:
+            return self._r.objects.peek(self._name(path[1:], known.version))
+        return self._r.objects.peek(last.name)
+
+    def delivered(self, handle: ObjectHandle, client: str, count: int) -> None:
+        """A hit was answered from what ``peek`` gave."""
+        self._ledger.touch(handle.name, client)
+        self._r.counters.request("hit")
+        self._r.counters.delivered("hit", count)
+        self._r.counters.bytes_from_cache += count
+
+    def take(self, handle: ObjectHandle, client: str) -> Delegate:
+        """Lease what ``peek`` gave in this turn of the hub. Does not switch."""
+        self._ledger.touch(handle.name, client)
+        self._r.objects.take(handle)
+        return CachedFileDelegate(
+            handle, CacheStatus.HIT, self._r.counters, self._r.objects.release
+        )
+
     def give_back(self, handle: ObjectHandle | None, flight: Flight | None) -> None:
         """What a ``Found`` did not use."""
         if handle is not None:

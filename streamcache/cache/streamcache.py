@@ -11,12 +11,13 @@ from typing import Self
 import gevent
 from gevent.lock import Semaphore
 
+from streamcache.cache.delegate import Delegate
 from streamcache.cache.evictor import Evictor
 from streamcache.cache.file import StreamFile
 from streamcache.cache.freshness import Freshness
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.locks import KeyLocks
-from streamcache.cache.objects import Objects
+from streamcache.cache.objects import ObjectHandle, Objects
 from streamcache.cache.provider import Found, Provider
 from streamcache.cache.recovery import Recovery
 from streamcache.cache.removal import Removal
@@ -25,12 +26,14 @@ from streamcache.cache.space import Space
 from streamcache.cache.store import Store
 from streamcache.cache.workers import WorkerPool
 from streamcache.config import Config, SourceConfig, changed
-from streamcache.errors import CacheError, Closed, ConfigError
+from streamcache.errors import CacheError, Closed, ConfigError, StreamCacheError
 from streamcache.source.filesystem import FileSystemSource
 from streamcache.source.scheduler import Scheduler
 from streamcache.stats import Counters, SessionStatistics, Statistics
 from streamcache.units import parse_size
 
+_PIECE = 256 * 1024  # bytes of one read ahead
+_PREFETCH_WAIT = 30.0  # s: longer than any disk takes that is alive
 _JOIN = 1.0  # s that close() waits for worker threads; one that hangs at the source stays behind
 
 log = logging.getLogger(__name__)
@@ -129,6 +132,35 @@ class StreamCache:
         """
         return self._started.provider.find(path, ahead=ahead)
 
+    def peek(self, path: str, last: ObjectHandle | None = None) -> ObjectHandle | None:
+        """See ``Provider.peek``; for a server in this hub. Does not switch."""
+        return None if self._parts is None else self._parts.provider.peek(path, last)
+
+    def delivered(self, hot: ObjectHandle, client: str, count: int) -> None:
+        """See ``Provider.delivered``, of what ``peek`` gave. Does not switch."""
+        assert self._parts is not None
+        self._parts.provider.delivered(hot, client, count)
+
+    def take(self, hot: ObjectHandle, client: str) -> Delegate:
+        """See ``Provider.take``, of what ``peek`` gave. Does not switch."""
+        assert self._parts is not None
+        return self._parts.provider.take(hot, client)
+
+    def prefetch(self, fd: int, offset: int, count: int) -> None:
+        """Have these bytes of a file in the page cache. Switches. Raises OSError, Closed.
+
+        ``fd`` may be closed meanwhile.
+        """
+        parts = self._parts
+        if parts is None:
+            raise Closed("the cache is closed")
+        own = os.dup(fd)  # it belongs to the worker until it returns (I4)
+        try:
+            parts.disk.call(_read_through, own, offset, count, timeout=_PREFETCH_WAIT)
+        except StreamCacheError:  # it was not begun
+            os.close(own)
+            raise
+
     def open(self, path: str) -> StreamFile:
         """A file-like object of one version; the copy begins, or is joined. Switches. Raises as
         ``find``, and SourceChanged.
@@ -184,6 +216,17 @@ def _open_source(config: SourceConfig) -> FileSystemSource:
     if not os.path.isdir(config.path):
         raise ConfigError(f"source.path = {config.path!r}: a directory is needed")
     return FileSystemSource(config.path, id=config.id, identity=config.identity)
+
+
+def _read_through(fd: int, offset: int, count: int) -> None:
+    """Worker thread: read bytes for their being in the page cache, and close ``fd``."""
+    try:
+        buffer = (bytearray(min(count, _PIECE)),)
+        stop = offset + count
+        while offset < stop and (read := os.preadv(fd, buffer, offset)):
+            offset += read
+    finally:
+        os.close(fd)
 
 
 class _Parts:

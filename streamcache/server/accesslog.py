@@ -18,7 +18,6 @@ import select
 import stat
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 log = logging.getLogger(__name__)
@@ -43,29 +42,28 @@ def _escaped(match: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 256 else f"\\u{{{code:x}}}"
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What is logged of one response."""
+def log_line(
+    client: str,
+    stamp: str,
+    request_line: str,
+    status: int,
+    body_bytes: int,
+    referer: str,
+    user_agent: str,
+    cache: str,
+    seconds: str,
+    range_: str,
+    end: str,
+) -> str:
+    """One line, with its end; what clients wrote has been through ``escape``.
 
-    client: str
-    request_line: str  # as received; "-" when it could not be read
-    status: int
-    body_bytes: int  # that the kernel took from us
-    referer: str
-    user_agent: str
-    cache: str
-    seconds: float
-    range: str
-    whole: bool
-
-    def line(self, stamp: str) -> str:
-        """The log line, with its end."""
-        return (
-            f'{self.client} - - [{stamp}] "{escape(self.request_line)}" {self.status}'
-            f' {self.body_bytes} "{escape(self.referer)}" "{escape(self.user_agent)}"'
-            f' {self.cache} {self.seconds:.3f} "{escape(self.range)}"'
-            f" {'done' if self.whole else 'cut'}\n"
-        )
+    ``request_line`` is "-" when it could not be read, ``body_bytes`` what the kernel took from us,
+    ``seconds`` has three decimals.
+    """
+    return (
+        f'{client} - - [{stamp}] "{request_line}" {status} {body_bytes} "{referer}" "{user_agent}"'
+        f' {cache} {seconds} "{range_}" {end}\n'
+    )
 
 
 class AccessLog:
