@@ -145,7 +145,7 @@ class Partial:
         return locks.try_lock(self._map_fd, IN_USE, 1)
 
     def try_publish(self) -> bool:
-        """Whether it is we who publish it; until ``leave_to_others``, or for as long as it is open."""
+        """Whether it is we who publish it; until ``leave_to_others`` or its end."""
         return locks.try_lock(self._map_fd, _PUBLISHING, 1)
 
     def leave_to_others(self) -> None:

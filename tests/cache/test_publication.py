@@ -191,7 +191,7 @@ def test_what_could_not_be_made_durable_on_the_way_is_published_by_nobody(
         patch.setattr(os, "fdatasync", fail)
         with pytest.raises(OSError, match="no"):
             one.write(Extent(0, 1), memoryview(bytes(BLOCK)))
-    with pytest.raises(CacheBusy, match="not quite|durable"):
+    with pytest.raises(CacheBusy, match=r"not quite|durable"):
         two = processes[1].open()
         fill(two)
         go(two)
