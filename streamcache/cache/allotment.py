@@ -137,9 +137,9 @@ class Allotment:
     def publish(self) -> tuple[int, int, KeyLock]:
         """Rename to the object: a leased descriptor of it, its bytes on disk, and the key's lock.
 
-        Descriptor and lock are the caller's from now on (readers keep the descriptor that they have, it
-        is the same). The lock is for as long as the catalog does not know the object. Switches.
-        Raises CacheBusy, OSError.
+        Descriptor and lock are the caller's from now on (readers keep the descriptor that they
+        have, it is the same). The lock is for as long as the catalog does not know the object.
+        Switches. Raises CacheBusy, OSError.
         """
         assert self.partial is not None
         lock = self._keys.acquire(key_of(self._name), LOCK_WAIT)
