@@ -135,11 +135,11 @@ class Allotment:
             raise
 
     def publish(self) -> tuple[int, int, KeyLock]:
-        """Rename to the object: its bytes on disk, a leased descriptor of it, and the key's lock.
+        """Rename to the object: a leased descriptor of it, its bytes on disk, and the key's lock.
 
-        The last two are the caller's from now on (readers keep the descriptor that they have, it
-        is the same). The lock is for as long as the catalog does not know the object. Switches.
-        Raises CacheBusy, OSError.
+        Descriptor and lock are the caller's from now on (readers keep the descriptor that they
+        have, it is the same). The lock is for as long as the catalog does not know the object.
+        Switches. Raises CacheBusy, OSError.
         """
         assert self.partial is not None
         lock = self._keys.acquire(key_of(self._name), LOCK_WAIT)
@@ -148,7 +148,7 @@ class Allotment:
         except BaseException:
             lock.release()
             raise
-        return blocks, self._taken(), lock
+        return self._taken(), blocks, lock
 
     def published(self) -> int | None:
         """Whether another process has published it: then a leased descriptor, the caller's.

@@ -165,9 +165,14 @@ class Provider:
         if before is None and ahead is not None:
             # Who reads ahead holds the key until its copy has begun: nobody reads the same.
             lock = self._r.keys.try_acquire(self._key(path))
-            if lock is not None and self._has_something(path):
-                lock.release()
-                lock = None
+            try:
+                if lock is not None and self._has_something(path):
+                    lock.release()
+                    lock = None
+            except BaseException:
+                assert lock is not None
+                lock.release()  # killed, or the disk's queue is full
+                raise
         flight = self._freshness.ask(path, ahead=None if lock is None else ahead)
         try:
             version, stale = self._answer(path, flight)

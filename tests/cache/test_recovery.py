@@ -23,7 +23,7 @@ def published(world: World, partial: str = name(), *, path: bool = True) -> int:
     room = process.open(partial)
     fill(room)
     room.seal(1)
-    blocks, fd, _ = room.publish()
+    fd, blocks, _ = room.publish()
     os.close(fd)
     process.end()
     return blocks
@@ -221,7 +221,7 @@ def test_who_leaves_a_copy_that_a_dead_process_published_keeps_its_journal(
     room = process.open()
     fill(room)
     room.seal(1)
-    blocks, fd, _ = room.publish()
+    fd, blocks, _ = room.publish()
     os.close(fd)
     process.end()
     other_room.let_go(keep=keep)

@@ -369,6 +369,24 @@ def test_a_cache_disk_that_hangs_does_not_hang_requests(
         assert object_held.entered and versions_held.entered
 
 
+def test_a_request_that_is_killed_while_it_looks_leaves_no_key_locked(
+    source: Path, cache_dir: Path, open_cache: OpenCache
+) -> None:
+    """Else nobody, in no process, could cache that file any more."""
+    write(source, "film", MiB)
+    cache = open_cache(source)
+    parts = cache._parts
+    with holding(parts.store, "versions") as held:
+        reader = gevent.spawn(fetch, cache, "film")
+        eventually(lambda: held.entered)
+        assert parts.keys._held
+        reader.kill()
+        assert not parts.keys._held
+    assert_right(fetch(cache, "film"), "film", MiB)
+    settle(cache, cache_dir)
+    assert list(objects_in(cache_dir).values()) == [MiB]
+
+
 def test_a_session_closed_before_it_ran_asks_for_no_room(
     source: Path, open_cache: OpenCache
 ) -> None:
