@@ -16,8 +16,9 @@ from streamcache.http.request import parse_line
 from streamcache.http.syntax import BadRequest
 from streamcache.http.target import resolve
 
-_TEXT = rb"[\t\x20-\x7e\x80-\xff]*"  # RFC 9110 5.5
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # RFC 9110 5.6.2
+# "*+" and "++" take all that they can and never give back: quicker, and enough here.
+_TEXT = rb"[\t\x20-\x7e\x80-\xff]*+"  # RFC 9110 5.5
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"  # RFC 9110 5.6.2
 
 # The whole block between the request line and the empty line, each field line with its CRLF in
 # front. No field that could change the answer is among the others, and none that is looked at
@@ -26,11 +27,11 @@ _FIELDS = re.compile(
     rb"(?:\r\n(?:"
     rb"(?!(?i:Host|User-Agent|Referer|Connection|Range|If-[!-9;-~]*|Expect|Content-Length"
     rb"|Transfer-Encoding):)" + _TOKEN + rb":" + _TEXT + rb"|"
-    rb"(?(1)(?!))(?i:Host): ([0-9A-Za-z.\-]+(?::[0-9]+)?)|"
+    rb"(?(1)(?!))(?i:Host): ([0-9A-Za-z.\-]++(?::[0-9]++)?+)|"
     rb"(?(2)(?!))(?i:User-Agent):(" + _TEXT + rb")|"
     rb"(?(3)(?!))(?i:Referer):(" + _TEXT + rb")|"
     rb"(?i:Connection: keep-alive)"
-    rb"))*"
+    rb"))*+"
 )
 _RANGE_LINE = b"\r\nRange: bytes="
 _RANGE = re.compile(rb"([0-9]{1,18})-([0-9]{0,18})")

@@ -36,9 +36,11 @@ from streamcache.server.accesslog import AccessLog, escape, log_line
 from streamcache.server.backend import Backend
 from streamcache.server.clock import Clock
 from streamcache.server.handler import Response, cache_fields, entity_of
+from streamcache.server.pages import PageCache
 from streamcache.server.transport import Transport
 
-MOST: Final = 128 * 1024  # bytes of a body; above it sendfile is quicker than a copy
+MOST: Final = 512 * 1024  # bytes of a body: what one client gets in one turn of the hub
+COPIED: Final = 32 * 1024  # bytes that are quicker copied than sent by a call of their own
 SMALL: Final = 4096  # bytes of a file that is kept in memory, as the whole answer
 LONGEST: Final = 4096  # bytes of a request's head
 HEADS: Final = 512  # heads kept: 4 MB at worst, whatever strangers send
@@ -134,9 +136,17 @@ class _Head(NamedTuple):
 class FastPath:
     """Answers in the hub what it can, for all connections of a server."""
 
-    def __init__(self, cache: Backend, clock: Clock, access_log: AccessLog, limits: Limits) -> None:
+    def __init__(
+        self,
+        cache: Backend,
+        clock: Clock,
+        access_log: AccessLog,
+        pages: PageCache,
+        limits: Limits,
+    ) -> None:
         self.answered = 0
         self._cache = cache
+        self._pages = pages
         self._clock = clock
         self._log = access_log
         self._limits = limits
@@ -145,7 +155,7 @@ class FastPath:
         self._once: set[int] = set()
         self._line = lru_cache(LINES)(self._read_line)
         # One buffer for all: the kernel has taken its bytes, or they are dropped, on return.
-        self._buffer = memoryview(bytearray(_HEAD_ROOM + MOST))
+        self._buffer = memoryview(bytearray(_HEAD_ROOM + COPIED))
         self._read_flags = os.RWF_NOWAIT
 
     def answer(self, data: bytes, transport: Transport, client: str) -> Outcome | Begun:
@@ -169,27 +179,46 @@ class FastPath:
         else:
             start, stop = 0, answers.size
             status, top = 200, answers.whole
-        length, size = stop - start, len(top)
-        out: bytes | memoryview = answers.small
-        if wanted or not out:
-            if length > MOST:
-                return SLOW
-            out = self._buffer[: size + length]
-            out[:size] = top
-            if not self._read(answers.object.fd, out[size:], start):
-                return SLOW
+        hot, length = answers.object, stop - start
+        if length > MOST:
+            return SLOW
         try:
-            sent = transport.send(out)
+            if not wanted and answers.small:
+                sent = transport.send(answers.small)
+            elif length <= COPIED:
+                sent = self._send_copy(transport, top, hot.fd, start, length)
+            else:
+                sent = self._send_file(transport, top, hot.fd, start, length)
         except OSError:
-            self._done(head, status, 0, wanted, answers.object, client, "cut")
+            self._done(head, status, 0, wanted, hot, client, "cut")
             raise
         if sent is None:
             return SLOW
-        if sent < size + length:
+        if sent < len(top) + length:
             return self._begun(data, answers, client, top, sent)
         self.answered += 1
-        self._done(head, status, length, wanted, answers.object, client, "done")
+        self._done(head, status, length, wanted, hot, client, "done")
         return ANSWERED
+
+    def _send_copy(
+        self, transport: Transport, top: bytes, fd: int, start: int, length: int
+    ) -> int | None:
+        """Head and body in one call; None: nothing was sent."""
+        size = len(top)
+        out = self._buffer[: size + length]
+        out[:size] = top
+        return transport.send(out) if self._read(fd, out[size:], start) else None
+
+    def _send_file(
+        self, transport: Transport, top: bytes, fd: int, start: int, length: int
+    ) -> int | None:
+        """The body without a copy; None: nothing was sent."""
+        if not self._pages.has(fd, start, start + length):
+            return None
+        sent = transport.send(top, more=True)
+        if sent == len(top):
+            sent += transport.sendfile(fd, start, length) or 0
+        return sent
 
     def _answers(self, line: _Line) -> _Answers | None:
         """What the file of this line is answered with in this second, if it is hot."""

@@ -128,7 +128,8 @@ class StreamCacheServer:
         clock = Clock()
         limits = config.limits
         head_limits = Limits(limits.head_size, limits.target_size, limits.fields)
-        fast = FastPath(self._cache, clock, access_log, head_limits) if self._fast_path else None
+        pages = PageCache()
+        fast = FastPath(self._cache, clock, access_log, pages, head_limits)
         self._service = Service(
             hub=hub,
             handler=Handler(self._cache, clock, limits.ranges),
@@ -136,9 +137,9 @@ class StreamCacheServer:
             head_limits=head_limits,
             clock=clock,
             access_log=access_log,
-            pages=PageCache(),
+            pages=pages,
             prefetch=self._cache.prefetch,
-            fast=fast,
+            fast=fast if self._fast_path else None,
             closed=self._closed,
         )
         shortest = min(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 
+import gevent
 import pytest
 
 from streamcache.cache.delegate import CacheStatus
@@ -142,10 +143,31 @@ def test_lines_are_written_when_many_are_held(tmp_path):
         log.add("x\n")
     assert (tmp_path / "log").read_text() == ""
     log.add("x\n")
-    assert (tmp_path / "log").read_text() == "x\n" * LINES_HELD
+    eventually(lambda: (tmp_path / "log").read_text() == "x\n" * LINES_HELD)
     log.add("last\n")
     log.close()
     assert (tmp_path / "log").read_text().endswith("last\n")
+
+
+def test_a_disk_that_hangs_holds_nobody_and_costs_lines(monkeypatch, caplog):
+    monkeypatch.setattr("streamcache.server.accesslog.WRITES_HELD", 3)
+    reader, writer = os.pipe()
+    log = AccessLog(f"/proc/self/fd/{writer}")
+    os.close(writer)
+    line = "x" * 999 + "\n"
+    for _ in range(10 * LINES_HELD):  # a pipe takes 64 KiB: the first write waits
+        log.add(line)
+    log.flush()
+    assert caplog.text.count("the disk does not keep up") == 1
+    received = 0
+    pool = gevent.get_hub().threadpool
+    while received < 3 * LINES_HELD * 1000:
+        received += len(pool.apply(os.read, (reader, 1 << 16)))
+    eventually(lambda: not log._worker.pending)
+    log.add("last\n")
+    log.close()
+    assert os.read(reader, 1 << 16) == b"last\n"
+    os.close(reader)
 
 
 def test_a_file_is_appended_to(tmp_path):

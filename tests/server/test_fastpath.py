@@ -120,31 +120,38 @@ def test_a_file_that_is_not_hot_goes_the_complete_way(site):
     assert here.fast == 0
 
 
-@pytest.mark.parametrize("fields", [[], ["Range: bytes=5-60000"]])
-@pytest.mark.parametrize("most", [0, 1, 100, 400, 1000, 30_000])
-def test_the_rest_of_a_short_send_follows(site, monkeypatch, most, fields, tmp_path):
+@pytest.mark.parametrize("call", ["send", "sendfile"])
+@pytest.mark.parametrize("most", [0, 1, 100, 400, 1000, 5000])
+@pytest.mark.parametrize(("first", "last"), [(0, 69_999), (5, 60_000), (7, 10_000)])
+def test_the_rest_of_a_short_send_follows(site, monkeypatch, tmp_path, first, last, most, call):
+    """The first call takes ``most`` bytes, of the head as of the file; 0: it would block."""
     here = site(log={"access": str(tmp_path / "log")})
     client = here.client()
-    send, sends = SocketTransport.send, []
+    real, calls = getattr(SocketTransport, call), []
 
-    def short(transport, data, *, more=False):
-        sends.append(len(data))
-        if len(sends) > 1:
-            return send(transport, data, more=more)
-        return send(transport, data[:most], more=more) if most else None
+    def short(transport, *args, **options):
+        calls.append(args)
+        if len(calls) > 1:
+            return real(transport, *args, **options)
+        if not most:
+            return None
+        if call == "send":
+            return real(transport, args[0][:most], **options)
+        return real(transport, *args[:2], min(most, args[2]))
 
-    monkeypatch.setattr(SocketTransport, "send", short)
-    answer = client.ask("/b.bin", *fields)
-    body = here.contents["/b.bin"]
-    assert answer.body == (body[5:60001] if fields else body)
+    monkeypatch.setattr(SocketTransport, call, short)
+    answer = client.ask("/b.bin", *([f"Range: bytes={first}-{last}"] if first else []))
+    assert answer.body == here.contents["/b.bin"][first : last + 1]
     monkeypatch.undo()
-    assert here.fast == 0
+    copied = last - first < fastpath.COPIED
+    was_short = not copied if call == "sendfile" else most < len(answer.head) + 4 + 10_000 * copied
+    assert here.fast == (0 if was_short else 1)
     assert client.ask("/a.bin").status == 200  # and the connection goes on
-    assert here.fast == 1
+    assert here.fast == (1 if was_short else 2)
     here.server.stop()
-    first = (tmp_path / "log").read_text().splitlines()[0]
-    assert f" {answer.status} {len(answer.body)} " in first
-    assert first.endswith(" done")
+    first_line = (tmp_path / "log").read_text().splitlines()[0]
+    assert f" {answer.status} {len(answer.body)} " in first_line
+    assert first_line.endswith(" done")
     assert [each.delivered for each in here.cache.delegates] == [len(answer.body), 1000]
 
 
