@@ -10,6 +10,7 @@ import json
 import math
 import re
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -24,6 +25,7 @@ from tests.bench.scenario import SCENARIOS, Bench
 
 DOCUMENT = machine.REPOSITORY / "docs" / "performance.md"
 DESCRIPTORS = 65_536
+PATIENCE = 1800  # s for one scenario
 GROUPS = (hot, beside, crowds, cold, cold_peers, copying, million)
 
 
@@ -36,6 +38,8 @@ def main() -> int:
             print(f"{name:24} {(SCENARIOS[name].__doc__ or '').splitlines()[0]}")
         return 0
     processes.raise_descriptors(DESCRIPTORS)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends servers and mounts, too
+    signal.signal(signal.SIGALRM, _hangs)
     for program, package in programs.missing().items():
         print(f"bench: no {program} (apt package {package}): not run", file=sys.stderr)
     facts = machine.facts(shlex.join(["bin/bench", *sys.argv[1:]]))
@@ -44,10 +48,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory(
         prefix="bench-", dir=args.dir, ignore_cleanup_errors=True
     ) as directory:
-        bench = Bench(Path(directory), quick=args.quick)
+        bench = Bench(Path(directory), quick=args.quick, rounds=args.rounds)
         for name in chosen:
             print(f"{name} ...", file=sys.stderr, flush=True)
             began = time.monotonic()
+            signal.alarm(PATIENCE)
             try:
                 # What checks answers is load, too. Cold servers have all cores.
                 cores = bench.cores.load if name.startswith("hot.") else bench.cores.all
@@ -57,7 +62,10 @@ def main() -> int:
                 failed.append(name)
                 print(f"{name} FAILED: {error!r}", file=sys.stderr)
                 rows.append(Row(name, math.nan, note=f"failed: {error}"))
+            finally:
+                signal.alarm(0)
             print(f"{name} took {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    facts["load average at the end"] = machine.load_average()
     text = f"{machine.markdown(facts)}\n\n{markdown(rows)}"
     print(text)
     if args.json:
@@ -68,10 +76,15 @@ def main() -> int:
     return 1 if failed else 0
 
 
+def _hangs(_number: int, _frame: object) -> None:
+    raise TimeoutError(f"not done after {PATIENCE} s")
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bin/bench", description=__doc__)
     parser.add_argument("--only", metavar="REGEX", default="", help="scenarios; see --list")
     parser.add_argument("--quick", action="store_true", help="short rounds, small files: a try-out")
+    parser.add_argument("--rounds", metavar="N", type=int, help="of the servers in turn; 5")
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures there")
     parser.add_argument("--list", action="store_true", help="name the scenarios and end")
     parser.add_argument(

@@ -65,7 +65,12 @@ def slow_readers(bench: Bench) -> list[Row]:
         servers = [StreamCache(bench.hot, there / "sc"), Nginx(bench.hot, there / "nginx")]
         with bench.running(*servers) as (running, results):
             bench.warm(running, (FILM, FILM_SIZE))
-            bench.alternate(running, results, lambda server: _slow(bench, server, count), rounds=3)
+            bench.alternate(
+                running,
+                results,
+                lambda server: _slow(bench, server, count),
+                rounds=min(3, bench.rounds),
+            )
     what = f"{count} readers at 50 KB/s of one film"
     nginx = results.best(("nginx",))
     return [

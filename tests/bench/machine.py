@@ -21,6 +21,8 @@ _ASK = {  # what prints a version
     "rclone": ("version",),
     "wrk": ("-v",),
 }
+_PACKAGES = ("gevent", "greenlet", "aiohttp")
+_VERSIONED = ("streamcache", "Python", *_PACKAGES, *_ASK)
 
 
 def facts(command: str) -> dict[str, str]:
@@ -31,11 +33,11 @@ def facts(command: str) -> dict[str, str]:
         "date": datetime.datetime.now().astimezone().isoformat(" ", "seconds"),
         "commit": _commit(),
         "command": f"`{command}`",
-        "load average at the start": " ".join(f"{load:.2f}" for load in os.getloadavg()),
+        "load average at the start": load_average(),
         "streamcache": streamcache.__version__,
         "Python": platform.python_version(),
     }
-    for package in ("gevent", "greenlet", "aiohttp"):
+    for package in _PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -45,12 +47,16 @@ def facts(command: str) -> dict[str, str]:
     return found
 
 
+def load_average() -> str:
+    """What else the machine does, over 1, 5 and 15 minutes."""
+    return " ".join(f"{load:.2f}" for load in os.getloadavg())
+
+
 def markdown(known: Mapping[str, str]) -> str:
     """One list item per fact; the versions in one."""
-    names = list(known)
-    split = names.index("streamcache")
-    lines = [f"- {name}: {known[name]}" for name in names[:split]]
-    lines.append("- versions: " + ", ".join(f"{name} {known[name]}" for name in names[split:]))
+    versions = [name for name in known if name in _VERSIONED]
+    lines = [f"- {name}: {value}" for name, value in known.items() if name not in versions]
+    lines.append("- versions: " + ", ".join(f"{name} {known[name]}" for name in versions))
     return "\n".join(lines)
 
 

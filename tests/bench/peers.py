@@ -6,6 +6,7 @@ URL. Those that cache begin with an empty cache in the directory that they are g
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 import signal
@@ -327,6 +328,9 @@ class PythonPeer(Program):
 
     def command(self, port: int) -> Sequence[str]:
         module = "tests.bench.python_servers"
+        package = {"pywsgi": "gevent"}.get(self.name, self.name)
+        if importlib.util.find_spec(package) is None:
+            raise programs.NotHere(f"no Python package {package}")
         return (sys.executable, "-m", module, self.name, str(self._root), str(port))
 
 

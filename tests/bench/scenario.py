@@ -187,12 +187,13 @@ class Results:
 class Bench:
     """What all scenarios share: how long, how often, where, and the files."""
 
-    def __init__(self, root: Path, *, quick: bool = False, cores: Cores | None = None) -> None:
+    def __init__(self, root: Path, *, quick: bool = False, rounds: int | None = None) -> None:
+        """``rounds`` None: 5, or 2 when it is ``quick``."""
         self.root = root
         self.quick = quick
-        self.rounds = 2 if quick else 5
+        self.rounds = rounds or (2 if quick else 5)
         self.seconds = 1.0 if quick else 3.0  # that one round of a load lasts
-        self.cores = cores or Cores.here()
+        self.cores = Cores.here()
         self._hot: Path | None = None
         self._contents: dict[tuple[str, int], Expected] = {}
 
