@@ -12,17 +12,8 @@ from tests.bench.client import checking
 from tests.bench.driver import Load
 from tests.bench.peers import Nginx, Server, StreamCache
 from tests.bench.report import Row
-from tests.bench.scenario import (
-    FILM,
-    FILM_SIZE,
-    SMALL,
-    SMALL_SIZE,
-    Bench,
-    Meter,
-    MiB,
-    Sample,
-    scenario,
-)
+from tests.bench.results import Meter, Sample
+from tests.bench.scenario import FILM, FILM_SIZE, SMALL, SMALL_SIZE, Bench, MiB, scenario
 
 BASELINE = 1.0  # s
 WATCHERS = 8  # connections that ask for the small file

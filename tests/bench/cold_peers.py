@@ -18,7 +18,8 @@ from tests.bench.cold import BANDWIDTH, FILM, LATENCY, film_directory, size_of_f
 from tests.bench.peers import Nginx, NginxSlice, Origin, Rclone, Server, StreamCache, Varnish
 from tests.bench.programs import NotHere
 from tests.bench.report import Row
-from tests.bench.scenario import Bench, Meter, MiB, Results, Sample, scenario
+from tests.bench.results import OURS, Meter, Results, Sample
+from tests.bench.scenario import Bench, MiB, scenario
 from tests.content import write
 from tests.slowfs import SlowFS
 
@@ -48,7 +49,7 @@ def _site(bench: Bench, name: str) -> Iterator[Site]:
             return
         fs = stack.enter_context(SlowFS(files))
         made = {
-            "streamcache": lambda: StreamCache(fs.path, there / "server"),
+            OURS: lambda: StreamCache(fs.path, there / "server"),
             "rclone": lambda: Rclone(fs.path, there / "server"),
             "nginx on the mount": lambda: Nginx(fs.path, there / "server", name=name),
         }
@@ -61,13 +62,13 @@ def _each(bench: Bench, once: Callable[[Site], dict[str, Sample]]) -> dict[str, 
     """Run each server once; results by what was measured."""
     found: dict[str, Results] = {}
     absent = {}
-    for name in ("streamcache", *PEERS):
+    for name in (OURS, *PEERS):
         try:
             with _site(bench, name) as site:
                 for what, sample in once(site).items():
                     found.setdefault(what, Results()).samples[name] = [sample]
         except (NotHere, RuntimeError) as why:  # a peer that cannot do it is no failure of ours
-            if name == "streamcache":
+            if name == OURS:
                 raise
             absent[name] = str(why)
     for results in found.values():

@@ -16,21 +16,12 @@ from tests.bench import load, processes, programs
 from tests.bench.driver import Load
 from tests.bench.peers import StreamCache
 from tests.bench.report import Figure, Row
-from tests.bench.scenario import (
-    SMALL,
-    SMALL_SIZE,
-    Bench,
-    GiB,
-    Meter,
-    MiB,
-    Results,
-    Sample,
-    scenario,
-)
+from tests.bench.results import OURS, Meter, Results, Sample
+from tests.bench.scenario import SMALL, SMALL_SIZE, Bench, GiB, MiB, scenario
 from tests.content import SETTLED, content, write
 
+FILE = "big.bin"
 MEMORY = "/dev/shm"
-OURS = "streamcache"
 COPY = "cp --reflink=never"
 SLACK = 2.0  # MB: what "no more memory" may differ by from run to run
 
@@ -46,9 +37,6 @@ def fast_source(bench: Bench) -> list[Row]:
         for place, root in (("memory", memory), ("disk", bench.root)):
             rows += _copies(bench, memory / "source", root, size, place)
     return rows
-
-
-FILE = "big.bin"
 
 
 def _copies(bench: Bench, source: Path, root: Path, size: int, place: str) -> list[Row]:

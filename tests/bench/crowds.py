@@ -10,16 +10,8 @@ from tests.bench.client import checking
 from tests.bench.driver import Load
 from tests.bench.peers import Nginx, Server, StreamCache
 from tests.bench.report import Row
-from tests.bench.scenario import (
-    FILM,
-    FILM_SIZE,
-    SMALL,
-    SMALL_SIZE,
-    Bench,
-    Meter,
-    Sample,
-    scenario,
-)
+from tests.bench.results import OURS, Meter, Sample
+from tests.bench.scenario import FILM, FILM_SIZE, SMALL, SMALL_SIZE, Bench, scenario
 
 MB = 1e6
 
@@ -119,7 +111,6 @@ def _slow(bench: Bench, server: Server, count: int) -> Sample:
 def two_workers(bench: Bench) -> list[Row]:
     """Two workers, on the same two cores as the load: CPU per request, and who has how many."""
     cores = bench.cores.all[:2]
-    ours = "streamcache"
     with bench.directory() as there:
         servers = [
             StreamCache(bench.hot, there / "sc", workers=2),
@@ -129,8 +120,8 @@ def two_workers(bench: Bench) -> list[Row]:
             bench.warm(running, (SMALL, SMALL_SIZE))
             bench.alternate(running, results, lambda server: _shared(bench, server, cores))
     nginx = results.best(("nginx",))
-    if ours in results.absent:
-        results.absent[ours] = f"not available: {results.absent[ours]}"
+    if OURS in results.absent:
+        results.absent[OURS] = f"not available: {results.absent[OURS]}"
     return [
         results.row("two workers, 1 KiB, 64 connections: requests/s", "/s", nginx),
         results.cost_row("... CPU per request", "us", 1e6, nginx, aim="<= nginx's", at_most=1.0),

@@ -16,19 +16,8 @@ from tests.bench.client import checking
 from tests.bench.driver import Load
 from tests.bench.peers import Nginx, NginxSlice, PythonPeer, Server, StreamCache, Varnish
 from tests.bench.report import Row
-from tests.bench.scenario import (
-    FILM,
-    FILM_SIZE,
-    SMALL,
-    SMALL_SIZE,
-    Bench,
-    GiB,
-    KiB,
-    Meter,
-    Results,
-    Sample,
-    scenario,
-)
+from tests.bench.results import Meter, Results, Sample
+from tests.bench.scenario import FILM, FILM_SIZE, SMALL, SMALL_SIZE, Bench, GiB, KiB, scenario
 
 CONNECTIONS = 64
 NGINX = "nginx"

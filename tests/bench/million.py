@@ -21,7 +21,8 @@ from tests.bench.client import get
 from tests.bench.driver import Load
 from tests.bench.peers import StreamCache
 from tests.bench.report import Row
-from tests.bench.scenario import SMALL, SMALL_SIZE, Bench, KiB, Meter, Sample, scenario
+from tests.bench.results import Meter, Sample
+from tests.bench.scenario import SMALL, SMALL_SIZE, Bench, KiB, scenario
 from tests.content import write
 
 BLOCKS = 64 * KiB  # of each object, as the catalog has it

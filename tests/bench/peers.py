@@ -75,10 +75,8 @@ class Server:
 class StreamCache(Server):
     """The daemon, all duties on: the access log goes to a file."""
 
-    def __init__(
-        self, source: Path, directory: Path, *flags: str, workers: int = 1, name: str = ""
-    ) -> None:
-        super().__init__(name or "streamcache", directory)
+    def __init__(self, source: Path, directory: Path, *flags: str, workers: int = 1) -> None:
+        super().__init__("streamcache", directory)
         self.cache = directory / "cache"
         self._source = source
         self._flags = ("--log-level", "warning", "--workers", str(workers), *flags)

@@ -48,6 +48,7 @@ class Row:
     cpu: float | None = None  # s, of all processes of the server; None: of the rows before, or none
     reference_cpu: float | None = None
     others: dict[str, Figure] = field(default_factory=dict)  # that do not count for the aim
+    rounds: dict[str, list[float]] = field(default_factory=dict)  # of each server; JSON only
 
     @property
     def ratio(self) -> float | None:

@@ -15,7 +15,8 @@ from tests.bench.client import checking, get
 from tests.bench.driver import Load, LoadError
 from tests.bench.peers import Server
 from tests.bench.processes import Cores
-from tests.bench.scenario import Bench, Meter, Results, Sample
+from tests.bench.results import Meter, Results, Sample
+from tests.bench.scenario import Bench
 from tests.content import content
 
 NAME = "film.mkv"
