@@ -17,8 +17,9 @@ import time
 from pathlib import Path
 
 # Importing a module of scenarios registers them, in this order.
-from tests.bench import hot  # isort: skip
-from tests.bench import beside, crowds, cold, cold_peers, copying, million  # isort: skip
+from tests.bench import hot  # noqa: F401  # isort: skip
+from tests.bench import beside, crowds, cold  # noqa: F401  # isort: skip
+from tests.bench import cold_peers, copying, million  # noqa: F401  # isort: skip
 from tests.bench import machine, processes, programs
 from tests.bench.report import Row, as_json, markdown, write_block
 from tests.bench.scenario import SCENARIOS, Bench
@@ -26,7 +27,6 @@ from tests.bench.scenario import SCENARIOS, Bench
 DOCUMENT = machine.REPOSITORY / "docs" / "performance.md"
 DESCRIPTORS = 65_536
 PATIENCE = 1800  # s for one scenario
-GROUPS = (hot, beside, crowds, cold, cold_peers, copying, million)
 
 
 def main() -> int:
@@ -37,9 +37,6 @@ def main() -> int:
         for name in chosen:
             print(f"{name:24} {(SCENARIOS[name].__doc__ or '').splitlines()[0]}")
         return 0
-    processes.raise_descriptors(DESCRIPTORS)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends servers and mounts, too
-    signal.signal(signal.SIGALRM, _hangs)
     for program, package in programs.missing().items():
         print(f"bench: no {program} (apt package {package}): not run", file=sys.stderr)
     facts = machine.facts(shlex.join(["bin/bench", *sys.argv[1:]]))
@@ -100,4 +97,7 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    processes.raise_descriptors(DESCRIPTORS)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends servers and mounts, too
+    signal.signal(signal.SIGALRM, _hangs)
     sys.exit(main())

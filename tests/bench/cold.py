@@ -83,7 +83,8 @@ class Films:
                 fs.reset()
                 before = processes.cpu_seconds(server.pid)
                 yield server
-                self.cpu += processes.cpu_seconds(server.pid) - before
+                if server.code is None:  # else it was killed, and what it took is not known
+                    self.cpu += processes.cpu_seconds(server.pid) - before
             except BaseException:
                 print("\n".join(server.log.splitlines()[-20:]), file=sys.stderr)
                 raise
