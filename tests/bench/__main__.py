@@ -40,6 +40,7 @@ def main() -> int:
     for program, package in programs.missing().items():
         print(f"bench: no {program} (apt package {package}): not run", file=sys.stderr)
     facts = machine.facts(shlex.join(["bin/bench", *sys.argv[1:]]))
+    others = machine.Others()
     rows: list[Row] = []
     failed: list[str] = []
     with tempfile.TemporaryDirectory(
@@ -62,7 +63,7 @@ def main() -> int:
             finally:
                 signal.alarm(0)
             print(f"{name} took {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-    facts["load average at the end"] = machine.load_average()
+    facts["meanwhile other processes had"] = f"{others.share():.0%} of the machine"
     text = f"{machine.markdown(facts)}\n\n{markdown(rows)}"
     print(text)
     if args.json:

@@ -8,11 +8,12 @@ import os
 import platform
 import re
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import streamcache
-from tests.bench import programs
+from tests.bench import processes, programs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _ASK = {  # what prints a version
@@ -33,7 +34,6 @@ def facts(command: str) -> dict[str, str]:
         "date": datetime.datetime.now().astimezone().isoformat(" ", "seconds"),
         "commit": _commit(),
         "command": f"`{command}`",
-        "load average at the start": load_average(),
         "streamcache": streamcache.__version__,
         "Python": platform.python_version(),
     }
@@ -47,9 +47,21 @@ def facts(command: str) -> dict[str, str]:
     return found
 
 
-def load_average() -> str:
-    """What else the machine does, over 1, 5 and 15 minutes."""
-    return " ".join(f"{load:.2f}" for load in os.getloadavg())
+class Others:
+    """What other processes take of this machine since it was made: they spoil figures."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._before = self._seconds()
+
+    def share(self) -> float:
+        """Of all cores; the kernel's own threads count as others."""
+        seconds = time.monotonic() - self._began
+        return (self._seconds() - self._before) / seconds / (os.cpu_count() or 1)
+
+    @staticmethod
+    def _seconds() -> float:
+        return processes.machine_seconds() - processes.cpu_seconds(os.getpid())
 
 
 def markdown(known: Mapping[str, str]) -> str:

@@ -42,6 +42,15 @@ def cpu_seconds(root: int) -> float:
     return sum(stat.cpu for stat in tree(root))
 
 
+def machine_seconds() -> float:
+    """CPU seconds that all processes and the kernel took since the boot, on all cores."""
+    with open("/proc/stat") as lines:
+        user, nice, system, _idle, _waiting, irq, softirq, steal = map(
+            int, next(lines).split()[1:9]
+        )
+    return (user + nice + system + irq + softirq + steal) / _TICK
+
+
 def memory(root: int) -> int:
     """Bytes of user memory of ``root`` and its descendants, shared pages counted once (PSS)."""
     total = 0

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 from tests.bench import processes
+from tests.bench.machine import Others
 from tests.bench.processes import Stat
 
 BUSY = "import time\nend = time.process_time() + 0.2\nwhile time.process_time() < end: pass\n"
@@ -65,3 +66,11 @@ def test_one_core_is_shared_by_server_and_load() -> None:
     assert processes.Cores((3,)).server == processes.Cores((3,)).load == (3,)
     assert processes.Cores((2, 3, 4)).server == (2,)
     assert processes.Cores((2, 3, 4)).load == (3, 4)
+
+
+def test_the_machine_took_what_a_process_took() -> None:
+    before = processes.machine_seconds()
+    others = Others()
+    subprocess.run([sys.executable, "-c", BUSY], check=True)
+    assert processes.machine_seconds() - before >= 0.18
+    assert -0.1 < others.share() <= 1.1
