@@ -167,9 +167,7 @@ def _pieces(lines: bytes, most: int) -> Iterator[bytes]:
     """Whole lines, together no longer than ``most`` bytes; a longer line alone."""
     start = 0
     while len(lines) - start > most:
-        end = lines.rfind(b"
-", start, start + most) + 1 or lines.index(b"
-", start) + 1
+        end = lines.rfind(b"\n", start, start + most) + 1 or lines.index(b"\n", start) + 1
         yield lines[start:end]
         start = end
     yield lines[start:]
