@@ -176,7 +176,6 @@ class Allotment:
         settle = self._settle_files if keep or not self._opened else self._remove_files
         try:
             if self._published:
-                self._space.forget(self._name)
                 return
             with self._keys.acquire(key_of(self._name), LOCK_WAIT):
                 if partial is not None:
@@ -187,6 +186,8 @@ class Allotment:
                 if generation and blocks is not None:
                     self._space.settle(self._name, generation, blocks)
         finally:
+            # Also if others settle it: a new catalog is told only of what is still being written.
+            self._space.forget(self._name)
             if partial is not None:
                 self._close(partial)
 

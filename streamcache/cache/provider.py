@@ -10,6 +10,7 @@ import errno
 import hashlib
 import logging
 import time
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
@@ -161,30 +162,28 @@ class Provider:
 
     def _ask(self, path: str, ahead: int | None) -> Found:
         """Ask the source; what the cache has is served stale when it does not answer (I2)."""
-        before, lock = self._freshness.known(path), None
-        if before is None and ahead is not None:
-            # Who reads ahead holds the key until its copy has begun: nobody reads the same.
-            lock = self._r.keys.try_acquire(self._key(path))
-            try:
-                if lock is not None and self._has_something(path):
+        before = self._freshness.known(path)
+        with ExitStack() as held:
+            lock = None
+            if before is None and ahead is not None:
+                # Who reads ahead holds the key until its copy has begun: nobody reads the same.
+                lock = self._r.keys.try_acquire(self._key(path))
+            if lock is not None:
+                held.callback(lock.release)
+                if self._has_something(path):
                     lock.release()
                     lock = None
-            except BaseException:
-                assert lock is not None
-                lock.release()  # killed, or the disk's queue is full
+            flight = self._freshness.ask(path, ahead=None if lock is None else ahead)
+            held.callback(self._freshness.leave, flight)
+            try:
+                version, stale = self._answer(path, flight)
+                found = self._found(path, version, flight=flight, lock=lock, stale=stale)
+            except NotFound:
+                if not flight.acted_on:
+                    flight.acted_on = True
+                    self._gone(path)
                 raise
-        flight = self._freshness.ask(path, ahead=None if lock is None else ahead)
-        try:
-            version, stale = self._answer(path, flight)
-            found = self._found(path, version, flight=flight, lock=lock, stale=stale)
-        except BaseException as error:
-            self._freshness.leave(flight)
-            if lock is not None:
-                lock.release()
-            if isinstance(error, NotFound) and not flight.acted_on:
-                flight.acted_on = True
-                self._gone(path)
-            raise
+            held.pop_all()  # the lock and the hold on the flight are found's
         if not stale and not flight.acted_on:
             flight.acted_on = True
             if before is not None and before.version not in (None, version):

@@ -301,6 +301,18 @@ def test_what_was_drawn_and_settled_is_drawn_again(
     room.let_go(keep=True)
 
 
+def test_who_leaves_a_copy_to_others_enters_nothing_for_it_in_a_new_catalog(world: World) -> None:
+    """It would be a reservation that nobody settles, for each such file since the start."""
+    process, other = Process(world), Process(world)
+    room = process.open()
+    others = other.open()
+    fill(others)
+    room.let_go(keep=True)
+    assert world.space.drawn == {}
+    assert names_of(world) == {name(): footprint(SIZE)}, "others work on it"
+    others.let_go(keep=False)
+
+
 def test_who_gave_up_waiting_leaves_the_partial_as_it_was(world: World) -> None:
     blocks = left_behind(world)
     filling = world.fill()
