@@ -21,7 +21,10 @@ def idle_connections(bench: Bench) -> list[Row]:
     """User memory of an idle keep-alive connection that has had one answer."""
     count = 1_000 if bench.quick else 10_000
     with bench.directory() as there:
-        servers = [StreamCache(bench.hot, there / "sc"), Nginx(bench.hot, there / "nginx")]
+        servers = [
+            StreamCache(bench.hot, there / "sc", connections=count + 100),
+            Nginx(bench.hot, there / "nginx"),
+        ]
         with bench.running(*servers) as (running, results):
             bench.warm(running, (SMALL, SMALL_SIZE))
             # Once each: memory that came with the first connections may be taken again.

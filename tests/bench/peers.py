@@ -75,11 +75,22 @@ class Server:
 class StreamCache(Server):
     """The daemon, all duties on: the access log goes to a file."""
 
-    def __init__(self, source: Path, directory: Path, *flags: str, workers: int = 1) -> None:
+    def __init__(
+        self,
+        source: Path,
+        directory: Path,
+        *flags: str,
+        workers: int = 1,
+        connections: int = 0,
+    ) -> None:
+        """``connections``: more than half of the descriptors that a process may have."""
         super().__init__("streamcache", directory)
         self.cache = directory / "cache"
         self._source = source
         self._flags = ("--log-level", "warning", "--workers", str(workers), *flags)
+        self._environment = {"STREAMCACHE_LOG_ACCESS": str(directory / "access.log")}
+        if connections:
+            self._environment["STREAMCACHE_LIMITS_CONNECTIONS"] = str(connections)
         self._process: DaemonProcess | None = None
 
     def start(self) -> None:
@@ -89,7 +100,7 @@ class StreamCache(Server):
                 *self._flags,
                 cache_dir=self.cache,
                 cache_size="30GB",
-                environment={"STREAMCACHE_LOG_ACCESS": str(self.directory / "access.log")},
+                environment=self._environment,
             )
         except DaemonError as error:
             if "this version runs one worker" in str(error):
