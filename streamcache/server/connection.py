@@ -157,7 +157,14 @@ class Connection:
         """The first bytes after an answer, or more of a head."""
         fast = self._service.fast
         if fast is not None and self.phase is IDLE:
-            outcome = fast.answer(data, self._transport, self.name)
+            try:
+                outcome = fast.answer(data, self._transport, self.name)
+            except OSError:
+                raise
+            except Exception:  # a fault of ours: who knows what was sent
+                log.exception("request failed client=%s", self.name)
+                self.close()
+                return
             if outcome is ANSWERED:  # one at a time: the hub looks at others in between
                 self.deadline = monotonic() + self._service.limits.keepalive_timeout
                 return

@@ -48,6 +48,7 @@ LINES: Final = 1024  # request lines kept, each with the answers of its file: 12
 ONCE: Final = 4096  # digests of heads that came once
 
 _HEAD_ROOM: Final = 4096  # bytes for the head of an answer
+_RANGE_ROOM: Final = 64  # bytes that a Range line which is cut out may have
 _DATE: Final = b"Date: @"
 _CACHE_STATUS, _OUTCOME = cache_fields(CacheStatus.HIT)
 
@@ -150,7 +151,7 @@ class FastPath:
         self._clock = clock
         self._log = access_log
         self._limits = limits
-        self._longest = min(LONGEST, limits.head_size)
+        self._longest = min(LONGEST, limits.head_size - _RANGE_ROOM)
         self._heads: dict[bytes, _Head] = {}
         self._once: set[int] = set()
         self._line = lru_cache(LINES)(self._read_line)

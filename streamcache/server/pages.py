@@ -17,6 +17,7 @@ from typing import Final
 WINDOW: Final = 1024 * 1024  # bytes, aligned
 
 _PAGE: Final = 4096
+_TOGETHER: Final = 128 * 1024  # bytes that the kernel reads, and mostly drops, together
 
 
 class PageCache:
@@ -37,6 +38,7 @@ class PageCache:
             os.preadv(fd, self._byte, stop - 1, os.RWF_NOWAIT)
             if stop - offset > _PAGE:
                 os.preadv(fd, self._byte, offset, os.RWF_NOWAIT)
+            if stop - offset > _TOGETHER:
                 os.preadv(fd, self._byte, (offset + stop) // 2, os.RWF_NOWAIT)
         except BlockingIOError:
             return False

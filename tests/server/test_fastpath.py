@@ -188,6 +188,27 @@ def test_a_client_that_is_gone_is_logged_and_counted(site, monkeypatch, tmp_path
     assert line.endswith(" cut")
 
 
+def test_a_fault_of_ours_ends_that_connection_only(site, monkeypatch, caplog):
+    here = site()
+    client, other = here.client(), here.client()
+    other.ask("/a.bin")
+    monkeypatch.setattr(here.cache, "delivered", lambda *_: 1 // 0)
+    client.send(get("/a.bin"))
+    client.response()
+    assert client.until_closed() == b""
+    assert caplog.text.count("Traceback") == 1
+    monkeypatch.undo()
+    assert other.ask("/a.bin").status == 200
+
+
+@pytest.mark.parametrize("room", range(-3, 70, 8))
+def test_a_head_at_the_limit_is_judged_alike(site, room):
+    data = get("/a.bin", "X: " + "x" * 400, "Range: bytes=0-5")
+    fast, slow = both(site, limits={"head_size": len(data) + room})
+    assert said(fast, data) == said(slow, data)
+    assert said(fast, data) == said(slow, data)
+
+
 def test_another_version_is_noticed_at_once(site, root):
     here = site()
     file = root / "changing.bin"
