@@ -195,7 +195,10 @@ class Allotment:
         """Worker thread."""
         if self._is_object():  # since we asked: the lock was lent
             raise CacheBusy("another session has published it")
-        return self._store.partials.open(self._name, header)
+        partial, present = self._store.partials.open(self._name, header)
+        # From now on: another session may publish it, and its object be evicted, before we know.
+        files.lease(partial.read_fd)
+        return partial, present
 
     def _settle_files(self) -> int | None:
         """Worker thread."""
@@ -222,12 +225,10 @@ class Allotment:
         return draw.generation
 
     def _taken(self) -> int:
-        """The descriptor, with the lock of a reader."""
+        """The descriptor, which has had the lock of a reader from the start."""
         assert self.partial is not None
         self._published = True
-        fd = self.partial.give_away()
-        files.lease(fd)
-        return fd
+        return self.partial.give_away()
 
     def _close(self, partial: Partial) -> None:
         try:

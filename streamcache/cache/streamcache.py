@@ -197,8 +197,13 @@ class StreamCache:
         )
 
     def close(self, timeout: float = 10.0) -> None:
-        """End copies (their partials stay) and give everything back. Idempotent. Switches."""
+        """End copies (their partials stay) and give everything back. Idempotent. Switches.
+
+        In a forked child it does nothing: threads, locks and copies are its parent's.
+        """
         self._closed = True
+        if self._pid not in (0, os.getpid()):
+            return
         parts, self._parts = self._parts, None
         if parts is not None:
             parts.close(timeout=timeout)
