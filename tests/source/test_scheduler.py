@@ -341,7 +341,10 @@ def test_a_feed_that_changes_sides_is_in_one_queue(reads: Reads) -> None:
 
 @pytest.mark.parametrize("feeds", [2, 3, 5])
 @pytest.mark.parametrize("pick", [0, -1])
-def test_sessions_with_readers_get_the_same_share(reads: Reads, feeds: int, pick: int) -> None:
+def test_sessions_with_readers_get_the_same_share(
+    reads: Reads, monkeypatch: pytest.MonkeyPatch, feeds: int, pick: int
+) -> None:
+    Clock(monkeypatch)  # none of them becomes late, however slow this machine is
     scheduler = made(reads, in_flight=4)
     sessions = [FakeFeed(chr(ord("a") + number)) for number in range(feeds)]
     for feed in sessions:
@@ -508,11 +511,14 @@ def test_a_step_is_always_a_whole_number_of_blocks_within_bounds(
     with patch.context() as monkeypatch:
         clock = Clock(monkeypatch)
         scheduler = made(reads, in_flight=2)
-        scheduler.add(FakeFeed("a"), idle=False)
+        feed = FakeFeed("a")
+        scheduler.add(feed, idle=False)
         turn()
         for wait, last in waits:
             clock.now += wait
             reads.let(reads.waiting[-1 if last else 0])
+            scheduler.add(feed, idle=False)  # as a session does when a step of it has ended
+            turn()
             step = scheduler._rate.step
             assert FIRST_STEP <= step <= MAX_STEP
             assert step % FIRST_STEP == 0
