@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import os
 import stat
@@ -121,9 +120,7 @@ class FileSystemSource:
         except (NotFound, AccessDenied) as error:
             raise SourceChanged(f"{file.path}: stale, and no longer there") from error
         try:
-            # Mounted again, it may be another device; all else says whether it is the same.
-            now = dataclasses.replace(new.fingerprint, device=seen.device)
-            if seen.compare(now) is Change.REWRITTEN:
+            if seen.compare(new.fingerprint) is Change.REWRITTEN:
                 raise SourceChanged(f"{file.path}: stale, and replaced at the source")
             os.dup2(new.fd, file.fd, inheritable=False)
             return new.fingerprint

@@ -27,8 +27,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def cached_fingerprint(fd: int) -> Fingerprint | None:
     """The attributes in the kernel's cache, however old, if it is a regular file.
 
-    None: it is none, or the system has no such call. A network file system fills them when the file is looked up, so just after ``open`` they are
-    what the server said a moment ago, and cost no second question.
+    None: it is none, or the system has no such call. A network file system fills them when the
+    file is looked up, so just after ``open`` they are what the server said a moment ago, and cost
+    no second question.
     """
     buffer = ctypes.create_string_buffer(_SIZE)
     try:
