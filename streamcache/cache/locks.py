@@ -21,7 +21,7 @@ from typing import Final, NamedTuple, Self
 import gevent
 from gevent.event import Event
 
-from streamcache.errors import CacheBusy
+from streamcache.errors import CacheBusy, Closed
 
 _FLOCK = struct.Struct("hhqqi0q")  # struct flock of 64-bit Linux
 _POLL: Final = 0.005  # s between two looks at a lock that another process holds
@@ -77,14 +77,19 @@ class KeyLocks:
         self._fd = fd
 
     def try_acquire(self, key: str) -> KeyLock | None:
-        """The lock of this key (32 hex digits), None: somebody has it. Does not switch."""
+        """The lock of this key (32 hex digits), None: somebody has it. Does not switch.
+
+        Raises Closed: the cache was, and a copy outlived it, held by a source that hung.
+        """
+        if self._fd < 0:
+            raise Closed("the cache is closed")
         if key in self._held or not try_lock(self._fd, _place(key), 1):
             return None
         self._held[key] = Event()
         return KeyLock(self, key)
 
     def acquire(self, key: str, timeout: float) -> KeyLock:
-        """The same, waiting for it. Switches. Raises CacheBusy after ``timeout`` s."""
+        """The same, waiting for it. Switches. Raises CacheBusy after ``timeout`` s, Closed."""
         lock = self.try_acquire(key)
         if lock is not None:
             return lock
