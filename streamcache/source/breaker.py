@@ -203,6 +203,8 @@ class Breaker:
             except (StreamCacheError, OSError) as error:
                 log.debug("source probe failed error=%s", error)
                 continue
+            if self._prober is not gevent.getcurrent():  # closed meanwhile by an answer
+                return
             if not self._exhausted():
                 self._close()
                 return

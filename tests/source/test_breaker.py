@@ -208,9 +208,7 @@ def test_one_probe_at_a_time(breaker: Breaker, probe: Probe) -> None:
 def test_it_stays_open_while_no_thread_is_left(clock: Clock, probe: Probe) -> None:
     probe.error = None
     left = [False]
-    breaker = Breaker(
-        timeout=TIMEOUT, probe=probe.probe, pool=probe, exhausted=lambda: not left[0]
-    )
+    breaker = Breaker(timeout=TIMEOUT, probe=probe.probe, pool=probe, exhausted=lambda: not left[0])
     fail(breaker, *"abc")
     until(lambda: len(probe.asked) > 3)
     assert breaker.is_open
