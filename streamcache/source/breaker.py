@@ -28,8 +28,8 @@ _INTERVAL = 1.0  # s between probes
 _LONGEST = 16.0  # s between probes of a source that comes and goes
 _STEADY = 10.0  # s that it must have been well for the first interval to hold again
 
-# What our own limits make of a question says nothing about the source.
-_OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+# Our own limits say nothing about the source; of ESTALE see ``failed``.
+_NEUTRAL = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
 
 log = logging.getLogger(__name__)
 
@@ -142,11 +142,16 @@ class Breaker:
             self._close()
 
     def failed(self, question: Question, error: BaseException) -> None:
-        """It did not."""
+        """It did not.
+
+        That the handle of an open file is stale counts neither way: a server that has restarted
+        says so, and so does the kernel of a mount that is beyond help.
+        """
         out = question in self._asked
         self._asked.pop(question, None)
-        ours = not isinstance(error, SourceUnavailable) or error.errno in _OURS
-        if out and not ours and not isinstance(error, SourceBusy):
+        if not isinstance(error, SourceUnavailable) or isinstance(error, SourceBusy):
+            return
+        if out and error.errno not in _NEUTRAL:
             self._count(question.path)
 
     def _look(self) -> None:

@@ -117,6 +117,7 @@ class Scheduler:
         self._pool = pool
         self._counters = counters
         self._limit = in_flight
+        self._most = pool.size - pool.size // 4  # workers that one file may have
         self._max_bandwidth = max_bandwidth
         self._seeks: deque[tuple[Feed, int]] = deque()
         self._demands: deque[tuple[Feed, int]] = deque()
@@ -153,7 +154,7 @@ class Scheduler:
         Who is in the queue keeps its turn. A file whose reads hang gets none: it would take one
         worker after the other. It is added again when they come back.
         """
-        if self._is_late(feed):
+        if self._hangs(feed):
             return
         queue, other = (self._idle, self._reading) if idle else (self._reading, self._idle)
         other.pop(feed, None)
@@ -200,7 +201,7 @@ class Scheduler:
                 return
             feed = next(iter(queue))
             del queue[feed]
-            if self._is_late(feed):
+            if self._hangs(feed):
                 continue
             piece = feed.sequential(self._rate.step)
             if piece is not None:
@@ -218,17 +219,18 @@ class Scheduler:
         self._busy.add(step)
         gevent.spawn(self._step, step, piece)
 
-    def _is_late(self, feed: Feed) -> bool:
-        """Whether a worker is with it for too long: it would take one after the other."""
+    def _hangs(self, feed: Feed) -> bool:
+        """Whether a worker is with it for too long, or most are: it would take one by one."""
         before = time.monotonic() - _LATE
-        return any(step.feed is feed and step.started < before for step in self._busy)
+        busy = [step for step in self._busy if step.feed is feed]
+        return len(busy) >= self._most or any(step.started < before for step in busy)
 
     def _hold(self, feed: Feed, offset: int, *, seek: bool) -> bool:
         """Whether this file has as many workers as it may have: then it waits for one of them."""
         key, before = _key(feed), time.monotonic() - _LATE
         busy = [step for step in self._busy if step.key == key]
         late = sum(step.waited_for and step.started < before for step in busy)
-        if late < _LATE_WAITED_FOR and len(busy) < self._pool.size - self._pool.size // 4:
+        if late < _LATE_WAITED_FOR and len(busy) < self._most:
             return False
         self._held.setdefault(key, {})[feed, offset] = seek
         return True

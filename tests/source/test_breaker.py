@@ -107,11 +107,14 @@ def test_an_answer_in_between_starts_anew(breaker: Breaker, known: bool) -> None
         SourceBusy("queue"),
         SourceUnavailable(errno.EMFILE, "ours"),
         SourceUnavailable(errno.ENOMEM, "ours"),
+        SourceUnavailable(errno.ESTALE, "a server that was restarted"),
         SourceChanged("a"),
         RuntimeError("a bug"),
     ],
 )
-def test_what_is_our_fault_does_not_count(breaker: Breaker, error: Exception) -> None:
+def test_what_says_nothing_about_the_source_does_not_count(
+    breaker: Breaker, error: Exception
+) -> None:
     fail(breaker, *"abcdef", error=error)
     assert not breaker.is_open
 
