@@ -193,17 +193,17 @@ class Provider:
 
     def _answer(self, path: str, flight: Flight) -> tuple[Version, bool]:
         """The version, and whether it is stale. Switches."""
-        config = self._r.config.source
         age = time.monotonic() - flight.started
         try:
-            return self._freshness.wait(flight, config.revalidate_wait - age), False
+            return self._freshness.wait(flight, self._freshness.patience(flight)), False
         except SourceUnavailable as error:
             self._freshness.unanswered(path)
             had = self._had(path)
             if had is not None:
                 log.debug("served stale path=%r error=%s", path, error)
                 return had, True
-        return self._freshness.wait(flight, config.timeout - age), False
+        timeout = self._r.config.source.timeout
+        return self._freshness.wait(flight, timeout - age), False
 
     def _had(self, path: str) -> Version | None:
         """A version that the cache can serve all of, or goes on copying. Switches."""

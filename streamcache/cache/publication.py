@@ -15,8 +15,9 @@ import gevent
 
 from streamcache.cache.allotment import Allotment
 from streamcache.cache.locks import KeyLock
+from streamcache.cache.reopening import is_stale
 from streamcache.cache.workers import WorkerPool
-from streamcache.errors import CacheBusy, NotFound, SourceChanged
+from streamcache.errors import CacheBusy, NotFound, SourceChanged, SourceUnavailable
 from streamcache.source.base import Change, Fingerprint, Source, SourceFile
 
 _POLL: Final = 0.005  # s between looks while another session publishes
@@ -47,11 +48,19 @@ class Look:
     def _ask(self, seen: Fingerprint) -> bool:
         """Worker thread."""
         try:
-            looks = (self._source.fingerprint(self._file), self._source.stat(self._path))
+            looks = (self._fingerprint(seen), self._source.stat(self._path))
             self._source.drop_cached(self._file)
             return all(seen.compare(look) is Change.NONE for look in looks)
         except NotFound:
             return False
+
+    def _fingerprint(self, seen: Fingerprint) -> Fingerprint:
+        try:
+            return self._source.fingerprint(self._file)
+        except SourceUnavailable as error:
+            if not is_stale(error):
+                raise
+            return self._source.reopen(self._file, seen)
 
 
 def publish(

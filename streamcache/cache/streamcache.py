@@ -27,6 +27,7 @@ from streamcache.cache.store import Store
 from streamcache.cache.workers import WorkerPool
 from streamcache.config import Config, SourceConfig, changed
 from streamcache.errors import CacheError, Closed, ConfigError, StreamCacheError
+from streamcache.source.breaker import Breaker
 from streamcache.source.filesystem import FileSystemSource
 from streamcache.source.scheduler import Scheduler
 from streamcache.stats import Counters, SessionStatistics, Statistics
@@ -180,6 +181,9 @@ class StreamCache:
         counters["evictions"] = parts.evictor.evicted_objects
         return Statistics(
             **counters,
+            source_answers=not parts.breaker.is_open,
+            source_openings=parts.breaker.openings,
+            source_stuck=parts.stuck(),
             usage=parts.space.used,
             reserved=parts.space.reserved,
             limit=parts.space.limit,
@@ -238,6 +242,7 @@ class _Parts:
     """What a started cache is made of, in the order in which it is opened."""
 
     source: FileSystemSource
+    breaker: Breaker
     ledger: Ledger
     recovery: Recovery
     evictor: Evictor
@@ -249,6 +254,7 @@ class _Parts:
         self.store = Store(cache.dir)
         self.reads = WorkerPool("source", size=source.workers)
         self.meta = WorkerPool("meta", size=source.meta_workers)
+        self.probe = WorkerPool("probe", size=1)
         self.disk = WorkerPool("disk", size=cache.workers)
         self.space = Space(
             cache.size,
@@ -306,6 +312,13 @@ class _Parts:
 
     def _wire(self) -> None:
         copy, cache = self.config.copy, self.config.cache
+        self.breaker = Breaker(
+            self.source.root,
+            timeout=self.config.source.timeout,
+            probe=self.source.probe,
+            pool=self.probe,
+            exhausted=self._no_thread_left,
+        )
         scheduler = Scheduler(
             self.source,
             self.reads,
@@ -313,6 +326,7 @@ class _Parts:
             in_flight=copy.in_flight,
             step_time=copy.step_time,
             max_bandwidth=copy.max_bandwidth,
+            breaker=self.breaker,
         )
         keep = min(1024, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8)
         objects = Objects(self.store, self.ledger, self.disk, keep=keep)
@@ -342,20 +356,32 @@ class _Parts:
             disk=self.disk,
             meta=self.meta,
         )
-        freshness = Freshness(self.source, self.meta, self.config.source, self.counters)
+        freshness = Freshness(
+            self.source, self.meta, self.config.source, self.counters, self.breaker
+        )
         removal = Removal(resources, self.ledger)
         self.provider = Provider(resources, freshness, self.ledger, removal)
         self.evictor.start()
 
+    def stuck(self) -> int:
+        """Threads whose call to the source should have come back."""
+        age = self.config.source.timeout
+        return sum(pool.stuck(age) for pool in (self.reads, self.meta, self.probe))
+
+    def _no_thread_left(self) -> bool:
+        """To ask the source with: all hang in it."""
+        return self.meta.stuck(self.config.source.timeout) >= self.meta.size
+
     def close(self, *, timeout: float) -> None:
         """In the opposite order; also what was opened only in part. Switches."""
         if hasattr(self, "provider"):
+            self.breaker.stop()
             self.provider.close(timeout)
             self.evictor.stop()
             self.objects.close()
         if hasattr(self, "ledger"):
             self.ledger.close()
-        pools = (self.reads, self.meta, self.disk)
+        pools = (self.reads, self.meta, self.probe, self.disk)
         for pool in pools:
             pool.close()
         for pool in pools:
