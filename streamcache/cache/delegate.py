@@ -246,7 +246,7 @@ class DirectFileDelegate(_Counted):
         changes = (before.compare(now), self._seen.compare_any(now))
         if Change.REWRITTEN in changes:
             return True
-        if now.size >= self._seen.size:
+        if (now.ctime_ns, now.size) >= (self._seen.ctime_ns, self._seen.size):
             self._seen = now
         return False
 

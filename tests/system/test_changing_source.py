@@ -52,6 +52,7 @@ class Versions:
         """One file becomes another version. Does not switch, so nobody sees the table half done."""
         name = self._random.choice(NAMES)
         kinds = [self._replace, self._truncate, self._append, self._rewrite, self._set_back]
+        kinds.append(self._write_over)
         if self._identity == "mtime+ctime":
             kinds.append(self._rewrite_unseen)
         kind = self._random.choice(kinds)
@@ -101,6 +102,15 @@ class Versions:
         text, size = self._text(name), self._now[name][2]
         with open(self._backing / name, "r+b") as file:
             file.write(content(text, 0, size))
+        self._settle(name)
+        self._enter(name, text, size)
+
+    def _write_over(self, name: str) -> None:
+        """In place, from an empty file on (``cp`` over it)."""
+        text, size = self._text(name), self._random.choice(SIZES)
+        with open(self._backing / name, "wb", buffering=0) as file:
+            for offset in range(0, size, 100_000):
+                file.write(content(text, offset, min(size, offset + 100_000)))
         self._settle(name)
         self._enter(name, text, size)
 
