@@ -106,8 +106,12 @@ class Versions:
         self._enter(name, text, size)
 
     def _write_over(self, name: str) -> None:
-        """In place, from an empty file on (``cp`` over it)."""
-        text, size = self._text(name), self._random.choice(SIZES)
+        """In place, from an empty file on (``cp`` over it).
+
+        Never longer than it was: that could not be told from an append.
+        """
+        text, before = self._text(name), self._now[name][2]
+        size = self._random.choice([before, before // 2, before // 3])
         with open(self._backing / name, "wb", buffering=0) as file:
             for offset in range(0, size, 100_000):
                 file.write(content(text, offset, min(size, offset + 100_000)))
