@@ -45,6 +45,9 @@ class Versions:
         self._random = Random(seed)
         self._number = 0
         self._now: dict[str, tuple[str, str, int]] = {}  # by name: version, content, size
+        # By name: the smallest size of this inode. What is rewritten stays within it, or to who
+        # had that version open it would look like an append (docs/architecture.md).
+        self._floor: dict[str, int] = {}
         for name in NAMES:
             self._replace(name)
 
@@ -52,6 +55,7 @@ class Versions:
         """One file becomes another version. Does not switch, so nobody sees the table half done."""
         name = self._random.choice(NAMES)
         kinds = [self._replace, self._truncate, self._append, self._rewrite, self._set_back]
+        kinds.append(self._write_over)
         if self._identity == "mtime+ctime":
             kinds.append(self._rewrite_unseen)
         kind = self._random.choice(kinds)
@@ -75,17 +79,20 @@ class Versions:
 
     def _replace(self, name: str) -> None:
         text, size = self._text(name), self._random.choice(SIZES)
+        self._floor[name] = size
         write(self._backing, name, size, content_name=text, age=SETTLED - self._number)
         self._enter(name, text, size)
 
     def _set_back(self, name: str) -> None:
         """By an older file (``cp -p`` of a backup)."""
         text, size = self._text(name), self._now[name][2]
+        self._floor[name] = size
         write(self._backing, name, size, content_name=text, age=2 * SETTLED + self._number)
         self._enter(name, text, size)
 
     def _truncate(self, name: str) -> None:
         _, text, size = self._now[name]
+        self._floor[name] = min(self._floor[name], size // 2)
         os.truncate(self._backing / name, size // 2)
         self._settle(name)
         self._enter(name, text, size // 2)
@@ -98,9 +105,20 @@ class Versions:
         self._enter(name, text, size + 70_000)
 
     def _rewrite(self, name: str) -> None:
-        text, size = self._text(name), self._now[name][2]
+        text, size = self._text(name), self._floor[name]
         with open(self._backing / name, "r+b") as file:
             file.write(content(text, 0, size))
+            file.truncate()
+        self._settle(name)
+        self._enter(name, text, size)
+
+    def _write_over(self, name: str) -> None:
+        """In place, from an empty file on (``cp`` over it)."""
+        text, size = self._text(name), self._floor[name] // self._random.choice([1, 2, 3])
+        self._floor[name] = size
+        with open(self._backing / name, "wb", buffering=0) as file:
+            for offset in range(0, size, 100_000):
+                file.write(content(text, offset, min(size, offset + 100_000)))
         self._settle(name)
         self._enter(name, text, size)
 
@@ -108,6 +126,9 @@ class Versions:
         """In place, with the same size and its old time: only ctime tells."""
         before = os.stat(self._backing / name)
         text, size = self._text(name), self._now[name][2]
+        if size > self._floor[name]:
+            self._replace(name)
+            return
         with open(self._backing / name, "r+b") as file:
             file.write(content(text, 0, size))
         os.utime(self._backing / name, ns=(before.st_mtime_ns, before.st_mtime_ns))
@@ -146,7 +167,7 @@ class Storm:
         asked = time.monotonic()
         with opened(self._cache, name) as delegate:
             version, size, status = delegate.version.id, delegate.size, delegate.status
-            start = self._random.randrange(size) if self._random.random() < 0.4 else 0
+            start = self._random.randrange(size) if size and self._random.random() < 0.4 else 0
             data = bytearray()
             while start + len(data) < size:
                 data += take(delegate, start + len(data), size)
