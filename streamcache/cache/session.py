@@ -577,8 +577,10 @@ class CopySession:
             self._lent = self._room.lend()
         else:
             self._take_back()
-        self._release_cache_space()
-        self._r.meta.post(self._file.close)
+        try:
+            self._release_cache_space()
+        finally:
+            self._r.meta.post(self._file.close)
 
     def _take_back(self) -> None:
         """What readers were told is ready, perhaps on its way to a socket: nobody reads it now."""

@@ -80,7 +80,11 @@ def wait_until(condition: Callable[[], object], wait: float = 20.0) -> None:
 
 @pytest.fixture
 def start(slowfs: SlowFS, cache_dir: Path) -> Iterator[Start]:
-    """``start()``: one more server of the same files over the same cache directory."""
+    """``start()``: one more server of the same files over the same cache directory.
+
+    What two of them read from the source counts twice: its pages are not kept by the kernel.
+    """
+    slowfs.set(direct=True)
     with contextlib.ExitStack() as stack:
 
         def one_more(*flags: str, size: str = "100MB", source: Path | None = None) -> DaemonProcess:
