@@ -307,7 +307,7 @@ def test_what_another_session_published_is_not_evicted_while_a_copy_reads_it(wor
     room, others = process.open(), other.open()
     fill(room)
     room.seal(1)
-    blocks, fd, lock = room.publish()
+    fd, blocks, lock = room.publish()
     world.ledger.add(name(), "film", SIZE, blocks)
     lock.release()
     room.let_go(keep=False)
