@@ -51,6 +51,7 @@ class Versions:
         # By name: the smallest size of this inode. What is rewritten stays within it, or to who
         # had that version open it would look like an append (docs/architecture.md).
         self._floor: dict[str, int] = {}
+        self._rewritten: set[str] = set()  # names of inodes that were rewritten in place
         self._unseen: dict[str, bool] = {}  # by name: the last change shows in ctime only
         for name in NAMES:
             self._replace(name)
@@ -89,6 +90,7 @@ class Versions:
     def _replace(self, name: str) -> None:
         text, size = self._text(name), self._random.choice(SIZES)
         self._floor[name] = size
+        self._rewritten.discard(name)
         write(self._backing, name, size, content_name=text, age=SETTLED - self._number)
         self._enter(name, text, size)
 
@@ -96,6 +98,7 @@ class Versions:
         """By an older file (``cp -p`` of a backup)."""
         text, size = self._text(name), self._now[name][2]
         self._floor[name] = size
+        self._rewritten.discard(name)
         write(self._backing, name, size, content_name=text, age=2 * SETTLED + self._number)
         self._enter(name, text, size)
 
@@ -107,6 +110,9 @@ class Versions:
         self._enter(name, text, size // 2)
 
     def _append(self, name: str) -> None:
+        if name in self._rewritten:  # together, between two looks, an append by all we can know
+            self._replace(name)
+            return
         _, text, size = self._now[name]
         with open(self._backing / name, "ab") as file:
             file.write(content(text, size, size + 70_000))
@@ -115,6 +121,7 @@ class Versions:
 
     def _rewrite(self, name: str) -> None:
         text, size = self._text(name), self._floor[name]
+        self._rewritten.add(name)
         with open(self._backing / name, "r+b") as file:
             file.write(content(text, 0, size))
             file.truncate()
@@ -125,6 +132,7 @@ class Versions:
         """In place, from an empty file on (``cp`` over it)."""
         text, size = self._text(name), self._floor[name] // self._random.choice([1, 2, 3])
         self._floor[name] = size
+        self._rewritten.add(name)
         with open(self._backing / name, "wb", buffering=0) as file:
             for offset in range(0, size, 100_000):
                 file.write(content(text, offset, min(size, offset + 100_000)))
@@ -138,6 +146,7 @@ class Versions:
         if size > self._floor[name]:
             self._replace(name)
             return
+        self._rewritten.add(name)
         with open(self._backing / name, "r+b") as file:
             file.write(content(text, 0, size))
         os.utime(self._backing / name, ns=(before.st_mtime_ns, before.st_mtime_ns))
