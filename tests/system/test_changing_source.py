@@ -211,10 +211,10 @@ class Storm:
         if known is None:
             # Its ctime has moved as it was unlinked between look-up and open; or it was looked at
             # while it was cut off: the system sets size and mtime one after the other.
-            all_known = set(self._versions.contents.values())
-            known = next(
-                each for each in all_known if each[1] == size and not verify(each[0], start, data)
-            )
+            texts = {text for text, _ in self._versions.contents.values() if name in text}
+            owner = next((text for text in texts if verify(text, start, data) is None), None)
+            assert owner is not None, self._whose(name, data, start)
+            known = (owner, size)
         text, whole = known
         assert size == whole
         if (wrong := verify(text, start, data)) is not None:
