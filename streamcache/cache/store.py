@@ -157,7 +157,8 @@ class Store:
 
     def published(self, name: str, inode: int) -> bool | None:
         """Whether this file is the object of that name; None: it has lost its own name."""
-        for path, answer in ((self._object(name), True), (self.partials.data(name), False)):
+        # In the direction of the rename: it may happen between the two looks.
+        for path, answer in ((self.partials.data(name), False), (self._object(name), True)):
             with contextlib.suppress(FileNotFoundError):
                 if os.stat(path, follow_symlinks=False).st_ino == inode:
                     return answer

@@ -247,6 +247,22 @@ def test_it_is_told_whether_a_file_was_published(store: Store) -> None:
     partial.close()
 
 
+def test_a_rename_between_two_looks_is_seen(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    partial, _ = store.partials.open(NAME, header(store))
+    real, looks = os.stat, []
+
+    def stat(path: str, **options: bool) -> os.stat_result:
+        looks.append(path)
+        if len(looks) == 2:
+            monkeypatch.undo()
+            store.publish(NAME, partial.inode)
+        return real(path, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    assert store.published(NAME, partial.inode) is not None
+    partial.close()
+
+
 def test_an_object_that_is_not_durable_is_none(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
