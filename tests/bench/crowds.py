@@ -10,7 +10,7 @@ from tests.bench.client import checking
 from tests.bench.driver import Load
 from tests.bench.peers import Nginx, Server, StreamCache
 from tests.bench.report import Row
-from tests.bench.results import OURS, Meter, Sample
+from tests.bench.results import Meter, Sample
 from tests.bench.scenario import FILM, FILM_SIZE, SMALL, SMALL_SIZE, Bench, scenario
 
 MB = 1e6
@@ -123,8 +123,6 @@ def two_workers(bench: Bench) -> list[Row]:
             bench.warm(running, (SMALL, SMALL_SIZE))
             bench.alternate(running, results, lambda server: _shared(bench, server, cores))
     nginx = results.best(("nginx",))
-    if OURS in results.absent:
-        results.absent[OURS] = f"not available: {results.absent[OURS]}"
     return [
         results.row("two workers, 1 KiB, 64 connections: requests/s", "/s", nginx),
         results.cost_row("... CPU per request", "us", 1e6, nginx, aim="<= nginx's", at_most=1.0),

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from streamcache.cache.account import Order
 from streamcache.cache.catalog import Catalog, NewEntry
-from streamcache.cache.space import Space
 from streamcache.cache.store import Store
 from tests.bench.beside import make_cold
 from tests.bench.client import get
@@ -149,12 +149,13 @@ def warm(path: Path) -> None:
 
 def _work(directory: Path, count: int) -> tuple[Catalog, dict[str, Callable[[int], None]]]:
     catalog = Catalog.open(str(directory / "catalog.sqlite"), capacity=count * BLOCKS)
-    space = Space(2 * count * BLOCKS)
-    space.set_usage(count * BLOCKS)
+    names = [entry.name for entry in _entries(2 * 10**7, 2 * 10**7 + BATCH)]
 
     def reserve(_turn: int) -> None:
-        for _ in range(BATCH):
-            space.reserve(BLOCKS).release()
+        for name in names:  # drawn and given back, a transaction each
+            order = catalog.account.draw(Order(name, BLOCKS, BLOCKS, 2 * count * BLOCKS))
+            if not (order.granted and catalog.account.settle(name, order.generation, 0)):
+                raise RuntimeError("the catalog did not reserve what it should")
 
     def add(turn: int) -> None:
         for entry in _entries(10**7 + turn * BATCH, 10**7 + (turn + 1) * BATCH):

@@ -21,7 +21,7 @@ from typing import Self
 
 from tests.bench import processes, programs
 from tests.bench.machine import REPOSITORY
-from tests.daemon_process import DaemonError, DaemonProcess
+from tests.daemon_process import DaemonProcess
 
 STARTED = 30.0  # s
 DESCRIPTORS = 20_000
@@ -94,18 +94,13 @@ class StreamCache(Server):
         self._process: DaemonProcess | None = None
 
     def start(self) -> None:
-        try:
-            self._process = DaemonProcess(
-                self._source,
-                *self._flags,
-                cache_dir=self.cache,
-                cache_size="30GB",
-                environment=self._environment,
-            )
-        except DaemonError as error:
-            if "this version runs one worker" in str(error):
-                raise programs.NotHere("this version runs one worker") from error
-            raise
+        self._process = DaemonProcess(
+            self._source,
+            *self._flags,
+            cache_dir=self.cache,
+            cache_size="30GB",
+            environment=self._environment,
+        )
         self.address, self.pid = self._process.address, self._process.pid
 
     def stop(self) -> None:
