@@ -17,7 +17,7 @@ import gevent
 
 from streamcache.cache import store as files
 from streamcache.cache.ledger import Ledger
-from streamcache.cache.store import Removal, Store
+from streamcache.cache.store import Fate, Store
 from streamcache.cache.workers import WorkerPool
 from streamcache.errors import CacheError, Closed
 from streamcache.source.base import Version
@@ -164,7 +164,7 @@ class Objects:
                 self._forget(name)
             trash = f"{name}.{secrets.token_hex(4)}"
             removal, blocks = self._disk.call(self._store.remove_object, name, trash)
-            if removal is Removal.TRASHED:
+            if removal is Fate.TRASHED:
                 self._ledger.trashed(name, trash, blocks)
                 if self._is_leased(name):
                     self._open.pop(name).trashed = trash

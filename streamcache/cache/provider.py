@@ -11,8 +11,6 @@ import hashlib
 import logging
 import time
 from contextlib import ExitStack, suppress
-from types import TracebackType
-from typing import Self
 
 import gevent
 from gevent.pool import Group
@@ -27,6 +25,7 @@ from streamcache.cache.delegate import (
     TempFileDelegate,
 )
 from streamcache.cache.fills import IdleFills
+from streamcache.cache.found import Found
 from streamcache.cache.freshness import Flight, Freshness
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.locks import KeyLock
@@ -50,75 +49,6 @@ _END_WAIT = 2.0  # s that the close waits for what is being tidied up
 _DISK_WAIT = 1.0  # s that a request waits for the cache's disk (I15)
 
 log = logging.getLogger(__name__)
-
-
-class Found:
-    """One version of a path: fresh, or stale because the source cannot be asked."""
-
-    def __init__(
-        self,
-        provider: Provider,
-        path: str,
-        version: Version,
-        *,
-        handle: ObjectHandle | None,
-        flight: Flight | None,
-        lock: KeyLock | None,
-        stale: bool,
-    ) -> None:
-        """Owns the lease on ``handle``, the hold on ``flight`` and ``lock``, the key's."""
-        self.path = path
-        self.version = version
-        self.handle = handle
-        self.flight = flight
-        self.lock = lock
-        self.stale = stale
-        self.continues = False  # there may be a partial of it
-        self._provider = provider
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return self.version.size
-
-    @property
-    def mtime_ns(self) -> int:
-        """Nanoseconds since the epoch."""
-        return self.version.mtime_ns
-
-    @property
-    def status(self) -> CacheStatus:
-        """What ``open`` would give."""
-        if self.handle is not None:
-            return CacheStatus.STALE if self.stale else CacheStatus.HIT
-        return self._provider.status_of(self)
-
-    def open(self, client: str = "") -> Delegate:
-        """The delegate, which outlives this value. Switches; starts or joins a copy.
-
-        ``client`` is an address: its reads of one object count as one use for a while. Raises as
-        ``find`` does, and SourceChanged when the path has another version by now.
-        """
-        return self._provider.open(self, client)
-
-    def close(self) -> None:
-        """Give back what was not used. Idempotent; does not switch."""
-        handle, self.handle = self.handle, None
-        flight, self.flight = self.flight, None
-        if self.lock is not None:
-            self.lock.release()
-        self._provider.give_back(handle, flight)
 
 
 class Provider:

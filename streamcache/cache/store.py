@@ -50,7 +50,7 @@ class StoredObject:
     path: str = ""  # at the source, where that is still known
 
 
-class Removal(enum.Enum):
+class Fate(enum.Enum):
     """What became of an object that was to go."""
 
     GONE = enum.auto()  # also if it was gone before
@@ -229,39 +229,39 @@ class Store:
         gone = []
         for name in names:
             with contextlib.suppress(OSError):
-                if self.remove_object(name)[0] is Removal.GONE:
+                if self.remove_object(name)[0] is Fate.GONE:
                     gone.append(name)
         return gone
 
-    def remove_object(self, name: str, trash: str = "") -> tuple[Removal, int]:
+    def remove_object(self, name: str, trash: str = "") -> tuple[Fate, int]:
         """Unlink it, or rename it to ``trash`` in trash/ when it is read; and its bytes there."""
         path = self._object(name)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
-            return Removal.GONE, 0
+            return Fate.GONE, 0
         except OSError as error:
             if error.errno not in (errno.ELOOP, errno.EISDIR):
                 raise
             remove_foreign(path)  # not ours, whatever it is
-            return Removal.GONE, 0
+            return Fate.GONE, 0
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 remove_foreign(path)
-                return Removal.GONE, 0
+                return Fate.GONE, 0
             if _is_free(fd):
                 with contextlib.suppress(FileNotFoundError):
                     if os.lstat(path).st_ino == status.st_ino:  # else it is a new one
                         os.unlink(path)
-                return Removal.GONE, 0
+                return Fate.GONE, 0
             if not trash:
-                return Removal.LEFT, 0
+                return Fate.LEFT, 0
             try:
                 os.rename(path, self._path("trash", trash))
             except FileNotFoundError:
-                return Removal.GONE, 0
-            return Removal.TRASHED, status.st_blocks * 512
+                return Fate.GONE, 0
+            return Fate.TRASHED, status.st_blocks * 512
         finally:
             os.close(fd)
 

@@ -14,11 +14,12 @@ from gevent.lock import Semaphore
 from streamcache.cache.delegate import Delegate
 from streamcache.cache.evictor import Evictor
 from streamcache.cache.file import StreamFile
+from streamcache.cache.found import Found
 from streamcache.cache.freshness import Freshness
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.locks import KeyLocks
 from streamcache.cache.objects import ObjectHandle, Objects
-from streamcache.cache.provider import Found, Provider
+from streamcache.cache.provider import Provider
 from streamcache.cache.recovery import Recovery
 from streamcache.cache.removal import Removal
 from streamcache.cache.resources import Resources

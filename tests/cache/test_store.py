@@ -15,7 +15,7 @@ from streamcache.cache import store as store_module
 from streamcache.cache.blockmap import BLOCK, Extent
 from streamcache.cache.names import is_name
 from streamcache.cache.partial import PartialHeader
-from streamcache.cache.store import Removal, Store
+from streamcache.cache.store import Fate, Store
 from streamcache.errors import CacheBusy, CacheError
 from streamcache.source.base import Version
 
@@ -420,10 +420,10 @@ def test_an_object_that_is_read_goes_through_the_trash(store: Store) -> None:
     blocks = path.stat().st_blocks * 512
     fd = store.open_object(NAME, OF)
     assert store.remove_objects([NAME]) == []
-    assert store.remove_object(NAME) == (Removal.LEFT, 0)
+    assert store.remove_object(NAME) == (Fate.LEFT, 0)
     assert path.exists()
-    assert store.remove_object(NAME, "first") == (Removal.TRASHED, blocks)
-    assert store.remove_object(NAME, "second") == (Removal.GONE, 0)
+    assert store.remove_object(NAME, "first") == (Fate.TRASHED, blocks)
+    assert store.remove_object(NAME, "second") == (Fate.GONE, 0)
     assert os.pread(fd, 1, BLOCK) == b"1"
     assert store.empty_trash(["first", "second"]) == ["second"], "it is read"
     assert store.trash() == [("first", blocks)]
@@ -504,7 +504,7 @@ def test_what_is_no_object_is_not_followed_when_it_goes(
             place.mkdir()
         else:
             os.mkfifo(place)
-    assert store.remove_object(NAME)[0] is Removal.GONE
+    assert store.remove_object(NAME)[0] is Fate.GONE
     store.empty_trash(["old"])
     assert store.trash() == []
     assert precious.exists()
