@@ -20,7 +20,7 @@ from streamcache.options import Kind
 from streamcache.settings import load
 
 if TYPE_CHECKING:
-    from streamcache.daemon.serve import Parts
+    from streamcache.daemon.parts import Parts
 
 OK: Final = 0
 FAILURE: Final = 1
@@ -80,7 +80,7 @@ def _serve(arguments: argparse.Namespace, parts: Parts | None) -> int:
     if arguments.check:
         serve.check(settings)
     else:
-        serve.serve(settings, parts)
+        return serve.serve(settings, parts)
     return OK
 
 
@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
                 )
                 continue
             default = option.zero if option.zero and not default_of(section, key) else ""
-            default = default or option.format(default_of(section, key)).strip('"')
+            default = default or option.word or option.format(default_of(section, key)).strip('"')
             allowed = f"; one of {option.allowed}" if option.kind is Kind.CHOICE else ""
             serve.add_argument(
                 option.flag,

@@ -7,6 +7,7 @@ Values are frozen and validated at birth, so whoever holds a ``Config`` need not
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
@@ -14,12 +15,18 @@ from streamcache.errors import ConfigError
 from streamcache.options import Kind, Option, check_fields, option, options_of
 
 KiB, MiB, GiB = 1024, 1024**2, 1024**3
+_MOST_WORKERS: Final = 1024
 _MS = 0.001  # the shortest deadline: one of 0 would fail everything
 
 Identity = Literal["mtime", "mtime+ctime", "mtime+inode"]
 Policy = Literal["s3fifo", "lru"]
 WhenIdle = Literal["finish", "stop"]
 Level = Literal["debug", "info", "warning", "error"]
+
+
+def usable_cores() -> int:
+    """How many cores this process may use (taskset, cpuset); a quota of CPU time is not seen."""
+    return min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +108,8 @@ class SourceConfig:
         default=16,
         metadata=option(
             Kind.COUNT,
-            "threads that read the source: as many reads can wait for it at once",
+            "threads that read the source: as many reads can wait for it at once; divided over"
+            " the workers, at least 4 each",
             minimum=1,
             maximum=1024,
         ),
@@ -110,7 +118,8 @@ class SourceConfig:
         default=8,
         metadata=option(
             Kind.COUNT,
-            "threads that open and stat files of the source, so that these never wait behind reads",
+            "threads that open and stat files of the source, so that these never wait behind reads;"
+            " divided over the workers, at least 4 each",
             minimum=1,
             maximum=1024,
         ),
@@ -128,8 +137,9 @@ class CacheConfig:
         default="",
         metadata=option(
             Kind.PATH,
-            "the directory on the fast disk, used by one streamcache at a time; empty:"
-            " streamcache in your cache home (/var/cache/streamcache for root)",
+            "the directory on the fast disk, which servers with the same cache.size and"
+            " cache.policy may share; empty: streamcache in your cache home"
+            " (/var/cache/streamcache for root)",
             flag="--cache-dir",
             metavar="DIR",
         ),
@@ -204,7 +214,11 @@ class CacheConfig:
     workers: int = field(
         default=8,
         metadata=option(
-            Kind.COUNT, "threads that read and write the cache directory", minimum=1, maximum=1024
+            Kind.COUNT,
+            "threads that read and write the cache directory; divided over the workers, at least 4"
+            " each",
+            minimum=1,
+            maximum=1024,
         ),
     )
 
@@ -235,7 +249,7 @@ class CopyConfig:
         metadata=option(
             Kind.COUNT,
             "copies without a client that run at once; the others pause, so that people who zap"
-            " through titles do not load the source",
+            " through titles do not load the source; divided over the workers, rounded up",
         ),
     )
     max_bandwidth: int = field(
@@ -243,7 +257,7 @@ class CopyConfig:
         metadata=option(
             Kind.SIZE,
             "what copying ahead of the clients may take from the source; what a client waits for"
-            " is never held back",
+            " is never held back; divided over the workers, so one that copies alone gets its part",
             zero="no limit",
             per_second=True,
             minimum=64 * KiB,
@@ -254,7 +268,7 @@ class CopyConfig:
         metadata=option(
             Kind.COUNT,
             "reads that copying keeps waiting at the source at once, so that its latency does not"
-            " bound the speed",
+            " bound the speed; divided over the workers, at least 2 each",
             minimum=1,
             maximum=256,
         ),
@@ -297,13 +311,19 @@ class ServerConfig:
         ),
     )
     workers: int = field(
-        default=1,
+        default_factory=usable_cores,
         metadata=option(
             Kind.COUNT,
-            "processes that serve; this version runs one worker",
+            "processes that serve, as one uses one core: a crash of one of several ends its own"
+            " responses only, and it is started again; a single one has no supervisor, and its"
+            " crash ends the daemon",
             flag="--workers",
             metavar="N",
             minimum=1,
+            maximum=_MOST_WORKERS,
+            word="cores",
+            word_means="one for each core that the daemon may use",
+            measured=usable_cores,
         ),
     )
     backlog: int = field(
@@ -325,11 +345,6 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "server")
-        if self.workers != 1:
-            raise ConfigError(
-                f"server.workers: {self.workers} is not allowed; this version runs one worker,"
-                " so allowed: 1"
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,8 +355,9 @@ class LimitsConfig:
         default=0,
         metadata=option(
             Kind.COUNT,
-            "clients connected at once; one more is answered with 503",
-            zero="as many as the process may open files for",
+            "clients connected at once; one more is answered with 503; divided over the workers,"
+            " rounded up",
+            zero="as many as each worker may open files for",
         ),
     )
     head_size: int = field(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 
@@ -61,6 +62,9 @@ class Option:
     maximum: float = math.inf
     choices: tuple[str, ...] = ()
     per_second: bool = False  # a size per second
+    word: str = ""  # stands for what the machine says: "cores"
+    word_means: str = ""
+    measured: Callable[[], int] | None = None  # the number that the word stands for
 
     def __post_init__(self) -> None:
         ceiling = {
@@ -90,7 +94,8 @@ class Option:
             case Kind.SHARE:
                 return "a number from 0 to 1"
             case Kind.COUNT:
-                return limits + "a whole number"
+                word = f"{quoted(self.word)} ({self.word_means}) or " if self.word else ""
+                return word + limits + "a whole number"
             case Kind.CHOICE:
                 return ", ".join(self.choices)
             case Kind.BOOL:
@@ -121,6 +126,8 @@ class Option:
                     raise self._wrong(value) from None
                 return self.check(share)
             case Kind.COUNT:
+                if self.measured is not None and text == self.word:
+                    return self.check(self.measured())
                 if not (text.isascii() and text.isdigit() and len(text) < 20):
                     raise self._wrong(value)
                 return self.check(int(text))

@@ -9,7 +9,7 @@ import sys
 import textwrap
 
 from streamcache.config import SECTIONS, TABLE, default_of
-from streamcache.options import Kind, Option
+from streamcache.options import Kind, Option, quoted
 from streamcache.settings import variable
 
 HEAD = """\
@@ -41,10 +41,13 @@ def _entry(section: str, key: str, known: Option) -> str:
     facts = [known.unit if known.kind is not Kind.CHOICE else f"one of {known.allowed}"]
     if known.zero:
         facts.append(f"0: {known.zero}")
+    if known.word:
+        facts.append(f'"{known.word}": {known.word_means}')
     facts.append(variable(section, key))
     if known.flag:
         facts.append(known.flag)
-    default = known.format(default_of(section, key))
+    # A default that depends on the machine is written as the word for it.
+    default = quoted(known.word) if known.word else known.format(default_of(section, key))
     text = "\n".join((*textwrap.wrap(about, 96), *textwrap.wrap(f"({'; '.join(facts)})", 96)))
     return f"{_comment(text)}\n#{key} = {default}"
 

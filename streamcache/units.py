@@ -57,11 +57,12 @@ def parse_size(text: str) -> int:
 
 def format_size(size: int) -> str:
     """The shortest form that ``parse_size`` reads back as exactly ``size`` bytes."""
-    for name in _SIZE_NAMES:
-        factor = _SIZES[name.lower()]
-        if size and size % factor == 0:
-            return f"{size // factor}{name}"
-    return str(size)
+    forms = [
+        f"{size // factor}{name}"
+        for name in _SIZE_NAMES
+        if size and size % (factor := _SIZES[name.lower()]) == 0
+    ]
+    return min(forms, key=len, default=str(size))
 
 
 def parse_duration(text: str) -> float:

@@ -26,6 +26,9 @@ class DaemonError(Exception):
 class DaemonProcess:
     """``python -m streamcache serve SOURCE`` with a cache directory of its own.
 
+    One worker, which is this process itself, unless a test asks for more: ``pid`` is then that of
+    the supervisor, and ``worker_pids`` are its children.
+
     Use as a context manager; leaving it ends the process. ``cache_dir`` and ``log`` outlive it
     when they are given, so that the next one can start on the same cache.
     """
@@ -36,6 +39,8 @@ class DaemonProcess:
         *arguments: str,
         cache_dir: str | os.PathLike[str] | None = None,
         cache_size: str = "2GB",
+        workers: int = 1,
+        module: str = "streamcache",
         environment: dict[str, str] | None = None,
     ) -> None:
         self._temporary = tempfile.TemporaryDirectory(
@@ -46,8 +51,9 @@ class DaemonProcess:
         self.cache_dir = Path(cache_dir) if cache_dir is not None else directory / "cache"
         self._log = directory / "log"
         command = [
-            *(sys.executable, "-m", "streamcache", "serve", os.fspath(source)),
+            *(sys.executable, "-m", module, "serve", os.fspath(source)),
             *("--listen", "127.0.0.1:0"),
+            *("--workers", str(workers)),
             *("--cache-dir", os.fspath(self.cache_dir)),
             *("--cache-size", cache_size),
             *arguments,
@@ -69,8 +75,8 @@ class DaemonProcess:
             self.close()
             raise
         parts = urlsplit(self.url)
-        assert parts.hostname is not None and parts.port is not None
-        self.address = (parts.hostname, parts.port)
+        # A Unix socket has neither.
+        self.address = (parts.hostname or "", parts.port or 0)
 
     def __enter__(self) -> DaemonProcess:
         return self
@@ -93,6 +99,16 @@ class DaemonProcess:
         return self._process.pid
 
     @property
+    def worker_pids(self) -> dict[str, int]:
+        """The process ids of several workers now, by name: "w1" ..."""
+        found = {}
+        for pid in children(self.pid):
+            name = process_name(pid)
+            if name.startswith("streamcache w"):
+                found[name.removeprefix("streamcache ")] = pid
+        return found
+
+    @property
     def code(self) -> int | None:
         """Its exit code; None while it runs."""
         return self._process.poll()
@@ -112,6 +128,11 @@ class DaemonProcess:
         if self._process.poll() is None:
             self._ended_by_us = True
             self._process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for its end, which was asked for; the exit code."""
+        self._ended_by_us = True
         try:
             return self._process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
@@ -155,6 +176,23 @@ class DaemonProcess:
 
     def _end(self) -> str:
         return "\n".join(self.log.splitlines()[-40:])
+
+
+def children(pid: int) -> list[int]:
+    """The child processes of a process with one thread; none when it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except OSError:
+        return []
+    return [int(word) for word in text.split()]
+
+
+def process_name(pid: int) -> str:
+    """What ``ps -e`` shows; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _url(line: str) -> str:

@@ -103,7 +103,9 @@ BAD: list[tuple[type[Any], dict[str, object], str]] = [
     (CacheConfig, {"policy": "fifo"}, r"cache\.policy: 'fifo' .*s3fifo, lru"),
     (CacheConfig, {"cleanup": 1}, r"cache\.cleanup: 1 .*true or false"),
     (CopyConfig, {"max_bandwidth": 10}, r"copy\.max_bandwidth: 10 .*0 \(no limit\)"),
-    (ServerConfig, {"workers": 2}, r"server\.workers: 2 .*this version runs one worker"),
+    (ServerConfig, {"workers": 0}, r'server\.workers: 0 .*"cores" \(one for each core that'),
+    (ServerConfig, {"workers": 1025}, r"server\.workers: 1025 .*at least 1 and at most 1024"),
+    (ServerConfig, {"workers": "cores"}, r"server\.workers: 'cores' is not allowed"),
     (LimitsConfig, {"ranges": 0}, r"limits\.ranges: 0 .*at least 1"),
     (LogConfig, {"level": "loud"}, r"log\.level: 'loud' .*debug, info, warning, error"),
 ]

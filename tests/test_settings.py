@@ -45,6 +45,17 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(write: Write) -
     assert settings.origins["cache.dir"] == "default"
 
 
+def test_the_default_of_workers_is_what_the_machine_says(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {0, 3, 5})
+    assert load(environ={}).config.server.workers == 3
+    assert load(file=write('[server]\nworkers = "cores"'), environ={}).config.server.workers == 3
+    assert load(environ={"STREAMCACHE_SERVER_WORKERS": "2"}).config.server.workers == 2
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(2000)))
+    assert load(environ={}).config.server.workers == 1024
+
+
 def test_a_file_may_hold_numbers_or_text_with_units(write: Write) -> None:
     file = write(
         "[cache]\nsize = 1e9\nhigh_watermark = 0.9\nlow_watermark = '80%'\ncleanup = false\n"
@@ -89,7 +100,8 @@ def test_a_switch_is_read_from_words(word: str) -> None:
         ("[cache]\nsize = true", r"its\.toml: cache\.size: True is not allowed"),
         ("[source]\nrevalidate = inf", r"its\.toml: source\.revalidate: inf is not allowed"),
         ("[cache]\nlow_watermark = 0.99", r"its\.toml: cache\.low_watermark: 0\.99 .*0\.95"),
-        ("[server]\nworkers = 3", r"its\.toml: server\.workers: 3 .*one worker"),
+        ("[server]\nworkers = 0", r"its\.toml: server\.workers: 0 .*at least 1"),
+        ('[server]\nworkers = "core"', r"its\.toml: server\.workers: 'core' .*\"cores\""),
         ("[cache\nsize = 1", r"its\.toml: is not TOML: .*line 1"),
         ("[cache]\nsize = 1\nsize = 2", r"its\.toml: is not TOML: .*overwrite"),
     ],

@@ -115,13 +115,16 @@ class Account:
                     self._drop(state, order.name, row[0])
 
     def settle(self, name: str, generation: int, blocks: int) -> bool:
-        """The reservation becomes ``blocks``, or goes if that is 0; False: somebody drew since."""
+        """The reservation becomes ``blocks``, or goes if that is 0; False: somebody drew since.
+
+        Who has drawn and waits for the key's lock sees by its generation that it was settled.
+        """
         with self._database.transaction() as state:
             row = self._find(name)
             if row is None or row[1] != generation:
                 return False
             if blocks:
-                self._write(state, name, row[0], blocks, generation)
+                self._write(state, name, row[0], blocks, self._next(state))
             else:
                 self._drop(state, name, row[0])
         return True

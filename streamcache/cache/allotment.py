@@ -82,8 +82,9 @@ class Allotment:
             with lock.lent():  # waiting may take long
                 draw = self._draw(timeout=_WAIT)
             if draw != self._space.generation(self._name):
+                self._drawn = 0  # it was settled meanwhile
                 self._draw(timeout=0)
-        self.partial, present = self._disk.call(self._store.partials.open, self._name, header)
+        self.partial, present = self._disk.call(self._open_files, header)
         self._opened = True
         return present
 
@@ -172,7 +173,7 @@ class Allotment:
         """
         self.give_up()
         partial, self.partial = self.partial, None
-        keep = keep or not self._opened
+        settle = self._settle_files if keep or not self._opened else self._remove_files
         try:
             if self._published:
                 self._space.forget(self._name)
@@ -182,13 +183,30 @@ class Allotment:
                     self._disk.call(partial.close)
                     partial = None
                 generation = self._space.generation(self._name)
-                folder = self._store.partials
-                blocks = self._disk.call(folder.settle if keep else folder.remove, self._name)
+                blocks = self._disk.call(settle)
                 if generation and blocks is not None:
                     self._space.settle(self._name, generation, blocks)
         finally:
             if partial is not None:
                 self._close(partial)
+
+    def _open_files(self, header: PartialHeader) -> tuple[Partial, bytes]:
+        """Worker thread."""
+        if self._is_object():  # since we asked: the lock was lent
+            raise CacheBusy("another session has published it")
+        return self._store.partials.open(self._name, header)
+
+    def _settle_files(self) -> int | None:
+        """Worker thread."""
+        return None if self._is_object() else self._store.partials.settle(self._name)
+
+    def _remove_files(self) -> int | None:
+        """Worker thread."""
+        return None if self._is_object() else self._store.partials.remove(self._name)
+
+    def _is_object(self) -> bool:
+        """Then a map that is left is its journal, for who enters it in the catalog."""
+        return self._store.find_object(self._name) is not None
 
     def _draw(self, *, timeout: float) -> int:
         """Reserve more; the generation of the reservation. Switches. Raises NoSpace."""

@@ -187,9 +187,14 @@ class Catalog:
         """False from birth until `set_complete`: objects on disk may have no row yet."""
         return bool(self.database.look().complete)
 
-    def set_complete(self) -> None:
-        """All that is on disk has rows now: the rebuild is done (also after a SIGKILL)."""
+    def set_complete(self, id: int | None = None) -> None:
+        """All that is on disk has rows now: the rebuild is done (also after a SIGKILL).
+
+        Raises CatalogReplaced if the catalog is not the one of that `id`, which was filled.
+        """
         with self.database.transaction() as state:
+            if id not in (None, state.id):
+                raise CatalogReplaced(f"{self.database.path}: replaced while it was filled")
             state.complete = 1
 
     def usage(self) -> tuple[int, int]:

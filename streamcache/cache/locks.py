@@ -21,7 +21,7 @@ from typing import Final, NamedTuple, Self
 import gevent
 from gevent.event import Event
 
-from streamcache.errors import CacheBusy
+from streamcache.errors import CacheBusy, Closed
 
 _FLOCK = struct.Struct("hhqqi0q")  # struct flock of 64-bit Linux
 _POLL: Final = 0.005  # s between two looks at a lock that another process holds
@@ -50,7 +50,15 @@ def unlock(fd: int, start: int, length: int) -> None:
 
 
 def foreign(fd: int, start: int, length: int) -> Range | None:
-    """A range of another description that would refuse an exclusive lock of this one, if any."""
+    """The first range of another description that would refuse an exclusive lock of this one."""
+    found, stop = None, start + length
+    # The kernel tells any: before that one there may be another.
+    while start < stop and (held := _any_foreign(fd, start, stop - start)) is not None:
+        found, stop = held, held.start
+    return found
+
+
+def _any_foreign(fd: int, start: int, length: int) -> Range | None:
     asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
     kind, _, begin, count, _ = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))
     if kind == fcntl.F_UNLCK:
@@ -77,14 +85,19 @@ class KeyLocks:
         self._fd = fd
 
     def try_acquire(self, key: str) -> KeyLock | None:
-        """The lock of this key (32 hex digits), None: somebody has it. Does not switch."""
+        """The lock of this key (32 hex digits), None: somebody has it. Does not switch.
+
+        Raises Closed when there is no file, or no longer.
+        """
+        if self._fd < 0:
+            raise Closed("the cache is closed")
         if key in self._held or not try_lock(self._fd, _place(key), 1):
             return None
         self._held[key] = Event()
         return KeyLock(self, key)
 
     def acquire(self, key: str, timeout: float) -> KeyLock:
-        """The same, waiting for it. Switches. Raises CacheBusy after ``timeout`` s."""
+        """The same, waiting for it. Switches. Raises CacheBusy after ``timeout`` s, Closed."""
         lock = self.try_acquire(key)
         if lock is not None:
             return lock

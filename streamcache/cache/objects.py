@@ -151,6 +151,8 @@ class Objects:
                     self._forget(name)
                     self.empty_trash([trash])
             else:
+                if not self._is_leased(name):  # its last reader here may have left meanwhile
+                    self._forget(name)
                 self._ledger.remove([name])
             return True
         finally:

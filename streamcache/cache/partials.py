@@ -21,6 +21,8 @@ from streamcache.cache.partial import IN_USE, Partial, PartialHeader
 from streamcache.cache.space import footprint
 from streamcache.errors import CacheBusy
 
+# Opening a folder, a link (which leads anywhere) or a FIFO: whatever that is, it is not ours.
+_FOREIGN = (errno.EISDIR, errno.ELOOP, errno.ENXIO)
 _MAX_MAP = 1 << 30  # bytes: a map of 64 TiB
 
 
@@ -132,7 +134,7 @@ class PartialFolder:
             self.drop(name)
             return None
         except OSError as error:
-            if error.errno != errno.ELOOP:  # a link is not ours, and leads anywhere
+            if error.errno not in _FOREIGN:
                 raise
             self.drop(name)
             return None
@@ -210,7 +212,7 @@ class PartialFolder:
                 yield False, None
                 return
             except OSError as error:
-                if error.errno not in (errno.EISDIR, errno.ELOOP):
+                if error.errno not in _FOREIGN:
                     raise
                 yield True, Idle(name, Leftover.UNSOUND, "", 0)
                 return

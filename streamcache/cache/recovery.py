@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 
+from streamcache.cache.account import Reserved
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.locks import KeyLocks
 from streamcache.cache.names import key_of
@@ -48,14 +49,18 @@ class Recovery:
         """Settle whatever has no owner. Switches. Raises OSError, CacheError."""
         if not self._space.known:
             return  # the reservations are being entered
-        rows = {row.name: row.generation for row in self._ledger.reservations()}
-        self._settled = {n: g for n, g in self._settled.items() if rows.get(n) == g}
+        rows = {row.name: row for row in self._ledger.reservations()}
+        self._settled = {
+            name: row.generation
+            for name, row in rows.items()
+            if self._settled.get(name) == row.generation
+        }
         names = set(self._disk.call(self._store.partials.names))
         for name in sorted({*names, *rows} - set(self._settled)):
             lock = self._keys.try_acquire(key_of(name))
             if lock is not None:
                 with lock:
-                    self._settle(name)
+                    self._settle(name, rows.get(name))
         self._sweep_trash()
 
     def drop_oldest(self, need: int) -> int:
@@ -79,19 +84,23 @@ class Recovery:
                     log.info("partial dropped name=%s", row.name)
         return freed
 
-    def _settle(self, name: str) -> None:
-        """Its reservation becomes what it takes on disk, unless it is worked on."""
+    def _settle(self, name: str, row: Reserved | None) -> None:
+        """Its reservation, ``row``, becomes what it takes on disk, unless it is worked on."""
         if self._enter_published(name):
             return
         generation = self._space.generation(name)
+        if not (generation or self._space.known):
+            return  # the catalog was replaced just now: it will be entered
         # In no account: we cannot tell what room it has, so it cannot stay.
         folder = self._store.partials
         blocks = self._disk.call(folder.settle if generation else folder.remove, name)
-        if blocks is not None and generation:
+        if blocks is None or not generation:
+            return
+        if row is not None and (row.bytes, row.generation) == (blocks, generation):
+            self._settled[name] = generation
+        else:
             self._space.settle(name, generation, blocks)
-            if blocks:
-                self._settled[name] = generation
-                log.info("partial found name=%s bytes=%d", name, blocks)
+            log.info("partial settled name=%s bytes=%d", name, blocks)
 
     def _enter_published(self, name: str) -> bool:
         """An object that was published, and whose process ended before the catalog knew."""

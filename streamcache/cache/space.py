@@ -265,6 +265,7 @@ class Space:
         end = math.inf if timeout is None else time.monotonic() + timeout
         self._waiters[waiter] = None
         self._waiting += waiter.amount
+        self.pressure.set()
         try:
             while waiter.reason is None:
                 waiter.woken.clear()

@@ -166,8 +166,9 @@ class Store:
 
         What has another size is removed.
         """
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # no wait for a FIFO
         try:
-            fd = os.open(self._object(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(self._object(name), flags)
         except FileNotFoundError:
             return -1
         with contextlib.ExitStack() as stack:
@@ -243,6 +244,9 @@ class Store:
             return Removal.GONE, 0
         try:
             status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                remove_foreign(path)
+                return Removal.GONE, 0
             if _is_free(fd):
                 with contextlib.suppress(FileNotFoundError):
                     if os.lstat(path).st_ino == status.st_ino:  # else it is a new one
@@ -261,12 +265,15 @@ class Store:
     # -- trash
 
     def trash(self) -> list[tuple[str, int]]:
-        """What is in trash/: names and bytes on disk."""
+        """What is in trash/: names and bytes on disk; what is no file is removed."""
         found = []
         for file in os.listdir(self._path("trash")):
             with contextlib.suppress(FileNotFoundError):
                 status = os.lstat(self._path("trash", file))
-                found.append((file, status.st_blocks * 512))
+                if stat.S_ISREG(status.st_mode):
+                    found.append((file, status.st_blocks * 512))
+                else:
+                    remove_foreign(self._path("trash", file))
         return found
 
     def empty_trash(self, files: list[str]) -> list[str]:

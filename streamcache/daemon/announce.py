@@ -22,9 +22,10 @@ def ready_line(url: str, *, source: str, cache: str, size: int) -> str:
 def report(settings: Settings) -> str:
     """Every setting as TOML with where it came from, for ``--check``."""
     config = settings.config
+    workers = config.server.workers
     title = (
-        f"# streamcache would serve {config.source.path} on {config.server.listen},"
-        f" cached in {config.cache.dir}"
+        f"# streamcache would serve {config.source.path} on {config.server.listen}"
+        f" with {workers} worker{'s' * (workers > 1)}, cached in {config.cache.dir}"
     )
     rows = []
     for section, options in TABLE.items():

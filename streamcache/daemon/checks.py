@@ -6,7 +6,6 @@ Runs in the main thread before anything is served, so it may block on the source
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from typing import Final
 
@@ -113,21 +112,6 @@ def check_access_log(settings: Settings) -> None:
         f"{settings.where('log', 'access')}: {path} cannot be written: {problem}; allowed: a file,"
         ' "-" for stderr, or "off"'
     )
-
-
-def check_owner(settings: Settings) -> None:
-    """No other process has the cache directory now; a start finds that out by itself."""
-    path = settings.config.cache.dir
-    try:
-        lock = os.open(os.path.join(path, "lock"), os.O_RDONLY | os.O_CLOEXEC)  # as cache/store.py
-    except OSError:
-        return  # nobody has used it yet
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise in_use(settings, f"{path} is in use by another process") from None
-    finally:
-        os.close(lock)
 
 
 def in_use(settings: Settings, problem: object) -> ConfigError:

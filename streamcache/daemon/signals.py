@@ -1,4 +1,4 @@
-"""Signals of the daemon: the first one asks it to drain, the second one ends it.
+"""Signals of a process that serves: the first one asks it to drain, the second one ends it.
 
 Handlers run in a greenlet of the hub, never in the middle of other code.
 """
@@ -17,7 +17,7 @@ from gevent.event import Event
 
 log = logging.getLogger(__name__)
 
-_STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
+STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopSignals:
@@ -25,9 +25,10 @@ class StopSignals:
 
     def __init__(self, die: Callable[[int], object] = os._exit) -> None:
         self._die = die
-        self._first = Event()
+        self._stopping = Event()
+        self._signalled = False
         self._watchers = [
-            gevent.signal_handler(number, self._received, number) for number in _STOPPING
+            gevent.signal_handler(number, self._received, number) for number in STOPPING
         ]
 
     def __repr__(self) -> str:
@@ -35,15 +36,21 @@ class StopSignals:
 
     @property
     def stopping(self) -> bool:
-        """Whether a signal came."""
-        return self._first.is_set()
+        """Whether a signal came, or ``stop`` was called."""
+        return self._stopping.is_set()
 
     def wait(self) -> None:
-        """Wait for the first signal. Switches."""
+        """Wait for that. Switches."""
         # Signal watchers do not keep a loop alive, a timer does: without one, gevent calls an
         # otherwise idle loop finished (LoopExit).
-        while not self._first.wait(3600):
+        while not self._stopping.wait(3600):
             pass
+
+    def stop(self, why: str) -> None:
+        """As a first signal; idempotent."""
+        if not self.stopping:
+            log.info("draining: %s", why)
+            self._stopping.set()
 
     def close(self) -> None:
         """Listen no more; the signals are ignored from here on."""
@@ -51,11 +58,15 @@ class StopSignals:
             watcher.cancel()
 
     def _received(self, number: signal.Signals) -> None:
-        if self.stopping:
+        # Not "stopping": Ctrl-C goes to the whole group of processes, so a worker hears of it
+        # twice, from the terminal and from its supervisor.
+        if self._signalled:
             log.warning("second signal, ending at once signal=%s", number.name)
             sys.stderr.flush()
             # No way back through Python: a thread may hang in the source.
             self._die(128 + number)
             return
-        log.info("draining signal=%s; a second signal ends at once", number.name)
-        self._first.set()
+        self._signalled = True
+        if not self.stopping:
+            log.info("draining signal=%s; a second signal ends at once", number.name)
+            self._stopping.set()

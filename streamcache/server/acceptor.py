@@ -43,7 +43,7 @@ def connection_limit(configured: int) -> int:
 class Acceptor(StreamServer):
     """Calls ``accepted(socket, peer)`` in the hub with raw non-blocking sockets."""
 
-    max_accept = ACCEPTS_PER_TURN
+    max_accept: int = ACCEPTS_PER_TURN
 
     def __init__(
         self, listener: GeventSocket, accepted: Callable[[_socket.socket, Any], None]

@@ -14,7 +14,10 @@ import contextlib
 import logging
 import os
 import re
+import select
+import stat
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -124,6 +127,20 @@ class AccessLog:
             fd = sys.__stderr__.fileno() if sys.__stderr__ is not None else -1
         if fd < 0:
             raise ValueError("it is closed")
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
+        # Several processes may write there. A file is appended to as one piece, and a pipe takes
+        # one only up to PIPE_BUF.
+        most = len(data) if stat.S_ISREG(os.fstat(fd).st_mode) else select.PIPE_BUF
+        for piece in _pieces(data, most):
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(fd, view) :]
+
+
+def _pieces(lines: bytes, most: int) -> Iterator[bytes]:
+    """Whole lines, together no longer than ``most`` bytes; a longer line alone."""
+    start = 0
+    while len(lines) - start > most:
+        end = lines.rfind(b"\n", start, start + most) + 1 or lines.index(b"\n", start) + 1
+        yield lines[start:end]
+        start = end
+    yield lines[start:]

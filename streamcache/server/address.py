@@ -12,6 +12,7 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,15 +67,18 @@ class Address:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}/"
 
-    def bind(self, backlog: int) -> GeventSocket:
-        """A non-blocking socket that listens here; OSError when that cannot be had."""
+    def bind(self, backlog: int, kind: Callable[..., Any] = GeventSocket) -> Any:
+        """A socket that listens here; OSError when that cannot be had.
+
+        ``kind``: its class. One of gevent's makes a hub, and does not block.
+        """
         if self.path:
-            return _bind_unix(self.path, backlog)
+            return _bind_unix(self.path, backlog, kind)
         found = socket.getaddrinfo(
             self.host or None, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-        family, kind, protocol, _, where = found[0]
-        listener = GeventSocket(family, kind, protocol)
+        family, type_, protocol, _, where = found[0]
+        listener = kind(family, type_, protocol)
         try:
             listener.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
             listener.bind(where)
@@ -109,8 +113,8 @@ def _identity(path: str) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _bind_unix(path: str, backlog: int) -> GeventSocket:
-    listener = GeventSocket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+def _bind_unix(path: str, backlog: int, kind: Callable[..., Any]) -> Any:
+    listener = kind(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
         try:
             listener.bind(path)

@@ -18,7 +18,7 @@ from gevent.socket import socket as GeventSocket
 
 from streamcache.config import Config
 from streamcache.http.request import Limits
-from streamcache.server.acceptor import Acceptor, connection_limit
+from streamcache.server.acceptor import ACCEPTS_PER_TURN, Acceptor, connection_limit
 from streamcache.server.accesslog import AccessLog
 from streamcache.server.address import Address, SocketFile, peer_name
 from streamcache.server.backend import Backend
@@ -39,7 +39,8 @@ class StreamCacheServer:
     """Serves a cache over HTTP/1.1.
 
     ``listener``: ("host", port), "host:port", "unix:PATH", or a socket that listens. ``config``
-    defaults to that of the cache, which stays open when the server stops.
+    defaults to that of the cache, which stays open when the server stops. ``max_accept``: the
+    connections taken in one turn of the loop; 1 where processes share the listener.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class StreamCacheServer:
         cache: Backend,
         *,
         config: Config | None = None,
+        max_accept: int = ACCEPTS_PER_TURN,
     ) -> None:
         self._wanted: Address | None = None
         self._listener: Any = None
@@ -59,6 +61,7 @@ class StreamCacheServer:
         self._cache = cache
         self._config = config or cache.config
         self._limit = 0
+        self._max_accept = max_accept
         self._address: Address | None = None
         self._acceptor: Acceptor | None = None
         self._service: Service | None = None
@@ -136,6 +139,7 @@ class StreamCacheServer:
         self._stopped.clear()
         self._empty.set()
         self._acceptor = Acceptor(listener, self._accepted)
+        self._acceptor.max_accept = self._max_accept
         self._acceptor.start()
         log.info("listening url=%s connections=%d", self.url, self._limit)
 

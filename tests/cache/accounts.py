@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import gevent
 
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.space import Space
-from streamcache.cache.store import Store, StoredObject
+from streamcache.cache.store import Store
 from streamcache.cache.workers import WorkerPool
 from streamcache.config import CacheConfig
 
@@ -40,7 +40,6 @@ class Sharer:
         low: float = 0.5,
         cleanup: bool = True,
         alone: bool = True,
-        published: Iterable[StoredObject] = (),
         config: CacheConfig | None = None,
         partials: Callable[[], list[tuple[str, int]]] = list,
         trash_files: Callable[[], list[tuple[str, int]]] = list,
@@ -65,7 +64,7 @@ class Sharer:
             self.disk.close()
             self.disk.join(_STUCK)
             raise
-        self.ledger.start(list(published))
+        self.ledger.start()
 
     def put(self, number: int, blocks: int) -> None:
         """An object of that many bytes."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.cache.another import AnotherProcess
 from tests.cache.fakes import World
 
 
@@ -27,3 +28,10 @@ def make_world() -> Iterator[Callable[..., World]]:
 def world(make_world: Callable[..., World]) -> World:
     """One with plenty of room, its gate open."""
     return make_world()
+
+
+@pytest.fixture
+def another() -> Iterator[AnotherProcess]:
+    """A second process."""
+    with AnotherProcess() as process:
+        yield process

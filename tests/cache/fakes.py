@@ -312,6 +312,7 @@ class World:
         self.clients: list[Client] = []
         self.changes: list[tuple[CopySession, State]] = []
         self.published: list[tuple[str, int]] = []
+        self.processes: list[Any] = []  # see rooms.py
         self.removal = Removal(self.resources, self.ledger)
         self._retry_delay = session_module._RETRY_DELAY
         session_module._RETRY_DELAY = 0.0
@@ -431,6 +432,8 @@ class World:
             gevent.wait([session.ended for session in self.sessions], timeout=_END)
             for client in self.clients:
                 client.leave()
+            for process in self.processes:
+                process.end()
             self.settle()
             if check:
                 self._check()

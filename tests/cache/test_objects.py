@@ -9,6 +9,7 @@ from collections.abc import Callable
 import gevent
 import pytest
 
+from streamcache.cache import store as store_module
 from streamcache.cache.objects import ObjectHandle
 from streamcache.source.base import Version
 from tests.cache.fakes import World
@@ -26,16 +27,33 @@ def stored(world: World, number: int = 1) -> tuple[str, Version]:
     path = world.root / "cache" / "objects" / "ab" / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(bytes([number]) * SIZE)
-    world.space.objects += path.stat().st_blocks * 512
-    world.published.append((name, path.stat().st_blocks * 512))
+    blocks = path.stat().st_blocks * 512
+    world.ledger.add(name, "a.mp4", SIZE, blocks)
+    world.published.append((name, blocks))
     return name, version(number)
 
 
 def gone(world: World, name: str) -> None:
-    """The test's own account follows."""
-    for entry in [entry for entry in world.published if entry[0] == name]:
-        world.published.remove(entry)
-        world.space.object_removed(entry[1])
+    """It has left the catalog; the test's own list follows."""
+    world.published = [entry for entry in world.published if entry[0] != name]
+    assert world.space.objects == sum(blocks for _, blocks in world.published)
+
+
+def evicted(world: World, name: str) -> None:
+    """What the Evictor does after ``Objects.evict``."""
+    world.ledger.remove([name])
+    gone(world, name)
+
+
+def trash(world: World) -> list[str]:
+    return os.listdir(world.root / "cache" / "trash")
+
+
+def copy_in_another_process(world: World, name: str) -> int:
+    """A reader's descriptor of a description that is not this cache's, as in another process."""
+    fd = world.store.open_object(name, SIZE)
+    assert fd >= 0
+    return fd
 
 
 def leased(world: World, number: int = 1) -> ObjectHandle:
@@ -82,7 +100,7 @@ def test_an_object_of_another_size_is_no_object(world: World) -> None:
     name, _of = stored(world)
     assert world.objects.lease(name, Version(f"{1:032x}", SIZE + 1, 1)) is None
     assert not (world.root / "cache" / "objects" / "ab" / name).exists()
-    gone(world, name)
+    evicted(world, name)
 
 
 def test_a_released_object_stays_open_for_the_next(world: World) -> None:
@@ -112,7 +130,7 @@ def test_eviction_takes_nothing_that_is_leased(world: World) -> None:
     names = [read.name, idle.name, never]
     assert world.objects.evict(names) == [idle.name, never]
     for name in (idle.name, never):
-        gone(world, name)
+        evicted(world, name)
     assert os.pread(read.fd, 1, 0) == b"\1"
     world.objects.release(read)
 
@@ -132,7 +150,7 @@ def test_what_is_being_evicted_takes_no_reader(
     assert not world.objects.discard(name)
     go.set()
     assert evicting.get() == [name]
-    gone(world, name)
+    evicted(world, name)
 
 
 def test_an_open_that_meets_an_eviction_gets_nothing_or_all(world: World) -> None:
@@ -142,7 +160,7 @@ def test_an_open_that_meets_an_eviction_gets_nothing_or_all(world: World) -> Non
         evicting = gevent.spawn(world.objects.evict, [name])
         handle = opening.get()
         if name in evicting.get():
-            gone(world, name)
+            evicted(world, name)
         if handle is not None:
             assert os.pread(handle.fd, SIZE, 0) == bytes([number]) * SIZE
             world.objects.release(handle)
@@ -161,7 +179,7 @@ def test_an_object_that_must_go_leaves_its_readers_what_they_read(world: World) 
     world.settle()
     assert world.space.trash == 0
     assert not is_open(fd)
-    assert os.listdir(world.root / "cache" / "trash") == []
+    assert trash(world) == []
 
 
 def test_an_object_that_must_go_and_is_not_read_goes_at_once(world: World) -> None:
@@ -179,8 +197,8 @@ def test_the_last_reader_may_leave_while_the_object_is_taken_away(
     handle = leased(world)
     fd = handle.fd
     go = threading.Event()
-    trash = world.store.trash_object
-    monkeypatch.setattr(world.store, "trash_object", lambda *args: (go.wait(20), trash(*args))[1])
+    remove = world.store.remove_object
+    monkeypatch.setattr(world.store, "remove_object", lambda *args: (go.wait(20), remove(*args))[1])
     taking = gevent.spawn(world.objects.discard, handle.name)
     gevent.sleep(0)
     world.objects.release(handle)
@@ -190,16 +208,17 @@ def test_the_last_reader_may_leave_while_the_object_is_taken_away(
     world.settle()
     assert world.space.trash == 0
     assert not is_open(fd)
-    assert os.listdir(world.root / "cache" / "trash") == []
+    assert trash(world) == []
 
 
 def test_an_object_that_somebody_removed_is_not_in_the_trash(world: World) -> None:
     handle = leased(world)
     (world.root / "cache" / "objects" / "ab" / handle.name).unlink()
-    assert not world.objects.discard(handle.name)
+    assert world.objects.discard(handle.name)
     assert world.space.trash == 0
     gone(world, handle.name)
     world.objects.release(handle)
+    assert world.objects.lease(handle.name, handle.version) is None
 
 
 def test_trash_that_cannot_be_renamed_stays_an_object(
@@ -210,7 +229,7 @@ def test_trash_that_cannot_be_renamed_stays_an_object(
     def fails(*_: object) -> None:
         raise PermissionError("no")
 
-    monkeypatch.setattr(world.store, "trash_object", fails)
+    monkeypatch.setattr(world.store, "remove_object", fails)
     with pytest.raises(PermissionError):
         world.objects.discard(handle.name)
     assert world.space.trash == 0
@@ -231,6 +250,77 @@ def test_a_new_object_of_a_name_that_was_discarded_is_another(world: World) -> N
     world.objects.release(new)
     world.settle()
     assert world.space.trash == 0
+
+
+# -- other processes
+
+
+def test_what_another_process_reads_is_not_evicted(world: World) -> None:
+    name, of = stored(world)
+    other = copy_in_another_process(world, name)
+    assert world.objects.evict([name]) == []
+    handle = world.objects.lease(name, of)
+    assert handle is not None, "it is as it was"
+    world.objects.release(handle)
+    os.close(other)
+    assert world.objects.evict([name]) == [name]
+    evicted(world, name)
+
+
+def test_what_another_process_reads_counts_until_that_one_leaves(world: World) -> None:
+    name, of = stored(world)
+    other = copy_in_another_process(world, name)
+    blocks = os.fstat(other).st_blocks * 512
+    assert world.objects.discard(name)
+    gone(world, name)
+    assert world.space.trash == blocks
+    assert world.objects.lease(name, of) is None
+    world.objects.empty_trash(trash(world))
+    assert world.space.trash == blocks, "it is read"
+    os.close(other)
+    world.objects.empty_trash(trash(world))
+    assert (world.space.trash, trash(world)) == (0, [])
+
+
+def test_what_another_process_took_away_is_not_leased_again(world: World) -> None:
+    """It was open here, without a reader: nothing kept it."""
+    handle = leased(world)
+    world.objects.release(handle)
+    assert world.store.remove_objects([handle.name]) == [handle.name]
+    evicted(world, handle.name)
+    assert world.objects.lease(handle.name, handle.version) is None
+    world.until(lambda: handle.fd < 0)
+
+
+def test_what_another_process_is_taking_away_is_not_leased_again(world: World) -> None:
+    handle = leased(world)
+    world.objects.release(handle)
+    remover = os.open(f"/proc/self/fd/{handle.fd}", os.O_RDONLY)
+    assert store_module._is_free(remover)
+    assert world.objects.lease_open(handle.name) is None
+    os.close(remover)
+
+
+def test_descriptors_of_what_others_removed_are_closed(world: World) -> None:
+    """Its blocks are free only then (I13)."""
+    kept, removed, read = leased(world, 1), leased(world, 2), leased(world, 3)
+    for handle in (kept, removed):
+        world.objects.release(handle)
+    fds = kept.fd, removed.fd
+    world.store.remove_objects([removed.name])
+    evicted(world, removed.name)
+    world.objects.let_go_of_removed()
+    world.settle()
+    assert [is_open(fd) for fd in fds] == [True, False]
+    world.objects.release(read)
+
+
+def test_a_lease_that_is_given_up_here_keeps_that_of_another_process(world: World) -> None:
+    handle = leased(world)
+    other = copy_in_another_process(world, handle.name)
+    world.objects.release(handle)
+    assert world.objects.evict([handle.name]) == []
+    os.close(other)
 
 
 def test_what_is_still_read_at_the_end_is_closed_when_it_is_released(world: World) -> None:

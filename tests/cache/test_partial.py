@@ -24,7 +24,6 @@ HEADER = PartialHeader("boot", "source", "a/b.mp4", "cd" * 16, SIZE, 5, 6, 7)
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     found = Store(str(tmp_path / "cache"))
-    found.boot = "boot"
     found.prepare()
     yield found
     found.close()
@@ -32,7 +31,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def partial(store: Store) -> Iterator[Partial]:
-    made = store.create_partial(NAME, HEADER)
+    made, _ = store.partials.open(NAME, HEADER)
     yield made
     made.close()
 

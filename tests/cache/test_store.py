@@ -1,4 +1,4 @@
-"""The cache directory: whose it is, what is published in it, and what the last process left."""
+"""The cache directory: who uses it, what is published in it, and how that goes again."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from streamcache.cache import store as store_module
 from streamcache.cache.blockmap import BLOCK, Extent
+from streamcache.cache.names import is_name
 from streamcache.cache.partial import PartialHeader
-from streamcache.cache.store import Store, is_name
-from streamcache.errors import CacheError, CacheInUse
+from streamcache.cache.store import Removal, Store
+from streamcache.errors import CacheBusy, CacheError
 
 KEY, VERSION = "ab" * 16, "cd" * 16
 NAME = f"{KEY}.{VERSION}"
@@ -57,17 +59,18 @@ def header(store: Store, **fields: object) -> PartialHeader:
     return PartialHeader(**{**values, **fields})
 
 
-def begin(store: Store, name: str = NAME, **fields: object) -> None:
-    """A partial with its second block present."""
-    partial = store.create_partial(name, header(store, **fields))
+def begin(store: Store, name: str = NAME, **fields: object) -> int:
+    """A partial with its second block present, that nobody works on; the inode of its data."""
+    partial, _ = store.partials.open(name, header(store, **fields))
     partial.write(Extent(1, 2), memoryview(b"1" * BLOCK))
+    inode = partial.inode
     partial.close()
+    return inode
 
 
 def publish(store: Store, name: str = NAME) -> Path:
-    begin(store, name)
-    store.publish(name)
-    store.drop_map(name)
+    store.publish(name, begin(store, name))
+    store.partials.drop_map(name)
     return path_of(store, name)
 
 
@@ -87,12 +90,36 @@ def test_it_is_made_private(store: Store) -> None:
         assert Path(store.root, name).stat().st_mode & 0o777 == 0o700
 
 
-def test_a_second_process_is_refused(store: Store) -> None:
-    second = Store(store.root)
-    with pytest.raises(CacheInUse):
+def test_a_second_process_comes_in_when_the_first_has_opened_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one is alone until it lets others in; who comes later is not alone."""
+    monkeypatch.setattr(store_module, "_OPEN_WAIT", 0.05)
+    second, third = Store(store.root), Store(store.root)
+    with pytest.raises(CacheBusy, match="being opened"):
         second.prepare()
+    second.close()
+    store.share()
+    assert second.prepare() is False
+    second.share()
     store.close()
-    second.prepare()
+    assert third.prepare() is False, "the second one is there"
+    third.close()
+    second.close()
+    assert third.prepare() is True
+    third.close()
+
+
+def test_a_process_that_fails_to_open_it_leaves_it_to_the_next(
+    store: Store, tmp_path: Path
+) -> None:
+    store.close()
+    store.prepare()  # exclusively, and then it ends
+    store.close()
+    assert store.prepare() is True
+    second = Store(store.root)
+    store.share()
+    assert second.prepare() is False
     second.close()
 
 
@@ -141,14 +168,8 @@ def test_a_directory_that_is_a_link_is_refused(store: Store, tmp_path: Path, nam
     second.close()
 
 
-def test_trash_is_emptied_at_the_start(make_store: Callable[[], Store]) -> None:
-    store = make_store()
-    Path(store.root, "trash", "old").touch()
-    assert os.listdir(Path(make_store().root, "trash")) == []
-
-
 def test_the_lock_is_not_inherited(store: Store) -> None:
-    assert fcntl.fcntl(store._lock, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+    assert fcntl.fcntl(store.lock, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
 
 
 @pytest.mark.parametrize(
@@ -174,51 +195,77 @@ def test_publishing_is_a_rename_that_is_made_durable(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """I5. Both the file's folder and, when it is new, the folder above it."""
-    begin(store)
+    inode = begin(store)
     synced: list[str] = []
     real = os.fsync
     monkeypatch.setattr(
         os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), real(fd))
     )
-    blocks = store.publish(NAME)
+    blocks = store.publish(NAME, inode)
     objects = os.path.join(store.root, "objects")
     assert synced == [objects, os.path.join(objects, "ab")]
     assert blocks == path_of(store, NAME).stat().st_blocks * 512
     assert partials(store) == [f"{NAME}.map"], "its journal goes when the catalog knows it"
-    store.drop_map(NAME)
-    store.drop_map(NAME)
+    store.partials.drop_map(NAME)
+    store.partials.drop_map(NAME)
     assert partials(store) == []
 
 
 def test_what_was_removed_cannot_be_published(store: Store) -> None:
+    inode = begin(store)
+    store.partials.drop(NAME)
     with pytest.raises(FileNotFoundError):
-        store.publish(NAME)
+        store.publish(NAME, inode)
+
+
+def test_what_another_has_begun_under_the_name_is_not_published(store: Store) -> None:
+    """Its blocks are not those that this one saw."""
+    partial, _ = store.partials.open(NAME, header(store))
+    inode = partial.inode  # not used again while it is open
+    store.partials.drop(NAME)
+    another = begin(store)
+    assert inode != another
+    with pytest.raises(CacheBusy, match="another partial"):
+        store.publish(NAME, inode)
+    partial.close()
+    assert not path_of(store, NAME).exists()
+    store.publish(NAME, another)
+
+
+def test_it_is_told_whether_a_file_was_published(store: Store) -> None:
+    partial, _ = store.partials.open(NAME, header(store))
+    assert store.published(NAME, partial.inode) is False
+    store.publish(NAME, partial.inode)
+    assert store.published(NAME, partial.inode) is True
+    path_of(store, NAME).unlink()
+    assert store.published(NAME, partial.inode) is None, "evicted at once"
+    partial.close()
 
 
 def test_an_object_that_is_not_durable_is_none(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begin(store)
+    inode = begin(store)
 
     def fail(fd: int) -> None:
         raise OSError(errno.EIO, "no")
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="no"):
-        store.publish(NAME)
+        store.publish(NAME, inode)
     assert not path_of(store, NAME).exists()
 
 
 def test_a_file_system_that_syncs_no_directory_is_good_enough(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begin(store)
+    inode = begin(store)
 
     def fail(fd: int) -> None:
         raise OSError(errno.EINVAL, "no")
 
     monkeypatch.setattr(os, "fsync", fail)
-    store.publish(NAME)
+    store.publish(NAME, inode)
     assert path_of(store, NAME).exists()
 
 
@@ -246,6 +293,12 @@ def test_an_object_that_cannot_be_looked_at_leaves_no_descriptor(
             store.open_object(NAME, SIZE)
     # That none is open any more is seen by the check around each test.
     assert path_of(store, NAME).exists()
+
+
+def test_a_fifo_in_the_place_of_an_object_is_not_waited_for(store: Store) -> None:
+    publish(store).unlink()
+    os.mkfifo(path_of(store, NAME))
+    assert store.open_object(NAME, SIZE) == -1
 
 
 def test_an_object_is_not_opened_through_a_link(store: Store) -> None:
@@ -320,16 +373,101 @@ def test_removing_says_what_is_gone(store: Store, monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_object_that_is_read_goes_through_the_trash(store: Store) -> None:
-    publish(store)
+    path = publish(store)
+    blocks = path.stat().st_blocks * 512
     fd = store.open_object(NAME, SIZE)
-    trashed = store.trash_object(NAME, 0)
-    assert trashed is not None
-    assert store.trash_object(NAME, 1) is None
+    assert store.remove_objects([NAME]) == []
+    assert store.remove_object(NAME) == (Removal.LEFT, 0)
+    assert path.exists()
+    assert store.remove_object(NAME, "first") == (Removal.TRASHED, blocks)
+    assert store.remove_object(NAME, "second") == (Removal.GONE, 0)
     assert os.pread(fd, 1, BLOCK) == b"1"
-    store.empty(trashed, fd)
-    assert not os.path.exists(trashed)
-    with pytest.raises(OSError):
-        os.fstat(fd)
+    assert store.empty_trash(["first", "second"]) == ["second"], "it is read"
+    assert store.trash() == [("first", blocks)]
+    os.close(fd)
+    assert store.empty_trash(["first"]) == ["first"]
+    assert store.trash() == []
+
+
+def test_a_reader_keeps_its_object_until_it_lets_go(store: Store) -> None:
+    """Also when another descriptor of the same object was let go."""
+    publish(store)
+    first, second = store.open_object(NAME, SIZE), store.open_object(NAME, SIZE)
+    store_module.release(first)
+    assert store.remove_objects([NAME]) == []
+    store_module.release(second)
+    assert store_module.lease(first)
+    assert store.remove_objects([NAME]) == []
+    store_module.release(first)
+    assert store.remove_objects([NAME]) == [NAME]
+    os.close(first)
+    os.close(second)
+
+
+def test_an_object_that_is_going_takes_no_reader(store: Store) -> None:
+    path = publish(store)
+    remover = os.open(path, os.O_RDONLY)
+    assert store_module._is_free(remover)
+    assert store.open_object(NAME, SIZE) == -1
+    path.unlink()
+    os.close(remover)
+
+
+def test_an_object_unlinked_while_it_is_opened_takes_no_reader(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its blocks would be in no account (I13)."""
+    path = publish(store)
+    lease = store_module.lease
+
+    def late(fd: int) -> bool:
+        path.unlink()
+        return lease(fd)
+
+    monkeypatch.setattr(store_module, "lease", late)
+    assert store.open_object(NAME, SIZE) == -1
+
+
+def test_a_new_object_of_the_name_is_not_taken_for_the_old_one(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Published by another process while this one was about to remove the old one."""
+    publish(store)
+    free = store_module._is_free
+
+    def replaced(fd: int) -> bool:
+        path_of(store, NAME).unlink()
+        publish(store)
+        return free(fd)
+
+    monkeypatch.setattr(store_module, "_is_free", replaced)
+    store.remove_object(NAME)
+    assert path_of(store, NAME).exists()
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "fifo"])
+def test_what_is_no_object_is_not_followed_when_it_goes(
+    store: Store, tmp_path: Path, kind: str
+) -> None:
+    precious = tmp_path / "precious"
+    precious.touch()
+    path = path_of(store, NAME)
+    path.parent.mkdir()
+    trash = Path(store.root, "trash", "old")
+    for place in (path, trash):
+        if kind == "link":
+            place.symlink_to(precious)
+        elif kind == "folder":
+            place.mkdir()
+        else:
+            os.mkfifo(place)
+    assert store.remove_object(NAME)[0] is Removal.GONE
+    store.empty_trash(["old"])
+    assert store.trash() == []
+    assert precious.exists()
+    if kind != "folder":
+        assert not os.path.lexists(path)
+        assert not os.path.lexists(trash)
 
 
 def test_a_new_cache_is_empty(store: Store) -> None:
@@ -340,162 +478,3 @@ def test_a_new_cache_is_empty(store: Store) -> None:
 
 def test_free_bytes_are_those_of_the_file_system(store: Store) -> None:
     assert 0 < store.free_bytes() <= os.statvfs(store.root).f_blocks * 4096 * 1024
-
-
-# -- partials
-
-
-def test_a_partial_is_continued_where_it_was_left(make_store: Callable[[], Store]) -> None:
-    begin(make_store())
-    store = make_store()
-    found = store.continue_partial(NAME, header(store))
-    assert found is not None
-    partial, present = found
-    assert present == b"\0\1\0\0"
-    partial.write(Extent(3, 4), memoryview(b"3" * 10))
-    partial.close()
-    again = store.continue_partial(NAME, header(store))
-    assert again is not None
-    assert again[1] == b"\0\1\0\1"
-    assert os.pread(again[0].read_fd, 10, 3 * BLOCK) == b"3" * 10
-    again[0].close()
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"boot": "another"},
-        {"source": "another"},
-        {"path": "b.mp4"},
-        {"version": "00" * 16},
-        {"size": SIZE - 1},
-        {"mtime_ns": 4},
-        {"ctime_ns": 4},
-        {"inode": 4},
-    ],
-)
-def test_a_partial_of_something_else_is_dropped(store: Store, fields: dict[str, object]) -> None:
-    begin(store)
-    assert store.continue_partial(NAME, header(store, **fields)) is None
-    assert partials(store) == []
-
-
-def cut_data(store: Store) -> None:
-    os.truncate(Path(store.root, "partial", f"{NAME}.data"), SIZE - 1)
-
-
-def cut_map(store: Store) -> None:
-    path = Path(store.root, "partial", f"{NAME}.map")
-    os.truncate(path, path.stat().st_size - 1)
-
-
-def odd_map(store: Store) -> None:
-    with open(Path(store.root, "partial", f"{NAME}.map"), "r+b") as file:
-        file.seek(-1, os.SEEK_END)
-        file.write(b"\2")
-
-
-def no_map(store: Store) -> None:
-    Path(store.root, "partial", f"{NAME}.map").unlink()
-
-
-def no_data(store: Store) -> None:
-    Path(store.root, "partial", f"{NAME}.data").unlink()
-
-
-def link_data(store: Store) -> None:
-    no_data(store)
-    target = Path(store.root, "target")
-    target.touch()
-    os.truncate(target, SIZE)
-    Path(store.root, "partial", f"{NAME}.data").symlink_to(target)
-
-
-DAMAGE = [cut_data, cut_map, odd_map, no_map, no_data]
-
-
-@pytest.mark.parametrize("damage", [*DAMAGE, link_data])
-def test_an_unsound_partial_is_dropped(store: Store, damage: Callable[[Store], None]) -> None:
-    begin(store)
-    damage(store)
-    assert store.continue_partial(NAME, header(store)) is None
-    assert partials(store) == []
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_what_is_unsound_at_the_start_goes(
-    make_store: Callable[[], Store], damage: Callable[[Store], None]
-) -> None:
-    first = make_store()
-    begin(first)
-    damage(first)
-    store = make_store()
-    assert store.scan_partials("source") == ([], [])
-    assert partials(store) == []
-
-
-def test_what_the_last_process_left_is_found(make_store: Callable[[], Store]) -> None:
-    first = make_store()
-    names = [f"{KEY}.{number:032x}" for number in range(4)]
-    begin(first, names[0])
-    begin(first, names[1], source="another")
-    begin(first, names[2], boot="another")
-    begin(first, names[3])
-    first.publish(names[3])  # killed before the catalog knew
-    folder = Path(first.root, "partial")
-    (folder / "foreign").touch()
-    (folder / "foreign.map").touch()
-    (folder / "subfolder").mkdir()
-    store = make_store()
-    kept, published = store.scan_partials("source")
-    assert [partial.name for partial in kept] == [names[0]]
-    assert kept[0].header.path == "a.mp4"
-    assert kept[0].blocks == store.partial_blocks(names[0])
-    assert [stored.name for stored in published] == [names[3]]
-    assert (folder / "subfolder").is_dir()
-    assert set(partials(store)) - {f"{names[3]}.map"} == {
-        f"{names[0]}.data",
-        f"{names[0]}.map",
-        "subfolder",
-    }
-
-
-def test_creating_replaces_what_had_its_name(store: Store) -> None:
-    begin(store)
-    partial = store.create_partial(NAME, header(store))
-    assert os.pread(partial.read_fd, 10, BLOCK) == bytes(10)
-    partial.close()
-    found = store.continue_partial(NAME, header(store))
-    assert found is not None
-    assert found[1] == bytes(4)
-    found[0].close()
-
-
-def test_a_partial_is_sparse(store: Store) -> None:
-    partial = store.create_partial(NAME, header(store, size=5 << 30))
-    partial.close()
-    assert store.partial_blocks(NAME) < 1 << 20
-
-
-@pytest.mark.parametrize("nth", range(1, 4))
-def test_what_cannot_be_created_leaves_no_descriptor(
-    store: Store, monkeypatch: pytest.MonkeyPatch, nth: int
-) -> None:
-    real, calls = os.open, []
-
-    def fail(path: str, *args: int) -> int:
-        calls.append(path)
-        if len(calls) == nth:
-            raise OSError(errno.EMFILE, "no")
-        return real(path, *args)
-
-    monkeypatch.setattr(os, "open", fail)
-    with pytest.raises(OSError, match="no"):
-        store.create_partial(NAME, header(store))
-    # The leak check around each test counts descriptors.
-    monkeypatch.undo()
-    store.create_partial(NAME, header(store)).close()
-
-
-def test_dropping_what_is_not_there_is_nothing(store: Store) -> None:
-    store.drop_partial(NAME)

@@ -5,6 +5,10 @@ What they do is told by FAKE in the environment, a word or several:
 ``in-use`` ``broken-cache`` ``full-disk`` ``broken-source`` ``broken-server``   start fails
 ``hung-stop``    the server never finishes to drain
 ``hung-thread``  a worker thread never returns
+``crash``        the process kills itself when its cache starts
+``crash-again``  the same, but not the first time; $FAKE_GATE is a directory
+``hub``          a hub is made too early: before the daemon has begun
+A word with "@w2" behind it is for that worker only.
 """
 
 from __future__ import annotations
@@ -12,6 +16,8 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
+import socket
 import sys
 import time
 
@@ -20,15 +26,28 @@ from gevent.socket import socket as GeventSocket
 
 from streamcache.cli import main
 from streamcache.config import Config, changed
-from streamcache.daemon.serve import CachePart, Parts
+from streamcache.daemon import supervisor
+from streamcache.daemon.parts import CachePart, Parts
 from streamcache.errors import CacheError, CacheInUse, SourceUnavailable
 from streamcache.server.address import Address
+from streamcache.stats import Statistics
 
 WORDS = os.environ.get("FAKE", "").split()
 
 
+def is_said(word: str) -> bool:
+    """Whether FAKE has the word, for every process or, as "word@w2", for this one."""
+    return word in WORDS or f"{word}@{worker()}" in WORDS
+
+
+def worker() -> str:
+    """The name of this worker ("w1"), as ps shows it."""
+    with open("/proc/self/comm", encoding="ascii") as comm:
+        return comm.read().strip().rpartition(" ")[2]
+
+
 def tell(text: str) -> None:
-    print(f"fake: {text}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"fake: {text}\n")  # one write: print makes two
 
 
 class FakeCache:
@@ -36,46 +55,75 @@ class FakeCache:
         self.config = config
 
     def start(self) -> None:
-        tell(f"cache.start files={resource.getrlimit(resource.RLIMIT_NOFILE)[0]}")
-        if "in-use" in WORDS:
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        limits = self.config.limits
+        size = self.config.cache.size
+        tell(f"cache.start files={files} size={size} connections={limits.connections}")
+        if is_said("crash"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if is_said("crash-again"):
+            lived = os.path.join(os.environ["FAKE_GATE"], worker())
+            if os.path.exists(lived):
+                os.kill(os.getpid(), signal.SIGKILL)
+            open(lived, "wb").close()
+        if is_said("in-use"):
             raise CacheInUse(f"{self.config.cache.dir} is used by process 4711")
-        if "full-disk" in WORDS:
+        if is_said("full-disk"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.config.cache.dir)
-        if "broken-source" in WORDS:
+        if is_said("broken-source"):
             raise SourceUnavailable(errno.EIO, os.strerror(errno.EIO), self.config.source.path)
-        if "broken-cache" in WORDS:
+        if is_said("broken-cache"):
             raise CacheError(f"{self.config.cache.dir} has no room for a catalog")
-        while "hung-start" in WORDS and not os.path.exists(os.environ["FAKE_GATE"]):
+        while is_said("hung-start") and not os.path.exists(os.environ["FAKE_GATE"]):
             gevent.sleep(0.01)
-        if "hung-thread" in WORDS:
+        if is_said("hung-thread"):
             gevent.get_hub().threadpool.spawn(time.sleep, 3600)
         if not self.config.cache.size:
             self.config = changed(self.config, "cache", size=123_456_789)
+
+    def statistics(self) -> Statistics:
+        return Statistics(requests={"hit": 3, "miss": 1}, bytes={"hit": 300})
 
     def close(self) -> None:
         tell("cache.close")
 
 
 class FakeServer:
-    def __init__(self, listen: str, cache: CachePart) -> None:
-        self._address = Address.parse(listen)
-        self._listener: GeventSocket | None = None
+    connections = 0
+
+    def __init__(self, listen: str | socket.socket, cache: CachePart) -> None:
+        self._listener: GeventSocket | socket.socket | None = None
+        if isinstance(listen, str):
+            self._address = Address.parse(listen)
+        else:
+            self._listener, self._address = listen, Address.of(listen)
 
     @property
     def url(self) -> str:
         return self._address.url
 
     def start(self) -> None:
-        if "broken-server" in WORDS:
+        if is_said("broken-server"):
             raise OSError(errno.EIO, "the network card is on fire")
-        self._listener = self._address.bind(1)
+        if self._listener is None:
+            self._listener = self._address.bind(1)
         self._address = Address.of(self._listener)
 
     def stop(self, timeout: float | None = None) -> None:
         tell(f"server.stop timeout={timeout}")
-        if "hung-stop" in WORDS:
+        if is_said("hung-stop"):
             gevent.sleep(3600)
 
 
+def hasten() -> None:
+    """Make the supervisor's times shorter, where a test cannot wait for them."""
+    supervisor.SHORTEST_DELAY = float(os.environ.get("TEMPO_DELAY", supervisor.SHORTEST_DELAY))
+    supervisor.LIVED = float(os.environ.get("TEMPO_LIVED", supervisor.LIVED))
+    supervisor.DRAIN_GRACE = float(os.environ.get("TEMPO_GRACE", supervisor.DRAIN_GRACE))
+
+
 if __name__ == "__main__":
+    hasten()
+    if is_said("hub"):
+        gevent.get_hub()
     sys.exit(main(parts=Parts(FakeCache, FakeServer)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 import tomllib
 
+import pytest
+
 from streamcache.config import TABLE
 from streamcache.daemon.announce import ready_line, report
 from streamcache.settings import load
@@ -50,6 +52,12 @@ def test_the_report_is_toml_with_every_value_and_its_origin() -> None:
     assert 'log.level = "error" # $STREAMCACHE_LOG_LEVEL' in lines
     assert 'source.path = "/mnt/films" # SOURCE' in lines
     assert "limits.fields = 100 # default" in lines
+
+
+@pytest.mark.parametrize(("workers", "words"), [("1", "with 1 worker,"), ("3", "with 3 workers,")])
+def test_the_report_begins_with_what_would_run(workers: str, words: str) -> None:
+    first = report(load(environ={}, flags={"server.workers": workers})).splitlines()[0]
+    assert words in first
 
 
 def test_the_report_says_what_zero_stands_for() -> None:

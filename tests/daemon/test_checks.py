@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import socket
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from streamcache.cache.store import Store
 from streamcache.daemon import checks
 from streamcache.daemon.paths import resolve
 from streamcache.errors import ConfigError
@@ -124,16 +122,6 @@ def test_a_cache_on_a_network_file_system_is_refused_with_its_type(
     line = refused(checks.check_cache_dir, make())
     assert "is on a network file system (nfs4 at /mnt/nas); allowed: a directory on a local" in line
     assert asked == [os.path.realpath(tmp_path / "cache")]
-
-
-def test_a_cache_that_has_an_owner_is_named(make: Make, tmp_path: Path) -> None:
-    checks.check_owner(make())
-    owner = Store(os.fspath(tmp_path / "cache"))
-    owner.prepare()
-    with contextlib.closing(owner):
-        line = refused(checks.check_owner, make())
-    assert f"--cache-dir: cache.dir: {tmp_path / 'cache'} is in use by another process" in line
-    checks.check_owner(make())
 
 
 @pytest.mark.parametrize(

@@ -111,11 +111,15 @@ def test_the_second_signal_does_not_wait_for_a_response(daemon: Start, source: P
         assert running.stop() == 128 + signal.SIGTERM
 
 
-def test_a_cache_directory_has_one_owner(daemon: Start, source: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_who_shares_a_cache_directory_must_have_the_same_size(
+    daemon: Start, source: Path, workers: str
+) -> None:
     running = daemon(source)
-    line = refusal(source, "--listen", "127.0.0.1:0", "--cache-dir", str(running.cache_dir))
-    assert "--cache-dir: cache.dir: " in line
-    assert str(running.cache_dir) in line
+    flags = ["--listen", "127.0.0.1:0", "--cache-dir", str(running.cache_dir)]
+    line = refusal(source, *flags, "--cache-size", "3GB", "--workers", workers)
+    assert "--cache-dir: cache.dir: cache.size = " in line
+    assert line.count("allowed: ") == 1
 
 
 def test_a_port_has_one_owner(daemon: Start, source: Path, tmp_path: Path) -> None:

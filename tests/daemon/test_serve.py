@@ -6,100 +6,19 @@ The cache and server are those of ``fakes.py``; ``test_daemon.py`` runs the real
 from __future__ import annotations
 
 import os
-import select
 import shlex
 import signal
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.daemon.running import PATIENCE, Running, failed
+
 REPOSITORY = Path(__file__).resolve().parents[2]
-PATIENCE = 20.0  # s; nothing here takes one
 
-Start = Callable[..., "Running"]
-
-
-class Running:
-    """A daemon with pipes."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.process = process
-        self._log = b""
-
-    def ready_line(self) -> str:
-        assert self.process.stdout is not None
-        return os.fsdecode(self.process.stdout.readline())
-
-    def wait_for(self, text: str) -> None:
-        """Until ``text`` is in the log."""
-        assert self.process.stderr is not None
-        fd = self.process.stderr.fileno()
-        deadline = time.monotonic() + PATIENCE
-        while text.encode() not in self._log:
-            ready, _, _ = select.select([fd], [], [], max(0.0, deadline - time.monotonic()))
-            more = os.read(fd, 65536) if ready else b""
-            assert more, f"never said {text!r}:\n{self._log.decode()}"
-            self._log += more
-
-    def signal(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
-
-    def end(self) -> tuple[int, str, str]:
-        """Exit code, what else came on stdout, the whole log."""
-        out, log = self.process.communicate(timeout=PATIENCE)
-        self._log += log
-        return self.process.returncode, os.fsdecode(out), os.fsdecode(self._log)
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    path = tmp_path / "films"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
-def start(tmp_path: Path, source: Path) -> Iterator[Start]:
-    started: list[subprocess.Popen[bytes]] = []
-
-    def run(*flags: str, fake: str = "", shell: str = "", **environment: str) -> Running:
-        command = [sys.executable, "-m", "tests.daemon.fakes", "serve"]
-        if "--source" not in flags:
-            command.append(os.fspath(source))
-        command += ["--cache-dir", os.fspath(tmp_path / "cache"), "--listen", "127.0.0.1:0"]
-        command += [flag for flag in flags if flag != "--source"]
-        if shell:
-            command = ["sh", "-c", f"{shell}; exec {shlex.join(command)}"]
-        process = subprocess.Popen(
-            command,
-            cwd=REPOSITORY,
-            env={**os.environ, "FAKE": fake, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        started.append(process)
-        return Running(process)
-
-    yield run
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-
-
-def failed(daemon: Running, code: int = 2) -> str:
-    """The one line of a daemon that must not start."""
-    got, out, log = daemon.end()
-    lines = [line for line in log.splitlines() if not line.startswith("fake:")]
-    assert (got, out, len(lines)) == (code, "", 1), log
-    assert lines[0].startswith("streamcache: error: ")
-    return lines[0]
+Start = Callable[..., Running]
 
 
 def test_ready_is_one_line_with_real_port_paths_and_size(

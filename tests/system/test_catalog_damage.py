@@ -58,10 +58,10 @@ def test_a_catalog_that_breaks_under_us_is_replaced_and_caching_goes_on(tmp_path
         fetch(cache, "a.mkv")
         settle(cache, cache_dir)
         ledger = cache._parts.ledger
-        broken = ledger.catalog
-        ledger.call(broken._db.execute, "DROP TABLE objects")
+        broken = ledger.catalog.database.state.id
+        ledger.call(ledger.catalog.database.db.execute, "DROP TABLE objects")
         assert_right(fetch(cache, "b.mkv"), "b.mkv", SIZE)
-        eventually(lambda: ledger.catalog is not broken)
+        eventually(lambda: ledger.catalog.database.state.id != broken)
         settle(cache, cache_dir)
         assert_right(fetch(cache, "c.mkv"), "c.mkv", SIZE)
         settle(cache, cache_dir)

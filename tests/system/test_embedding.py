@@ -19,7 +19,7 @@ from gevent.threadpool import ThreadPool
 
 from streamcache import CacheStatus, StreamCache, StreamCacheServer
 from streamcache.errors import (
-    CacheInUse,
+    CacheError,
     Closed,
     ConfigError,
     NotFound,
@@ -336,19 +336,25 @@ def test_a_fork_is_refused(source: Path, cache_dir: Path, open_cache: OpenCache)
     assert fetch(cache, "film").status is CacheStatus.HIT
 
 
-def test_a_second_cache_on_the_directory_is_refused(
+def test_a_second_cache_on_the_directory_is_welcome_if_it_has_the_same_size(
     source: Path, cache_dir: Path, open_cache: OpenCache
 ) -> None:
     write(source, "film", SIZE)
     cache = open_cache(source)
-    with pytest.raises(CacheInUse):
-        StreamCache(source, cache_dir, "1GB").start()
+    with pytest.raises(CacheError, match=r"cache\.size.*allowed: 1 ?GiB"):
+        StreamCache(source, cache_dir, "2GB").start()
     assert_right(fetch(cache, "film"), "film", SIZE)
-    cache.close()
-    with pytest.raises(Closed):
-        cache.open("/film")
-    with StreamCache(source, cache_dir, "1GB") as second:
+    settle(cache, cache_dir)
+    with StreamCache(source, cache_dir, 1 << 30) as second:
+        answer = fetch(second, "film")
+        assert answer.status is CacheStatus.HIT
+        assert_right(answer, "film", SIZE)
+        cache.close()
+        with pytest.raises(Closed):
+            cache.open("/film")
         assert_right(fetch(second, "film"), "film", SIZE)
+    with StreamCache(source, cache_dir, "2GB") as alone:
+        assert_right(fetch(alone, "film"), "film", SIZE)
 
 
 def test_two_caches_in_one_program(source: Path, cache_dir: Path, open_cache: OpenCache) -> None:

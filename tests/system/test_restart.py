@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import sqlite3
@@ -178,12 +179,14 @@ def test_foreign_files_are_dropped_or_left_alone(
     inside = outside / f"{'a' * 32}.{'b' * 32}"
     inside.write_text("precious too")
     key = f"{'c' * 32}.{'d' * 32}"
+    pairs = ("".join(pair) for pair in itertools.product("abdef", repeat=2))
+    unused = next(pair for pair in pairs if not (cache_dir / "objects" / pair).exists())
     for kind in ("partial", "objects", "trash"):
         folder = cache_dir / kind
         (folder / "note.txt").write_text("foreign")
         (folder / "folder").mkdir()
         (folder / "link").symlink_to(precious)
-        (folder / "aa").symlink_to(outside)
+        (folder / unused).symlink_to(outside)
         os.mkfifo(folder / "fifo")
     partial = cache_dir / "partial"
     (partial / f"{key}.data").mkdir()
@@ -203,6 +206,7 @@ def test_foreign_files_are_dropped_or_left_alone(
         assert_right(answer, name, SIZE)
     eventually(lambda: cache._parts.space.known)
     assert cache.statistics().objects == len(NAMES)
+    cache._parts.recovery.sweep()  # as the Evictor does, every ten seconds
     assert cache.statistics().usage == sum(
         stat.st_blocks * 512
         for path, stat in files_below(cache_dir).items()

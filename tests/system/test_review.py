@@ -18,6 +18,7 @@ import pytest
 from gevent import Timeout
 
 from streamcache import CacheStatus, StreamCache
+from streamcache.cache import provider as provider_module
 from streamcache.cache import workers
 from streamcache.cache.states import Event
 from streamcache.cache.workers import WorkerPool
@@ -116,7 +117,8 @@ def mounted_over(path: Path) -> Iterator[None]:
 
 def tidy(cache: StreamCache) -> bool:
     """Nothing is being removed, recorded or resumed."""
-    return not cache._parts.provider._chores
+    provider = cache._parts.provider
+    return not (provider._removal._tasks or provider._resumers)
 
 
 def test_a_file_system_mounted_over_the_source_is_a_fault(
@@ -227,23 +229,36 @@ def test_a_growing_file_is_served_past_the_cache(
 def test_a_partial_that_is_being_dropped_is_not_begun_meanwhile(
     source: Path, cache_dir: Path, open_cache: OpenCache
 ) -> None:
-    """Its unlink would hit the new copy."""
+    """Its unlink would hit the new copy, which waits for it; one that waits too long is none."""
     size = 8 * MiB
     write(source, "film", size)
     cache = open_cache(source, copy={"when_idle": "stop", "max_bandwidth": 8 * MiB})
-    partials = cache._parts.provider._partials
-    with opened(cache, "film") as delegate:
-        take(delegate, 0, MiB)
-        eventually(lambda: cache.statistics().sessions[0].present)
-    eventually(lambda: len(partials) == 1 and at_rest(cache))
-    with holding(cache._parts.store, "drop_partial") as held:
-        dropping = gevent.spawn(partials.drop_oldest, 1 << 40)
-        eventually(lambda: held.entered)
-        answer = fetch(cache, "film")
-        assert answer.status is CacheStatus.BYPASS
-        assert_right(answer, "film", size)
-    dropping.get(timeout=WAIT)
-    settle(cache, cache_dir)
+    parts = cache._parts
+    for patience in (provider_module.LOCK_WAIT, 0.1):
+        with opened(cache, "film") as delegate:
+            take(delegate, 0, MiB)
+            eventually(lambda: cache.statistics().sessions[0].present)
+        eventually(lambda: parts.ledger.reservations() and at_rest(cache))
+        with (
+            holding(parts.store.partials, "remove") as held,
+            mock.patch.object(provider_module, "LOCK_WAIT", patience),
+        ):
+            dropping = gevent.spawn(parts.recovery.drop_oldest, 1 << 40)
+            eventually(lambda: held.entered)
+            reader = gevent.spawn(fetch, cache, "film")
+            if patience < 1:
+                answer = reader.get(timeout=WAIT)
+                assert answer.status is CacheStatus.BYPASS
+                assert_right(answer, "film", size)
+            else:
+                gevent.sleep(0.05)
+                assert not reader.ready()
+        dropping.get(timeout=WAIT)
+        assert_right(reader.get(timeout=WAIT), "film", size)
+        settle(cache, cache_dir)
+        if patience >= 1:
+            (name,) = objects_in(cache_dir)
+            parts.objects.discard(name)  # and once more
     assert_right(fetch(cache, "film"), "film", size)
     settle(cache, cache_dir)
     assert list(objects_in(cache_dir).values()) == [size]
@@ -263,13 +278,22 @@ def test_a_lease_that_races_eviction_keeps_no_unlinked_file(
     with holding(parts.store, "open_object", after=True) as held:
         reader = gevent.spawn(fetch, cache, "film")
         eventually(lambda: held.entered)
-        parts.provider._remove([name])
+        parts.provider._removal.remove([name])
+        eventually(lambda: tidy(cache))
         held.release()
         answer = reader.get(timeout=WAIT)
-    assert answer.status is CacheStatus.MISS
+    # It was opened with the lock of a reader, so it is in the trash, and counts there.
+    assert answer.status is CacheStatus.HIT
     assert_right(answer, "film", MiB)
+    assert objects_in(cache_dir) == {}
     settle(cache, cache_dir)
+    assert cache.statistics().usage > 0
+    parts.recovery.sweep()
+    parts.objects.let_go_of_removed()
+    settle(cache, cache_dir)
+    assert cache.statistics().usage == 0
     eventually(lambda: not unlinked_and_open(cache_dir))
+    assert fetch(cache, "film").status is CacheStatus.MISS
 
 
 def unlinked_and_open(cache_dir: Path) -> list[str]:
@@ -352,11 +376,11 @@ def test_a_session_closed_before_it_ran_asks_for_no_room(
     write(source, "film", 16 * MiB)
     cache = open_cache(source, copy={"when_idle": "stop"})
     space = cache._parts.space
-    with mock.patch.object(space, "_obtain", side_effect=space._obtain) as obtain:
+    with mock.patch.object(space, "draw", side_effect=space.draw) as draw:
         with opened(cache, "film"):
             assert cache._parts.provider.sessions
         eventually(lambda: at_rest(cache))
-    assert obtain.call_count == 0
+    assert draw.call_count == 0
     assert space.reserved == 0
 
 
@@ -543,11 +567,11 @@ def test_a_change_is_acted_on_once_however_many_asked(
     cache = open_cache(source, source_options={"revalidate": 0.0})
     fetch(cache, "film")
     settle(cache, cache_dir)
-    provider = cache._parts.provider
+    removal = cache._parts.provider._removal
 
     def crowd(look: Callable[[], None]) -> int:
         """How many removals there were."""
-        with mock.patch.object(provider, "_remove", side_effect=provider._remove) as remove:
+        with mock.patch.object(removal, "_remove", side_effect=removal._remove) as remove:
             lookers = [gevent.spawn(look) for _ in range(CROWD)]
             gevent.joinall(lookers, timeout=WAIT, raise_error=True)
             eventually(lambda: tidy(cache))

@@ -1,0 +1,133 @@
+"""The board: what all workers counted, in memory that they share.
+
+Each worker writes its slot, about once a second, and anyone with the board reads all of them. One
+anonymous shared mapping, made before the first fork; 64-bit integers in a fixed layout:
+
+    board = slot ...
+    slot  = turn, numbers (even turns), numbers (odd turns)
+    numbers = the counts of ``COUNTS``, then the gauges
+
+A slot has one writer: its worker, or the supervisor while no worker lives there. It writes the
+numbers that are not being read and then takes the turn, so a worker that is killed in the middle
+leaves the last whole set. A reader that finds another turn afterwards reads again. (x86 keeps the
+order of these stores. Elsewhere a reader may once see numbers that are a second old.)
+
+A successor in a slot goes on with the counts of who died there: totals never fall, and nothing
+has to be moved while others read.
+"""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass, field
+from typing import Final
+
+from streamcache.stats import Statistics
+
+STATUSES: Final = ("hit", "stale", "collapsed", "miss", "bypass")
+COUNTED: Final = (
+    *("bytes_from_source", "bytes_from_cache", "source_reads", "source_opens", "source_errors"),
+    *("delegated_reads", "copies_started", "copies_finished", "copies_cancelled"),
+    *("copies_failed", "evictions", "connections_accepted", "connections_refused"),
+)
+_COUNTS: Final = 2 * len(STATUSES) + len(COUNTED)  # requests, bytes, the others
+_NUMBERS: Final = _COUNTS + 3  # and the gauges: alive, connections, copies
+_SLOT: Final = 1 + 2 * _NUMBERS
+_WORD: Final = 8  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """A snapshot over all workers. Counts are since the start of the daemon, bytes are bytes."""
+
+    requests: dict[str, int] = field(default_factory=dict)  # by cache status
+    bytes: dict[str, int] = field(default_factory=dict)
+    bytes_from_source: int = 0
+    bytes_from_cache: int = 0
+    source_reads: int = 0
+    source_opens: int = 0
+    source_errors: int = 0
+    delegated_reads: int = 0
+    copies_started: int = 0
+    copies_finished: int = 0
+    copies_cancelled: int = 0
+    copies_failed: int = 0
+    evictions: int = 0
+    connections_accepted: int = 0
+    connections_refused: int = 0
+    workers: int = 0  # that live now
+    connections: int = 0  # open now
+    copies: int = 0  # that run or pause now
+
+    def __str__(self) -> str:
+        """The line of the log."""
+        return (
+            f"served requests={sum(self.requests.values())} hits={self.requests.get('hit', 0)}"
+            f" bytes={sum(self.bytes.values())} from_source={self.bytes_from_source}"
+        )
+
+
+class Board:
+    """The slots of ``workers`` processes. Made before they are forked."""
+
+    def __init__(self, workers: int) -> None:
+        self._memory = mmap.mmap(-1, workers * _SLOT * _WORD)
+        words = memoryview(self._memory).cast("q")
+        self._slots = [words[start : start + _SLOT] for start in range(0, workers * _SLOT, _SLOT)]
+
+    def slot(self, index: int) -> Slot:
+        """What the worker of this index writes to; goes on with what was counted there."""
+        return Slot(self._slots[index])
+
+    def totals(self) -> Totals:
+        """The sum over all slots, as they were last published."""
+        sums = [sum(column) for column in zip(*map(_read, self._slots), strict=True)]
+        each = len(STATUSES)
+        alive, connections, copies = sums[_COUNTS:]
+        return Totals(
+            requests=dict(zip(STATUSES, sums[:each], strict=True)),
+            bytes=dict(zip(STATUSES, sums[each : 2 * each], strict=True)),
+            **dict(zip(COUNTED, sums[2 * each : _COUNTS], strict=True)),
+            workers=alive,
+            connections=connections,
+            copies=copies,
+        )
+
+
+class Slot:
+    """One worker's place on the board."""
+
+    def __init__(self, words: memoryview) -> None:
+        self._words = words
+        self._before = _read(words)[:_COUNTS]  # what was counted by those who died here
+
+    def publish(self, statistics: Statistics, connections: int) -> None:
+        """Show these counts, of this process alone, and that it lives."""
+        counts = [
+            *(statistics.requests.get(status, 0) for status in STATUSES),
+            *(statistics.bytes.get(status, 0) for status in STATUSES),
+            *(getattr(statistics, name) for name in COUNTED),
+        ]
+        together = [before + now for before, now in zip(self._before, counts, strict=True)]
+        self._write([*together, 1, connections, len(statistics.sessions)])
+
+    def vacate(self) -> None:
+        """Nobody lives here now: the counts stay, the gauges go."""
+        self._write([*_read(self._words)[:_COUNTS], 0, 0, 0])
+
+    def _write(self, numbers: list[int]) -> None:
+        words = self._words
+        turn = words[0] + 1
+        start = 1 + (turn & 1) * _NUMBERS
+        for at, number in enumerate(numbers, start):
+            words[at] = number
+        words[0] = turn
+
+
+def _read(words: memoryview) -> list[int]:
+    while True:
+        turn = words[0]
+        start = 1 + (turn & 1) * _NUMBERS
+        numbers = words[start : start + _NUMBERS].tolist()
+        if words[0] == turn:
+            return numbers

@@ -1,0 +1,384 @@
+"""The supervisor of several workers: binds, forks, watches, starts again, passes on the end.
+
+Plain Python in one thread: no hub, no greenlet, no serving. A hub that exists before a fork would
+be shared with the children (one epoll for all), so it is an error here. What workers need is
+imported before the first fork, which makes no hub: their memory is shared until it is written to,
+and a successor is there at once.
+
+Each worker is on a line (a pair of sockets). It tells us that it accepts, or why it cannot; we
+tell it to drain. When one of the two dies, the other one reads the end: no orphan serves for ever.
+PR_SET_PDEATHSIG would do that too, but as a signal it cannot be told from one of the operator.
+
+All workers accept from the one listener, which we hold open: while a worker is away, the others
+take its connections.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import logging
+import math
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from gevent._hub_local import get_hub_if_exists
+
+from streamcache.config import Config, changed
+from streamcache.daemon import checks, logs, worker
+from streamcache.daemon.board import Board
+from streamcache.daemon.parts import Parts
+from streamcache.daemon.shares import share_of
+from streamcache.daemon.signals import STOPPING
+from streamcache.errors import ConfigError, StreamCacheError
+from streamcache.server.address import Address, SocketFile
+from streamcache.settings import Settings
+
+log = logging.getLogger(__name__)
+
+SHORTEST_DELAY: Final = 1.0  # s until a dead worker has a successor; twice that for the next one
+LONGEST_DELAY: Final = 30.0  # s
+LIVED: Final = 60.0  # s after which a death counts as the first
+START_OVER: Final = 5.0  # s that the others get to end when one cannot start
+DRAIN_GRACE: Final = 30.0  # s beside server.drain_timeout until a worker that hangs is killed
+
+_IGNORED: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_WATCHED: Final = (*STOPPING, signal.SIGCHLD, *_IGNORED)
+
+monotonic = time.monotonic
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where one worker after the other lives."""
+
+    index: int
+    due: float = math.inf  # when the next one is forked; s of ``time.monotonic``
+    pid: int = 0  # 0: nobody is here
+    line: socket.socket | None = None  # until its end was read
+    heard: bytes = b""
+    accepts: bool = False
+    problem: str = ""  # why it could not start, in its own words
+    code: int = 1  # the daemon's, for that
+    born: float = 0.0
+    delay: float = 0.0  # s; the last one
+
+    @property
+    def name(self) -> str:
+        return f"w{self.index + 1}"
+
+
+def supervise(settings: Settings, parts: Parts, announce: Callable[[str, Config], None]) -> int:
+    """Serve with ``server.workers`` processes until a signal comes and all are drained.
+
+    The exit code: 0, or 1 when one of them did not drain. Raises ConfigError for whatever a
+    setting can mend, before ``announce`` is called, which is once.
+    """
+    config = settings.config
+    address = checks.parse_address(settings)
+    with ExitStack() as stack:
+        try:
+            listener = address.bind(config.server.backlog, socket.socket)
+        except OSError as error:
+            if worker.is_address_error(error):
+                raise checks.cannot_listen(settings, error) from error
+            raise
+        stack.callback(listener.close)
+        if address.path:
+            stack.callback(SocketFile(address.path).remove)
+        supervisor = _Supervisor(settings, parts, listener, announce, let_go=stack.close)
+        return supervisor.run()
+
+
+class _Supervisor:
+    def __init__(
+        self,
+        settings: Settings,
+        parts: Parts,
+        listener: socket.socket,
+        announce: Callable[[str, Config], None],
+        let_go: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._parts = parts
+        self._listener = listener
+        self._announce = announce
+        self._let_go = let_go  # of the address: nobody new gets in
+        self._url = Address.of(listener).url
+        workers = settings.config.server.workers
+        self._places = [_Place(index) for index in range(workers)]
+        self._board = Board(workers)
+        self._drain_timeout = settings.config.server.drain_timeout
+        self._announced = False
+        self._draining = False
+        self._kill_at = math.inf
+        self._failed = False  # while it drained
+        # Python's signal handlers run late; the bytes that its C handler writes here wake poll().
+        self._woken, self._waker = socket.socketpair()
+
+    def run(self) -> int:
+        """See ``supervise``."""
+        self._woken.setblocking(False)
+        self._waker.setblocking(False)
+        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        for number in _WATCHED:
+            signal.signal(number, _nothing)
+        gc.collect()
+        gc.freeze()  # a collection in a worker writes to no page of what is there now
+        try:
+            # The first one alone: it makes the cache directory what it should be, and it finds
+            # out the size of the cache that all others are to have.
+            self._places[0].due = 0.0
+            while self._turn():
+                pass
+        except (ConfigError, StreamCacheError):
+            self._end_all()
+            raise
+        finally:
+            signal.set_wakeup_fd(-1)
+            self._woken.close()
+            self._waker.close()
+        log.info("%s", self._board.totals())
+        log.info("stopped")
+        return 1 if self._failed else 0
+
+    def _turn(self) -> bool:
+        """One round of the loop; False when all is over."""
+        if self._draining and not any(place.pid for place in self._places):
+            return False
+        for number in self._wait():
+            self._signalled(number)
+        for place in self._places:
+            self._listen(place)
+            self._reap(place)
+        if self._draining:
+            if monotonic() >= self._kill_at:
+                self._kill_at = math.inf
+                self._kill("did not drain in time")
+            return True
+        for place in self._places:
+            if place.due <= monotonic():
+                self._fork(place)
+        if not self._announced and all(place.accepts for place in self._places):
+            self._announced = True
+            self._announce(self._url, self._settings.config)
+        return True
+
+    def _wait(self) -> bytes:
+        """Wait until something is to be done; the signals that came."""
+        poll = select.poll()
+        poll.register(self._woken, select.POLLIN)
+        for place in self._places:
+            if place.line is not None:
+                poll.register(place.line, select.POLLIN)
+        next_ = min(self._kill_at, *(place.due for place in self._places))
+        timeout = None if next_ == math.inf else max(0.0, next_ - monotonic()) * 1000
+        poll.poll(None if timeout is None else math.ceil(timeout))
+        with contextlib.suppress(BlockingIOError):
+            return self._woken.recv(4096)
+        return b""
+
+    # -- signals
+
+    def _signalled(self, number: int) -> None:
+        if number in _IGNORED:
+            log.info("ignored signal=%s", signal.Signals(number).name)
+        if number not in STOPPING:
+            return
+        name = signal.Signals(number).name
+        if self._draining:
+            log.warning("second signal, ending at once signal=%s", name)
+            self._kill("second signal")
+            sys.stderr.flush()
+            # Not waited for: a worker may hang in the kernel.
+            os._exit(128 + number)
+        log.info("draining signal=%s; a second signal ends at once", name)
+        self._drain(self._drain_timeout + DRAIN_GRACE)
+
+    def _drain(self, timeout: float) -> None:
+        self._draining = True
+        self._kill_at = monotonic() + timeout
+        self._let_go()
+        for place in self._places:
+            place.due = math.inf
+            if place.line is not None:
+                with contextlib.suppress(OSError):
+                    place.line.send(b"drain\n")
+
+    def _kill(self, why: str) -> None:
+        for place in self._places:
+            if place.pid:
+                log.warning("killed worker=%s pid=%d: %s", place.name, place.pid, why)
+                os.kill(place.pid, signal.SIGKILL)  # not reaped, so its id is still its own
+
+    def _end_all(self) -> None:
+        """After a failure at the start; SIGKILL for whoever takes long."""
+        if not self._draining:
+            self._drain(START_OVER)
+        while self._turn():
+            pass
+
+    # -- workers
+
+    def _fork(self, place: _Place) -> None:
+        if get_hub_if_exists() is not None:
+            raise RuntimeError("a hub was made before the fork")
+        place.due = math.inf
+        ours, theirs = socket.socketpair()
+        # The child's own handlers are there before a signal reaches it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                ours.close()
+                self._become_worker(place, theirs)
+        except OSError as error:
+            ours.close()
+            theirs.close()
+            if not self._announced:
+                raise StreamCacheError(f"cannot start a worker: {error.strerror}") from error
+            self._wait_longer(place)
+            log.error("no worker=%s: %s; again in %g s", place.name, error.strerror, place.delay)
+            return
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
+        theirs.close()
+        ours.setblocking(False)
+        place.pid, place.line, place.born = pid, ours, monotonic()
+        place.heard, place.accepts, place.problem = b"", False, ""
+        log.info("started worker=%s pid=%d", place.name, pid)
+
+    def _become_worker(self, place: _Place, line: socket.socket) -> None:
+        """In the child, which never returns from here."""
+        code = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in (*STOPPING, signal.SIGCHLD):
+                signal.signal(number, signal.SIG_DFL)
+            for number in _IGNORED:
+                signal.signal(number, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGCHLD, *_IGNORED))
+            self._woken.close()
+            self._waker.close()
+            for other in self._places:
+                if other.line is not None:
+                    other.line.close()  # else nobody would read the end of those
+            _leave_stdout()
+            settings = self._settings
+            logs.configure(settings.config.log.level, role=place.name)
+            logs.name_process(f"streamcache {place.name}")
+            share = share_of(settings.config, len(self._places))
+            line.setblocking(False)
+            code = worker.main(
+                replace(settings, config=share),
+                self._parts,
+                self._listener,
+                self._board.slot(place.index),
+                line,
+            )
+        except BaseException:
+            log.exception("worker failed")
+        finally:
+            # Not through the frames above, which are the supervisor's.
+            with contextlib.suppress(Exception):
+                sys.stderr.flush()
+            os._exit(code)
+
+    def _listen(self, place: _Place) -> None:
+        """Take what a worker says until it accepts, and the end of its line."""
+        for message in _messages(place):
+            if "error" in message:
+                place.problem, place.code = message["error"], message["code"]
+                continue
+            place.accepts = True
+            if not self._announced and place.index == 0:
+                config = changed(self._settings.config, "cache", size=message["size"])
+                self._settings = replace(self._settings, config=config)
+                if not self._draining:
+                    for other in self._places[1:]:
+                        other.due = 0.0
+
+    def _reap(self, place: _Place) -> None:
+        if not place.pid:
+            return
+        pid, status = os.waitpid(place.pid, os.WNOHANG)
+        if not pid:
+            return
+        self._listen(place)  # its last words
+        if place.line is not None:
+            place.line.close()
+        code = os.waitstatus_to_exitcode(status)
+        how = f"signal={_signal_name(-code)}" if code < 0 else f"code={code}"
+        lived = monotonic() - place.born
+        place.pid, place.line, place.accepts = 0, None, False
+        self._board.slot(place.index).vacate()
+        if self._draining:
+            self._failed |= code != 0
+            level = logging.ERROR if code else logging.INFO
+            log.log(level, "ended worker=%s pid=%d %s", place.name, pid, how)
+            return
+        if not self._announced:
+            if place.problem:
+                kind = ConfigError if place.code == 2 else StreamCacheError
+                raise kind(place.problem)
+            raise StreamCacheError(f"worker {place.name} died at its start ({how})")
+        if lived >= LIVED:
+            place.delay = 0.0
+        self._wait_longer(place)
+        log.error(
+            "died worker=%s pid=%d %s lived=%.1f%s; the next one in %g s",
+            *(place.name, pid, how, lived),
+            f" problem={place.problem!r}" if place.problem else "",
+            place.delay,
+        )
+        log.info("%s", self._board.totals())
+
+    def _wait_longer(self, place: _Place) -> None:
+        place.delay = min(LONGEST_DELAY, place.delay * 2 or SHORTEST_DELAY)
+        place.due = monotonic() + place.delay
+
+
+def _nothing(_number: int, _frame: object) -> None:
+    """Python writes a signal to the wakeup descriptor only if it has a handler."""
+
+
+def _messages(place: _Place) -> Iterator[dict[str, Any]]:
+    while place.line is not None:
+        try:
+            more = place.line.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            more = b""
+        if not more:
+            place.line.close()
+            place.line = None
+        place.heard += more
+        *lines, place.heard = place.heard.split(b"\n")
+        yield from map(json.loads, lines)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)  # real-time signals have no names
+
+
+def _leave_stdout() -> None:
+    """Who waits for the end of stdout waits for the supervisor only."""
+    if sys.__stdout__ is None:
+        return  # closed from the start: descriptor 1 is something else
+    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(null, sys.__stdout__.fileno())
+    os.close(null)

@@ -1,0 +1,201 @@
+"""A process that serves: open the cache, listen, say so, wait, drain.
+
+Main greenlet, with one that publishes counts and, in a worker of several, the hub's callback that
+hears the supervisor. ``serve.py`` runs this in the daemon itself when there is one worker,
+``supervisor.py`` in a forked process each.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from typing import Any, Final
+
+import gevent
+from gevent.event import Event
+
+from streamcache.config import Config
+from streamcache.daemon import checks
+from streamcache.daemon.board import Slot
+from streamcache.daemon.parts import CachePart, Parts, ServerPart
+from streamcache.daemon.signals import STOPPING, StopSignals
+from streamcache.errors import CacheError, CacheInUse, ConfigError, SourceError, StreamCacheError
+from streamcache.settings import Settings
+
+log = logging.getLogger(__name__)
+
+PUBLISHED_EVERY: Final = 1.0  # s
+ORPHAN_DRAIN: Final = 5.0  # s that running responses get when the supervisor is gone
+ORPHAN_END: Final = 25.0  # s until an orphan ends whatever still hangs
+
+Ready = Callable[[str, Config], None]  # told the URL, and the config with its real size
+
+_ADDRESS_ERRORS: Final = frozenset(
+    {
+        errno.EADDRINUSE,
+        errno.EADDRNOTAVAIL,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EAFNOSUPPORT,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EROFS,
+        errno.ENAMETOOLONG,
+    }
+)
+
+
+def run(
+    settings: Settings,
+    parts: Parts,
+    listen: str | socket.socket,
+    slot: Slot,
+    signals: StopSignals,
+    ready: Ready,
+    orphaned: Event | None = None,
+) -> None:
+    """Serve until ``signals`` says stop, then drain. Switches.
+
+    Raises ConfigError for whatever a setting can mend, before ``ready`` is called.
+    """
+    with ExitStack() as stack:
+        cache = parts.cache(settings.config)
+        try:
+            cache.start()
+        except (CacheError, OSError) as error:
+            raise cannot_start(settings, error) from error
+        stack.callback(cache.close)
+        server = parts.server(listen, cache)
+        try:
+            server.start()
+        except OSError as error:
+            if is_address_error(error):
+                raise checks.cannot_listen(settings, error) from error
+            raise
+        stack.enter_context(_Publishing(slot, cache, server))
+        stack.callback(_drain, server, settings.config.server.drain_timeout, orphaned)
+        if not signals.stopping:
+            ready(server.url, cache.config)
+            signals.wait()
+
+
+def is_address_error(error: OSError) -> bool:
+    """Whether another address would do."""
+    return isinstance(error, socket.gaierror) or error.errno in _ADDRESS_ERRORS
+
+
+def cannot_start(settings: Settings, error: CacheError | OSError) -> ConfigError:
+    """The one line about a cache that does not open."""
+    if isinstance(error, CacheInUse):
+        return checks.in_use(settings, error)
+    if isinstance(error, SourceError):
+        return ConfigError(f"{settings.where('source', 'path')}: {error}; allowed: a directory")
+    where = settings.where("cache", "dir")
+    if "; allowed: " in str(error):  # those who share it want other settings
+        return ConfigError(f"{where}: {error}")
+    return ConfigError(f"{where}: {error}; allowed: a writable directory on a local disk")
+
+
+def _drain(server: ServerPart, timeout: float, orphaned: Event | None) -> None:
+    if orphaned is None:
+        server.stop(timeout=timeout)
+        return
+    hurry = gevent.spawn(_hurry, server, timeout, orphaned)
+    try:
+        server.stop(timeout=timeout)
+    finally:
+        hurry.kill()
+
+
+def _hurry(server: ServerPart, timeout: float, orphaned: Event) -> None:
+    orphaned.wait()
+    server.stop(timeout=min(timeout, ORPHAN_DRAIN))
+
+
+class _Publishing:
+    """Keeps the slot up to date while the server runs."""
+
+    def __init__(self, slot: Slot, cache: CachePart, server: ServerPart) -> None:
+        self._slot, self._cache, self._server = slot, cache, server
+
+    def __enter__(self) -> None:
+        self._publish()
+        self._greenlet = gevent.spawn(self._run)
+
+    def __exit__(self, *_: object) -> None:
+        self._greenlet.kill()
+        self._publish()
+
+    def _run(self) -> None:
+        while True:
+            gevent.sleep(PUBLISHED_EVERY)
+            self._publish()
+
+    def _publish(self) -> None:
+        try:
+            self._slot.publish(self._cache.statistics(), self._server.connections)
+        except Exception:  # counts are worth no response
+            log.exception("counts are not published")
+
+
+# -- in a process of its own
+
+
+def main(
+    settings: Settings, parts: Parts, listener: socket.socket, slot: Slot, line: socket.socket
+) -> int:
+    """The life of one worker of several; its exit code. Signals are blocked when it begins.
+
+    ``line`` leads to the supervisor. It hears {"ready": ...} or {"error": ..., "code": ...} from
+    here, and we hear an order to drain, or its end.
+    """
+    signals = StopSignals()
+    orphaned = Event()
+    watcher = gevent.get_hub().loop.io(line.fileno(), 1)
+    watcher.start(_heard, line, watcher, signals, orphaned)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+
+    def ready(_: str, config: Config) -> None:
+        _tell(line, ready=True, size=config.cache.size)
+
+    try:
+        run(settings, parts, listener, slot, signals, ready, orphaned)
+    except ConfigError as error:
+        _tell(line, error=str(error), code=2)
+        return 2
+    except (StreamCacheError, OSError) as error:
+        log.debug("failed", exc_info=True)
+        _tell(line, error=str(error), code=1)
+        return 1
+    log.info("stopped")
+    return 0
+
+
+def _tell(line: socket.socket, **message: Any) -> None:
+    with suppress(OSError):  # then the supervisor is gone, and we hear of it
+        line.setblocking(True)
+        line.sendall(json.dumps(message).encode() + b"\n")
+        line.setblocking(False)
+
+
+def _heard(line: socket.socket, watcher: Any, signals: StopSignals, orphaned: Event) -> None:
+    try:
+        order = line.recv(64)
+    except BlockingIOError:
+        return
+    except OSError:
+        order = b""
+    if order:
+        signals.stop("the supervisor says so")
+        return
+    watcher.stop()
+    log.error("the supervisor is gone, ending")
+    orphaned.set()
+    signals.stop("no supervisor")
+    gevent.spawn_later(ORPHAN_END, os._exit, 1)

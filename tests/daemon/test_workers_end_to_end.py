@@ -1,0 +1,101 @@
+"""Several workers on one cache directory: the daemon as it is, with all of its real parts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.content import content
+from tests.daemon.test_workers import (
+    SIZE,
+    downloads_on_each,
+    get,
+    rest_of,
+    wait_for_log,
+    wait_until,
+)
+from tests.daemon_process import DaemonProcess
+
+Start = Callable[..., DaemonProcess]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "films"
+    path.mkdir()
+    for name, size in (("film.mp4", SIZE), ("small", 1024)):
+        (path / name).write_bytes(content("film", 0, size))
+        os.utime(path / name, (1, 1))
+    return path
+
+
+def last_totals(daemon: DaemonProcess) -> dict[str, int]:
+    """What the last line of totals says."""
+    line = [each for each in daemon.log.splitlines() if " served requests=" in each][-1]
+    words = dict(word.split("=") for word in line.partition(" served ")[2].split())
+    return {name: int(number) for name, number in words.items()}
+
+
+def test_a_crowd_on_a_cold_file_reads_it_once(daemon: Start, source: Path) -> None:
+    running = daemon(source, workers=2)
+    words = shlex.split(running.ready_line)
+    assert words[5:] == [f"cache={running.cache_dir}", f"size={2 * 10**9}"]
+    with ThreadPoolExecutor(24) as crowd:
+        bodies = list(crowd.map(lambda _: get(running, "/film.mp4"), range(24)))
+    assert all(body == content("film", 0, SIZE) for body in bodies)
+    assert running.stop() == 0
+    totals = last_totals(running)
+    assert (totals["requests"], totals["bytes"]) == (24, 24 * SIZE)
+    assert totals["from_source"] == SIZE
+
+
+def test_what_one_worker_cached_is_a_hit_of_the_other(daemon: Start, source: Path) -> None:
+    running = daemon(source, workers=2)
+    assert get(running, "/film.mp4") == content("film", 0, SIZE)
+    wait_for_log(running, "copy complete")
+    with contextlib.ExitStack() as stack:
+        clients = downloads_on_each(running, stack)
+        os.kill(running.pid, signal.SIGTERM)
+        wait_for_log(running, "draining: the supervisor says so", 2)
+        for client in clients:
+            assert rest_of(client) == content("film", 0, SIZE)
+        assert running.wait() == 0
+    totals = last_totals(running)
+    assert totals["hits"] == len(clients)
+    assert totals["from_source"] == SIZE
+
+
+def test_a_worker_that_is_killed_leaves_the_cache_to_the_others(
+    daemon: Start, source: Path
+) -> None:
+    running = daemon(source, workers=2)
+    before = running.worker_pids
+    with contextlib.ExitStack() as stack:
+        downloads_on_each(running, stack)
+        os.kill(before["w1"], signal.SIGKILL)
+        assert get(running, "/film.mp4") == content("film", 0, SIZE)
+        wait_until(lambda: len(running.worker_pids) == 2, "no successor")
+        for _ in range(8):
+            assert get(running, "/film.mp4") == content("film", 0, SIZE)
+    after = running.worker_pids
+    assert after["w2"] == before["w2"] and after["w1"] != before["w1"]
+
+
+def test_a_restart_finds_what_the_workers_left(
+    daemon: Start, source: Path, cache_dir: Path
+) -> None:
+    first = daemon(source, workers=2, cache_dir=cache_dir)
+    assert get(first, "/film.mp4") == content("film", 0, SIZE)
+    wait_for_log(first, "copy complete")
+    assert first.stop() == 0
+    second = daemon(source, workers=2, cache_dir=cache_dir)
+    assert get(second, "/film.mp4") == content("film", 0, SIZE)
+    assert second.stop() == 0
+    assert last_totals(second)["from_source"] == 0
