@@ -99,6 +99,7 @@ class AccessRules:
 
     networks: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
+    proxy_protocol: bool = False  # connections begin with a PROXY header
     keys: bytes | None = field(default=None, repr=False)  # a key file; None: no signed URLs
     htpasswd: bytes | None = field(default=None, repr=False)  # None: no passwords
     realm: str = "streamcache"
@@ -113,6 +114,12 @@ class Access:
             self._networks = Rules.parse(rules.networks)
         with _naming("access.trusted_proxies"):
             self._proxies = TrustedProxies.parse(rules.trusted_proxies)
+        if rules.proxy_protocol and not rules.trusted_proxies:
+            raise ConfigError(
+                "access.proxy_protocol: nobody could connect; name who may send the PROXY header"
+                " in access.trusted_proxies"
+            )
+        self.proxy_protocol = rules.proxy_protocol
         with _naming("access.keys"):
             self._keys = None if rules.keys is None else Keys.parse(rules.keys)
         with _naming("access.htpasswd"):
@@ -126,7 +133,9 @@ class Access:
 
     def admits(self, peer: Host) -> bool:
         """Whether a connection of this peer can come to anything; asked before its first byte."""
-        return self._proxies.trusts(peer) or self._networks.allow(peer)
+        if self._proxies.trusts(peer):
+            return True
+        return not self.proxy_protocol and self._networks.allow(peer)
 
     def origin(self, peer: Host, header: ProxyHeader) -> Host | None:
         """Who is on a connection that began with a PROXY header; None: close it, peer not trusted.

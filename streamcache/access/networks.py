@@ -40,6 +40,11 @@ def read_host(text: str) -> Host:
     return _unmapped(address)
 
 
+def entries(text: str) -> tuple[str, ...]:
+    """The entries of an option's value: with commas between them, as "allow unix, deny all"."""
+    return tuple(entry.strip() for entry in text.split(",")) if text.strip() else ()
+
+
 @dataclass(frozen=True, slots=True)
 class Network:
     """Addresses with equal first bits; ``version`` 0 is the clients of Unix sockets."""
@@ -87,10 +92,10 @@ class Rules:
     rules: tuple[tuple[bool, Network | None], ...] = ()  # allow?, whom (None: all)
 
     @classmethod
-    def parse(cls, entries: Iterable[str]) -> Rules:
+    def parse(cls, texts: Iterable[str]) -> Rules:
         """Read "allow 192.0.2.0/24", "deny all" ...; ValueError that names the entry."""
         rules: list[tuple[bool, Network | None]] = []
-        for entry in entries:
+        for entry in texts:
             words = entry.split()
             if len(words) != 2 or words[0] not in ("allow", "deny"):
                 raise ValueError(
@@ -122,9 +127,9 @@ class TrustedProxies:
     networks: tuple[Network, ...] = ()
 
     @classmethod
-    def parse(cls, entries: Iterable[str]) -> TrustedProxies:
+    def parse(cls, texts: Iterable[str]) -> TrustedProxies:
         """Read addresses, networks and "unix"; ValueError that names the entry."""
-        return cls(tuple(Network.parse(entry.strip()) for entry in entries))
+        return cls(tuple(Network.parse(entry.strip()) for entry in texts))
 
     def trusts(self, host: Host) -> bool:
         """Whether this is one of our proxies."""

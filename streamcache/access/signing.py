@@ -36,7 +36,7 @@ SHORTEST_KEY: Final = 32  # bytes
 _LONGEST_KEY: Final = 1024
 
 _CONTEXT: Final = "streamcache grant 1"
-_MARK: Final = f"/{PARAMETER}="
+_MARK: Final = f"/{PARAMETER}="  # how a path with a grant begins
 _KEY_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,32}", re.ASCII)
 # One spelling for each number: neither leading zeros nor a sign.
 _GRANT: Final = re.compile(
@@ -165,8 +165,8 @@ def parameters(target: str) -> list[str]:
     if PARAMETER not in target:
         return []
     _, _, query = target.partition("?")
-    pairs = (member.partition("=") for member in query.split("&"))
-    return [value for name, _, value in pairs if name == PARAMETER]
+    name = f"{PARAMETER}="
+    return [pair.removeprefix(name) for pair in query.split("&") if pair.startswith(name)]
 
 
 def in_path(grant: str, path: str) -> str:

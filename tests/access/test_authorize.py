@@ -22,6 +22,7 @@ from streamcache.access.networks import UNIX, UNKNOWN, read_host
 from streamcache.access.proxyprotocol import read_proxy_header
 from streamcache.access.signing import Keys, in_path, sign
 from streamcache.errors import ConfigError
+from streamcache.http.plan import head_bytes, plan_error
 from streamcache.http.request import Limits, Request, parse_head
 from tests.http.wire import head
 
@@ -50,8 +51,9 @@ def basic(user: str, password: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def htpasswd() -> bytes:
-    bcrypt = pytest.importorskip("bcrypt", reason="the extra auth is not installed")
+def htpasswd(bcrypt_library: None) -> bytes:
+    import bcrypt
+
     return b"anna:" + bcrypt.hashpw(b"secret", bcrypt.gensalt(4))
 
 
@@ -69,6 +71,7 @@ def test_nothing_configured_lets_everybody_in() -> None:
     [
         (AccessRules(networks=("allow 10.0.0.1/8",)), "access.networks: 'allow 10.0.0.1/8'"),
         (AccessRules(trusted_proxies=("here",)), "access.trusted_proxies: 'here'"),
+        (AccessRules(proxy_protocol=True), "access.proxy_protocol: nobody could connect"),
         (AccessRules(keys=b"k1 00"), "access.keys: line 1: 1 bytes"),
         (AccessRules(htpasswd=b"anna:x"), "access.htpasswd: line 1: not a bcrypt hash"),
         (AccessRules(realm='"'), "access.realm:"),
@@ -118,6 +121,20 @@ def test_a_proxy_header_counts_from_a_proxy_only() -> None:
         assert access.origin(peer, local) is peer
     for header in (named, nameless, local):
         assert access.origin(MALLORY, header) is None
+
+
+def test_with_the_proxy_protocol_only_proxies_connect() -> None:
+    access = Access(AccessRules(trusted_proxies=("10.0.0.1",), proxy_protocol=True))
+    assert access.admits(read_host("10.0.0.1")) and not access.admits(ALICE)
+    assert decide(access, request(), ALICE).verdict is ALLOW
+
+
+def test_a_refusal_is_an_answer() -> None:
+    for verdict in (DENY, Verdict.EXPIRED, Verdict.CHALLENGE):
+        refused = Decision(verdict, "/a", headers=challenge("r") if verdict not in (DENY,) else ())
+        answer = plan_error(request(), refused.status, headers=refused.headers)
+        assert head_bytes(answer, date=b"x").startswith(b"HTTP/1.1 %d " % refused.status)
+        assert b"/a" not in b"".join(answer.pieces)
 
 
 def test_a_grant_lets_in_and_is_taken_out_of_the_path() -> None:

@@ -15,6 +15,7 @@ from streamcache.access.networks import (
     Network,
     Rules,
     TrustedProxies,
+    entries,
     read_host,
 )
 
@@ -93,7 +94,7 @@ def test_a_bad_rule_is_refused_by_name(entry: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("entries", "host", "allowed"),
+    ("rules", "host", "allowed"),
     [
         ([], "192.0.2.1", True),
         (["deny 192.0.2.1"], "192.0.2.1", False),
@@ -111,17 +112,17 @@ def test_a_bad_rule_is_refused_by_name(entry: str) -> None:
         (["deny unix"], "unix", False),
     ],
 )
-def test_the_first_rule_that_fits_decides(entries: list[str], host: str, allowed: bool) -> None:
-    assert Rules.parse(entries).allow(read_host(host)) is allowed
+def test_the_first_rule_that_fits_decides(rules: list[str], host: str, allowed: bool) -> None:
+    assert Rules.parse(rules).allow(read_host(host)) is allowed
 
 
 @pytest.mark.parametrize(
-    ("entries", "allowed"),
+    ("rules", "allowed"),
     [([], True), (["deny 10.0.0.0/8"], True), (["allow 0.0.0.0/0", "allow ::/0"], False),
      (["allow all"], True), (["deny all"], False)],
 )  # fmt: skip
-def test_a_client_without_an_address_is_in_no_network(entries: list[str], allowed: bool) -> None:
-    assert Rules.parse(entries).allow(UNKNOWN) is allowed
+def test_a_client_without_an_address_is_in_no_network(rules: list[str], allowed: bool) -> None:
+    assert Rules.parse(rules).allow(UNKNOWN) is allowed
 
 
 PROXIES = TrustedProxies.parse(["10.0.0.0/8", "::1", "unix"])
@@ -180,3 +181,22 @@ def test_networks_are_those_of_ipaddress(network, length: int, host) -> None:
     mapped = host.version == 6 and host.ipv4_mapped
     found = read_host(str(host)) in Network.parse(str(meant))
     assert found == ((mapped or host) in meant)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", ()),
+        ("  ", ()),
+        ("unix", ("unix",)),
+        (" allow unix ,deny  all", ("allow unix", "deny  all")),
+    ],
+)
+def test_entries_of_an_option(text: str, found: tuple[str, ...]) -> None:
+    assert entries(text) == found
+
+
+def test_an_empty_entry_is_a_mistake() -> None:
+    for text in ("allow unix,", ",", "allow unix,,deny all"):
+        with pytest.raises(ValueError, match="'' is no rule"):
+            Rules.parse(entries(text))

@@ -318,7 +318,7 @@ def _reference_grant(path: str, text: str) -> tuple[Outcome, str]:
 _FILE_ERROR = re.compile(
     r"no key in it; a line is an id and hexadecimal digits"
     r"|line \d+: (?:not a [a-z ,()0-9-]+(?:-B -C 12\))?"
-    r"|cost \d+; allowed: 4 to 16|a (?:second|key) [a-z ,_0-9]+|\d+ bytes; allowed: 32 to 1024.*)"
+    r"|cost \d+; allowed: 4 to 16|a (?:second|key) [a-z ,_0-9-]+|\d+ bytes; allowed: 32 to 1024.*)"
 )
 
 
