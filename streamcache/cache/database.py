@@ -232,6 +232,9 @@ class Database:
         row = db.execute(_STATE).fetchone()
         if row is None:
             raise CatalogCorrupt(f"{self.path}: no state")
+        numbers = (*row[:1], *row[2:])
+        if type(row[1]) is not str or any(type(number) is not int for number in numbers):
+            raise CatalogCorrupt(f"{self.path}: odd state")  # SQLite itself takes any type
         return State(*row)
 
     def _check_place(self) -> None:

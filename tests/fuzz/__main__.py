@@ -72,7 +72,7 @@ def _campaign(name: str, seconds: int) -> bool:
     runs = _DONE.findall(output)
     count = int(runs[-1]) if runs else 0
     seen = len(list((WORK / "corpus" / name).glob("*")))
-    state = problem or ("FOUND" if new else "ok")
+    state = "FOUND" if new else problem or "ok"
     took = time.monotonic() - started
     print(f"{name:12} {count:9d} runs {seen:6d} inputs {took:6.1f} s  {state}", flush=True)
     if problem or new:
