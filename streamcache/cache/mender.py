@@ -280,6 +280,13 @@ def _run(
     except CatalogCorrupt as error:
         error.id = catalog.database.state.id
         raise
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        # A mistake of ours, or rows that we did not write?
+        if not catalog.database.has_odd_rows():
+            raise
+        corrupt = CatalogCorrupt(f"{catalog.database.path}: odd rows ({error})")
+        corrupt.id = catalog.database.state.id
+        raise corrupt from error
     return answer, catalog.account.totals
 
 

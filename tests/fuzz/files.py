@@ -75,7 +75,7 @@ def template() -> Template:
 
 def catalog(data: bytes) -> None:
     """As the catalog's file."""
-    with _Copy() as copy:
+    with Copy() as copy:
         path = copy.path / "catalog.sqlite"
         real = Path(os.path.realpath(path))
         for suffix in ("-wal", "-shm"):
@@ -87,7 +87,7 @@ def catalog(data: bytes) -> None:
 def map_file(data: bytes) -> None:
     """As a map: of the partial (first byte even), or of a copy that was published (odd)."""
     kind, data = data[:1], data[1:]
-    with _Copy() as copy:
+    with Copy() as copy:
         (path,) = (copy.path / "partial").glob("*.map")
         if kind and kind[0] % 2:
             (found,) = (copy.path / "objects").glob("??/*")
@@ -102,16 +102,16 @@ def object_file(data: bytes) -> None:
     """As an object."""
     if len(data) == WHOLE_SIZE:
         return
-    with _Copy() as copy:
+    with Copy() as copy:
         (path,) = (copy.path / "objects").glob("??/*")
         path.write_bytes(data)
         copy.serves_all()
 
 
-class _Copy:
+class Copy:
     """A copy of the template, for one run."""
 
-    def __enter__(self) -> _Copy:
+    def __enter__(self) -> Copy:
         made = template()
         self._root = Path(tempfile.mkdtemp(dir=made.cache.parent))
         self.path = self._root / "cache"
