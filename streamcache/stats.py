@@ -56,6 +56,9 @@ class Statistics:
     source_reads: int = 0
     source_opens: int = 0
     source_errors: int = 0
+    source_answers: bool = True  # False: the breaker is open, nothing is asked
+    source_openings: int = 0  # of the breaker
+    source_stuck: int = 0  # threads in a call to the source for longer than its timeout, now
     delegated_reads: int = 0
     copies_started: int = 0
     copies_finished: int = 0

@@ -8,6 +8,8 @@ from typing import NoReturn
 
 import pytest
 
+from tests.bench.programs import PACKAGES as BENCH_PACKAGES
+
 PACKAGES = {  # program -> apt package
     "aria2c": "aria2",
     "curl": "curl",
@@ -19,6 +21,7 @@ PACKAGES = {  # program -> apt package
     "ssh-keygen": "openssh-client",
     "sshd": "openssh-server",
     "sshfs": "sshfs",
+    **BENCH_PACKAGES,
 }
 _ELSEWHERE = ("/usr/sbin", "/usr/local/sbin", "/sbin", "/usr/lib/openssh")
 

@@ -135,11 +135,11 @@ class Allotment:
             raise
 
     def publish(self) -> tuple[int, int, KeyLock]:
-        """Rename to the object: its bytes on disk, a leased descriptor of it, and the key's lock.
+        """Rename to the object: a leased descriptor of it, its bytes on disk, and the key's lock.
 
-        The last two are the caller's from now on (readers keep the descriptor that they have, it
-        is the same). The lock is for as long as the catalog does not know the object. Switches.
-        Raises CacheBusy, OSError.
+        Descriptor and lock are the caller's from now on (readers keep the descriptor that they
+        have, it is the same). The lock is for as long as the catalog does not know the object.
+        Switches. Raises CacheBusy, OSError.
         """
         assert self.partial is not None
         lock = self._keys.acquire(key_of(self._name), LOCK_WAIT)
@@ -148,7 +148,7 @@ class Allotment:
         except BaseException:
             lock.release()
             raise
-        return blocks, self._taken(), lock
+        return self._taken(), blocks, lock
 
     def published(self) -> int | None:
         """Whether another process has published it: then a leased descriptor, the caller's.
@@ -176,7 +176,6 @@ class Allotment:
         settle = self._settle_files if keep or not self._opened else self._remove_files
         try:
             if self._published:
-                self._space.forget(self._name)
                 return
             with self._keys.acquire(key_of(self._name), LOCK_WAIT):
                 if partial is not None:
@@ -187,6 +186,8 @@ class Allotment:
                 if generation and blocks is not None:
                     self._space.settle(self._name, generation, blocks)
         finally:
+            # Also if others settle it: a new catalog is told only of what is still being written.
+            self._space.forget(self._name)
             if partial is not None:
                 self._close(partial)
 
@@ -194,7 +195,10 @@ class Allotment:
         """Worker thread."""
         if self._is_object():  # since we asked: the lock was lent
             raise CacheBusy("another session has published it")
-        return self._store.partials.open(self._name, header)
+        partial, present = self._store.partials.open(self._name, header)
+        # From now on: another session may publish it, and its object be evicted, before we know.
+        files.lease(partial.read_fd)
+        return partial, present
 
     def _settle_files(self) -> int | None:
         """Worker thread."""
@@ -221,12 +225,10 @@ class Allotment:
         return draw.generation
 
     def _taken(self) -> int:
-        """The descriptor, with the lock of a reader."""
+        """The descriptor, which has had the lock of a reader from the start."""
         assert self.partial is not None
         self._published = True
-        fd = self.partial.give_away()
-        files.lease(fd)
-        return fd
+        return self.partial.give_away()
 
     def _close(self, partial: Partial) -> None:
         try:

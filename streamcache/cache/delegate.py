@@ -14,6 +14,7 @@ from gevent.event import AsyncResult
 
 from streamcache.cache.objects import ObjectHandle
 from streamcache.cache.reading import DELIVERED_BYTES, Ready
+from streamcache.cache.reopening import Reopening
 from streamcache.cache.resources import Resources
 from streamcache.cache.session import CopySession
 from streamcache.errors import Closed, SourceChanged, SourceTimeout, StreamCacheError
@@ -137,7 +138,8 @@ class DirectFileDelegate(_Counted):
     """Reads the source, and keeps nothing: too large for the cache, or still being written.
 
     A file that grows is served up to the size it had when it was opened; any other change ends
-    the response. (An append cannot be told from a rewrite that also grows.)
+    the response. (An append cannot be told from a rewrite that also grows.) A reader that reads on
+    has one piece read ahead, so it is not bound by latency; it holds two pieces at most (I16).
     """
 
     def __init__(self, file: SourceFile, resources: Resources, counters: Counters) -> None:
@@ -146,7 +148,9 @@ class DirectFileDelegate(_Counted):
         self._r = resources
         self._file = file
         self._seen = file.fingerprint
+        self._reopening = Reopening(resources.source, resources.meta, file)
         self._expected = -1
+        self._ahead: _DirectRead | None = None
         self._reading = 0  # reads under way: one that timed out may still be
         self._open = True
 
@@ -154,82 +158,149 @@ class DirectFileDelegate(_Counted):
         """Read from the source. Switches."""
         if not self._open:
             raise Closed("the delegate is closed")
-        ahead, self._file.ahead = self._file.ahead, None
-        if ahead is not None and 0 <= (skip := offset - ahead.offset) < len(ahead.data):
-            data = ahead.data[skip : skip + stop - offset]
+        first, self._file.ahead = self._file.ahead, None
+        if first is not None and 0 <= (skip := offset - first.offset) < len(first.data):
+            data = first.data[skip : skip + stop - offset]
             self._expected = offset + len(data)
             return Ready(-1, offset, len(data), data)
         seek = offset != self._expected
-        length = min(stop - offset, _FIRST_BYTES if seek else DELIVERED_BYTES)
-        read = _DirectRead(self._file, Piece(offset, length))
-        self._reading += 1
+        read = self._take_ahead(offset, stop)
+        if read is None:
+            length = min(stop - offset, _FIRST_BYTES if seek else DELIVERED_BYTES)
+            read = self._demand(Piece(offset, length), seek=seek)
+        after = offset + read.piece.length
+        if not seek and after < stop:
+            length = min(stop - after, DELIVERED_BYTES)
+            self._ahead = self._demand(Piece(after, length), seek=False)
         try:
-            data, now = self._answer(read, seek=seek)
-        finally:
-            # While the worker reads, the descriptor is its own (I4): it is closed afterwards.
-            if read.result.ready() or not read.started:
-                self._done_reading()
-            else:
-                read.result.rawlink(lambda _: self._done_reading())
-        if len(data) < length or not self._still(now):
-            raise SourceChanged("the file changed at the source while it was read")
-        self._expected = offset + length
-        return Ready(-1, offset, length, data)
+            data = self._answer(read)
+        except BaseException:
+            self._drop_ahead()
+            raise
+        self._expected = after
+        return Ready(-1, offset, len(data), data)
 
     def close(self) -> None:
         """Close the source file, in a worker. Idempotent."""
         if self._open:
             self._open = False
-            if not self._reading:
-                self._r.meta.post(self._file.close)
+            self._drop_ahead()
+            self._close_unless_read()
 
-    def _answer(self, read: _DirectRead, *, seek: bool) -> tuple[memoryview, Fingerprint]:
+    def _demand(self, piece: Piece, *, seek: bool) -> _DirectRead:
+        read = _DirectRead(self._file, piece, self)
+        self._r.scheduler.demand(read, piece.offset, seek=seek)
+        return read
+
+    def _take_ahead(self, offset: int, stop: int) -> _DirectRead | None:
+        """What was read ahead, if it is what is wanted now."""
+        read = self._ahead
+        if read is None:
+            return None
+        if read.piece.offset != offset or offset + read.piece.length > stop:
+            self._drop_ahead()
+            return None
+        self._ahead = None
+        return read
+
+    def _drop_ahead(self) -> None:
+        read, self._ahead = self._ahead, None
+        if read is not None:
+            self._give_up(read)
+
+    def _give_up(self, read: _DirectRead) -> None:
+        read.wanted = False
+        self._r.scheduler.withdraw(read)
+
+    def _answer(self, read: _DirectRead) -> memoryview:
         timeout = self._r.config.source.timeout
-        self._r.scheduler.demand(read, read.piece.offset, seek=seek)
         try:
             read.result.wait(timeout=timeout)
         finally:
-            read.wanted = False
+            self._give_up(read)
         if not read.result.ready():
             raise SourceTimeout(f"no bytes from the source within {timeout} s")
-        answer = read.result.get()
-        assert answer is not None  # arrived() was called, or an exception set
-        return answer
+        data = read.result.get()
+        assert data is not None  # arrived() was called, or an exception set
+        return data
 
-    def _done_reading(self) -> None:
+    # -- what its reads tell
+
+    def started(self) -> Fingerprint:
+        """A worker begins: the descriptor is its own now (I4). What the file was last."""
+        self._reading += 1
+        return self._seen
+
+    def done(self) -> None:
+        """It has come back."""
         self._reading -= 1
-        if not self._open and not self._reading:
-            self._r.meta.post(self._file.close)
+        if not self._open:
+            self._close_unless_read()
 
-    def _still(self, now: Fingerprint) -> bool:
-        change = self._seen.compare(now)
-        if change is not Change.REWRITTEN:
+    def is_changed(self, before: Fingerprint, now: Fingerprint) -> bool:
+        """Whether the bytes that were read between these two looks are of another version.
+
+        Two reads may be under way, so the looks do not come in their order: each is compared with
+        the one before its own read, and with the newest.
+        """
+        changes = (before.compare(now), self._seen.compare_any(now))
+        if Change.REWRITTEN in changes:
+            return True
+        if now.size >= self._seen.size:
             self._seen = now
-        return change is not Change.REWRITTEN
+        return False
+
+    def second_try(self, read: _DirectRead, error: StreamCacheError) -> None:
+        """Its first failed. Switches; raises SourceChanged."""
+        now = self._reopening.prepare(error, self._seen)
+        if now is not None and self.is_changed(self._seen, now):
+            raise SourceChanged("replaced at the source while it was read")
+        self._r.scheduler.demand(read, read.piece.offset, seek=False)
+
+    def _close_unless_read(self) -> None:
+        if not self._reading:
+            self._r.meta.post(self._file.close)
 
 
 class _DirectRead:
     """One read past the cache, as a feed of the scheduler that has one piece."""
 
-    def __init__(self, file: SourceFile, piece: Piece) -> None:
+    def __init__(self, file: SourceFile, piece: Piece, owner: DirectFileDelegate) -> None:
         self.file = file
         self.piece = piece
         self.wanted = True
-        self.started = False
-        self.result: AsyncResult[tuple[memoryview, Fingerprint]] = AsyncResult()
+        self.before = file.fingerprint  # what the file was before the read
+        self.result: AsyncResult[memoryview] = AsyncResult()
+        self._owner = owner
+        self._failed = False
 
     def demanded(self, offset: int, length: int) -> Piece | None:
         if not self.wanted:
             return None
-        self.started = True
+        self.before = self._owner.started()
         return self.piece
 
     def sequential(self, length: int) -> Piece | None:
         return None
 
     def arrived(self, piece: Piece, data: memoryview, now: Fingerprint) -> None:
-        # A copy: the buffer is used again as soon as this returns.
-        self.result.set((memoryview(bytes(data)), now))
+        if len(data) < piece.length or self._owner.is_changed(self.before, now):
+            error = SourceChanged("the file changed at the source while it was read")
+            self.result.set_exception(error)
+        elif self.wanted:
+            # A copy: the buffer is used again as soon as this returns.
+            self.result.set(memoryview(bytes(data)))
+        self._owner.done()
 
     def failed(self, piece: Piece, error: StreamCacheError) -> None:
-        self.result.set_exception(error)
+        """Once more, as a copy does."""
+        try:
+            if self._failed or not self.wanted:
+                self.result.set_exception(error)
+            else:
+                self._failed = True
+                self._owner.second_try(self, error)
+        except SourceChanged as changed:
+            self.result.set_exception(changed)
+        finally:
+            self._owner.done()

@@ -1,7 +1,8 @@
 """What is known of the source's files, how old that is, and the question that renews it.
 
 Hub's thread; the question (open + fstat) is asked in the meta pool (I1). All who want to know
-about a path at the same moment share one ``Flight`` (I9), also for what is missing.
+about a path at the same moment share one ``Flight`` (I9), also for what is missing. A question
+that hangs is not asked again before it has come back, so a path takes one thread at most.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from gevent.event import AsyncResult
 from streamcache.cache.workers import WorkerPool
 from streamcache.config import SourceConfig
 from streamcache.errors import (
+    AccessDenied,
     NotFound,
     SourceTimeout,
     SourceUnavailable,
     StreamCacheError,
 )
 from streamcache.source.base import Source, SourceFile, Version
+from streamcache.source.breaker import Breaker
 from streamcache.stats import Counters
 
 _REMEMBERED = 100_000  # paths
@@ -66,7 +69,7 @@ class Flight:
             fd = os.dup(file.fd)
         except OSError as error:  # EMFILE: says nothing about the file (I15)
             raise SourceUnavailable(error.errno, error.strerror, self.path) from error
-        return SourceFile(fd, file.version, file.fingerprint, file.ahead)
+        return SourceFile(fd, file.version, file.fingerprint, file.ahead, file.path)
 
     def leave(self) -> SourceFile | None:
         """The last one goes: the file is to be closed."""
@@ -78,9 +81,15 @@ class Freshness:
     """The table of what is known, for one source."""
 
     def __init__(
-        self, source: Source, meta: WorkerPool, config: SourceConfig, counters: Counters
+        self,
+        source: Source,
+        meta: WorkerPool,
+        config: SourceConfig,
+        counters: Counters,
+        breaker: Breaker | None = None,
     ) -> None:
         self._source = source
+        self._breaker = breaker or Breaker()
         self._meta = meta
         self._config = config
         self._counters = counters
@@ -92,22 +101,38 @@ class Freshness:
         return self._known.get(path)
 
     def fresh(self, path: str) -> Known | None:
-        """The same, if it need not be asked again."""
+        """The same, if it need not be asked again, or cannot be."""
         known = self._known.get(path)
-        return known if known is not None and time.monotonic() < known.until else None
+        if known is None or time.monotonic() < known.until:
+            return known
+        if known.version is None or not self._breaker.is_open:
+            return None
+        self.unanswered(path)
+        return known
 
     def ask(self, path: str, *, ahead: int | None = None) -> Flight:
         """Join the question under way, or ask. Does not switch; ``leave`` the flight in the end.
 
-        ``ahead``: where somebody will read if the file is new to us.
+        ``ahead``: where somebody will read if the file is new to us. While the source does not
+        answer at all it is not asked, and the answer is SourceUnavailable.
         """
         flight = self._flights.get(path)
-        overdue = time.monotonic() - self._config.timeout
-        if flight is None or flight.started < overdue:  # one that got lost blocks nobody
-            flight = self._flights[path] = Flight(path)
-            gevent.spawn(self._fly, flight, ahead)
+        if flight is None:
+            flight = Flight(path)
+            if self._breaker.is_open:
+                flight.result.set_exception(self._breaker.refusal(path))
+            else:
+                self._flights[path] = flight
+                gevent.spawn(self._fly, flight, ahead)
         flight.holders += 1
         return flight
+
+    def patience(self, flight: Flight) -> float:
+        """How long (s) who can be served from the cache waits for this answer (I2)."""
+        wait = self._config.revalidate_wait
+        if self._breaker.silent_for(wait):
+            return 0.0
+        return flight.started + wait - time.monotonic()
 
     def leave(self, flight: Flight) -> None:
         """Done with it: an open file that nobody took is closed. Does not switch."""
@@ -148,22 +173,30 @@ class Freshness:
 
     def _fly(self, flight: Flight, ahead: int | None) -> None:
         """Greenlet: ask, and remember the answer."""
-        path = flight.path
+        path, question = flight.path, self._breaker.ask(flight.path)
         try:
             file = self._open(path, ahead)
         except NotFound as missing:
+            self._breaker.answered(question, known=False)
             self._remember(path, Known(None, time.monotonic() + self._config.negative_ttl))
             flight.result.set_exception(missing)
+        except AccessDenied as error:
+            self._breaker.answered(question, known=False)
+            flight.result.set_exception(error)
         except SourceUnavailable as error:
+            self._breaker.failed(question, error)
             self._failing(path)
             self._counters.source_errors += 1
             flight.result.set_exception(error)
         except StreamCacheError as error:
+            self._breaker.failed(question, error)
             flight.result.set_exception(error)
         except Exception as error:  # a fault of ours: those who wait need not wait in vain (I11)
             log.exception("question to the source broke path=%r", path)
+            self._breaker.failed(question, error)
             flight.result.set_exception(error)
         else:
+            self._breaker.answered(question)
             until = time.monotonic() + self._config.revalidate
             self._remember(path, Known(file.version, until))
             flight.land(file)

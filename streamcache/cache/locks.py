@@ -87,7 +87,7 @@ class KeyLocks:
     def try_acquire(self, key: str) -> KeyLock | None:
         """The lock of this key (32 hex digits), None: somebody has it. Does not switch.
 
-        Raises Closed when there is no file, or no longer.
+        Raises Closed: the cache was, and a copy outlived it, held by a source that hung.
         """
         if self._fd < 0:
             raise Closed("the cache is closed")

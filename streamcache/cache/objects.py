@@ -82,12 +82,32 @@ class Objects:
             return None
         if not handle.leases:
             # Nothing kept another process from taking it away meanwhile.
-            if not files.lease(handle.fd) or not os.fstat(handle.fd).st_nlink:
+            if not _stays(handle.fd):
                 self._forget(name)
                 return None
             del self._idle[name]
         handle.leases += 1
         return handle
+
+    def peek(self, name: str) -> ObjectHandle | None:
+        """The object if it is open, without a lease: good until the hub's next turn."""
+        handle = self._open.get(name)
+        if handle is None or name in self._going:
+            return None
+        if name in self._idle:
+            self._idle.move_to_end(name)
+        return handle
+
+    def take(self, handle: ObjectHandle) -> None:
+        """Lease what ``peek`` gave in this turn of the hub: some of it may have left already.
+
+        So also if another process removes it just now: its bytes are there until it is released,
+        but in no account, so nobody joins. Does not switch.
+        """
+        if not handle.leases and not _stays(handle.fd):
+            self._open.pop(handle.name, None)
+        self._idle.pop(handle.name, None)
+        handle.leases += 1
 
     def adopt(self, name: str, version: Version, fd: int) -> ObjectHandle:
         """A descriptor of a published object, with the lock of a reader, becomes its handle."""
@@ -114,8 +134,11 @@ class Objects:
         return {name for name, handle in self._open.items() if handle.leases}
 
     def let_go_of_removed(self) -> None:
-        """Close what other processes have removed: its blocks are free only then (I13)."""
-        for name in [n for n, handle in self._idle.items() if not os.fstat(handle.fd).st_nlink]:
+        """Close what other processes have removed: its blocks are free only then (I13).
+
+        What is read nevertheless (somebody removed it by hand) takes no more readers.
+        """
+        for name in [n for n, handle in self._open.items() if not os.fstat(handle.fd).st_nlink]:
             self._forget(name)
 
     def evict(self, names: list[str]) -> list[str]:
@@ -197,6 +220,11 @@ class Objects:
             _close(fd)
         except (OSError, CacheError) as error:
             log.warning("trash not emptied file=%r error=%s", trashed, error)
+
+
+def _stays(fd: int) -> bool:
+    """Lease it; whether no other process has removed it, or is about to."""
+    return files.lease(fd) and os.fstat(fd).st_nlink > 0
 
 
 def _close(fd: int) -> None:

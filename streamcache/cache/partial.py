@@ -120,7 +120,12 @@ class Partial:
         self._unsynced += len(data)
         if self._unsynced >= SYNC_BYTES:
             self._unsynced = 0
-            os.fdatasync(self._write_fd)
+            try:
+                os.fdatasync(self._write_fd)
+            except OSError:
+                # The kernel tells of it once: who opens the file from now on would hear nothing.
+                self.poison()
+                raise
 
     def seal(self, mtime_ns: int) -> None:
         """Pin the modification time and make the data durable. Raises OSError; not retried.
@@ -148,8 +153,13 @@ class Partial:
         return locks.try_lock(self._map_fd, IN_USE, 1)
 
     def try_publish(self) -> bool:
-        """Whether it is we who publish it; for as long as it is open."""
+        """Whether it is we who publish it; until ``leave_to_others`` or its end."""
         return locks.try_lock(self._map_fd, _PUBLISHING, 1)
+
+    def leave_to_others(self) -> None:
+        """Another session may publish it."""
+        if self._map_fd >= 0:
+            locks.unlock(self._map_fd, _PUBLISHING, 1)
 
     def claim(self, extent: Extent) -> bool:
         """These blocks are ours to copy; False: some are another session's."""

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import logging
 import time
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
@@ -161,25 +162,28 @@ class Provider:
 
     def _ask(self, path: str, ahead: int | None) -> Found:
         """Ask the source; what the cache has is served stale when it does not answer (I2)."""
-        before, lock = self._freshness.known(path), None
-        if before is None and ahead is not None:
-            # Who reads ahead holds the key until its copy has begun: nobody reads the same.
-            lock = self._r.keys.try_acquire(self._key(path))
-            if lock is not None and self._has_something(path):
-                lock.release()
-                lock = None
-        flight = self._freshness.ask(path, ahead=None if lock is None else ahead)
-        try:
-            version, stale = self._answer(path, flight)
-            found = self._found(path, version, flight=flight, lock=lock, stale=stale)
-        except BaseException as error:
-            self._freshness.leave(flight)
+        before = self._freshness.known(path)
+        with ExitStack() as held:
+            lock = None
+            if before is None and ahead is not None:
+                # Who reads ahead holds the key until its copy has begun: nobody reads the same.
+                lock = self._r.keys.try_acquire(self._key(path))
             if lock is not None:
-                lock.release()
-            if isinstance(error, NotFound) and not flight.acted_on:
-                flight.acted_on = True
-                self._gone(path)
-            raise
+                held.callback(lock.release)
+                if self._has_something(path):
+                    lock.release()
+                    lock = None
+            flight = self._freshness.ask(path, ahead=None if lock is None else ahead)
+            held.callback(self._freshness.leave, flight)
+            try:
+                version, stale = self._answer(path, flight)
+                found = self._found(path, version, flight=flight, lock=lock, stale=stale)
+            except NotFound:
+                if not flight.acted_on:
+                    flight.acted_on = True
+                    self._gone(path)
+                raise
+            held.pop_all()  # the lock and the hold on the flight are found's
         if not stale and not flight.acted_on:
             flight.acted_on = True
             if before is not None and before.version not in (None, version):
@@ -189,17 +193,17 @@ class Provider:
 
     def _answer(self, path: str, flight: Flight) -> tuple[Version, bool]:
         """The version, and whether it is stale. Switches."""
-        config = self._r.config.source
         age = time.monotonic() - flight.started
         try:
-            return self._freshness.wait(flight, config.revalidate_wait - age), False
+            return self._freshness.wait(flight, self._freshness.patience(flight)), False
         except SourceUnavailable as error:
             self._freshness.unanswered(path)
             had = self._had(path)
             if had is not None:
                 log.debug("served stale path=%r error=%s", path, error)
                 return had, True
-        return self._freshness.wait(flight, config.timeout - age), False
+        timeout = self._r.config.source.timeout
+        return self._freshness.wait(flight, timeout - age), False
 
     def _had(self, path: str) -> Version | None:
         """A version that the cache can serve all of, or goes on copying. Switches."""
@@ -307,6 +311,33 @@ class Provider:
         if found.lock is not None and (found.handle is not None or name in self.sessions):
             found.lock.release()
             found.lock = None
+
+    def peek(self, path: str, last: ObjectHandle | None = None) -> ObjectHandle | None:
+        """What a hit would read from, without a lease: good until the hub's next turn.
+
+        Does not switch, counts nothing. ``last``: what it gave for this path before.
+        """
+        known = self._freshness.fresh(path[1:])
+        if known is None or known.version is None or known.failing_since is not None:
+            return None
+        if last is None or last.version.id != known.version.id:
+            return self._r.objects.peek(self._name(path[1:], known.version))
+        return self._r.objects.peek(last.name)
+
+    def delivered(self, handle: ObjectHandle, client: str, count: int) -> None:
+        """A hit was answered from what ``peek`` gave."""
+        self._ledger.touch(handle.name, client)
+        self._r.counters.request("hit")
+        self._r.counters.delivered("hit", count)
+        self._r.counters.bytes_from_cache += count
+
+    def take(self, handle: ObjectHandle, client: str) -> Delegate:
+        """Lease what ``peek`` gave in this turn of the hub. Does not switch."""
+        self._ledger.touch(handle.name, client)
+        self._r.objects.take(handle)
+        return CachedFileDelegate(
+            handle, CacheStatus.HIT, self._r.counters, self._r.objects.release
+        )
 
     def give_back(self, handle: ObjectHandle | None, flight: Flight | None) -> None:
         """What a ``Found`` did not use."""

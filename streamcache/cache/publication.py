@@ -6,6 +6,7 @@ publishes; the others find that it is done.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -14,8 +15,9 @@ import gevent
 
 from streamcache.cache.allotment import Allotment
 from streamcache.cache.locks import KeyLock
+from streamcache.cache.reopening import is_stale
 from streamcache.cache.workers import WorkerPool
-from streamcache.errors import NotFound, SourceChanged
+from streamcache.errors import CacheBusy, NotFound, SourceChanged, SourceUnavailable
 from streamcache.source.base import Change, Fingerprint, Source, SourceFile
 
 _POLL: Final = 0.005  # s between looks while another session publishes
@@ -46,11 +48,19 @@ class Look:
     def _ask(self, seen: Fingerprint) -> bool:
         """Worker thread."""
         try:
-            looks = (self._source.fingerprint(self._file), self._source.stat(self._path))
+            looks = (self._fingerprint(seen), self._source.stat(self._path))
             self._source.drop_cached(self._file)
             return all(seen.compare(look) is Change.NONE for look in looks)
         except NotFound:
             return False
+
+    def _fingerprint(self, seen: Fingerprint) -> Fingerprint:
+        try:
+            return self._source.fingerprint(self._file)
+        except SourceUnavailable as error:
+            if not is_stale(error):
+                raise
+            return self._source.reopen(self._file, seen)
 
 
 def publish(
@@ -61,19 +71,23 @@ def publish(
     Switches. Raises SourceChanged and other errors of the source, CacheError, OSError.
     """
     partial = room.partial
-    while wanted():
-        assert partial is not None
-        ours = partial.try_publish()
-        fd = room.published()
-        if fd is not None:
-            return Published(fd)
-        if not ours:
-            gevent.sleep(_POLL)
-            continue
-        room.seal(mtime_ns)
-        if not is_still():
-            raise SourceChanged("changed at the source while it was copied")
-        if wanted():
-            blocks, fd, lock = room.publish()
-            return Published(fd, blocks, lock)
-    return None
+    assert partial is not None
+    try:
+        while wanted():
+            ours = partial.try_publish()
+            fd = room.published()
+            if fd is not None:
+                return Published(fd)
+            if not ours:
+                gevent.sleep(_POLL)
+                continue
+            room.seal(mtime_ns)
+            if not is_still():
+                raise SourceChanged("changed at the source while it was copied")
+            if wanted():
+                with contextlib.suppress(CacheBusy):  # the key is held; look at all of it again
+                    return Published(*room.publish())
+        return None
+    finally:
+        # Its own readers may keep the partial open for hours.
+        partial.leave_to_others()

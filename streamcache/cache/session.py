@@ -39,6 +39,7 @@ from streamcache.cache.reading import (
     Ready,
     Waiting,
 )
+from streamcache.cache.reopening import Reopening
 from streamcache.cache.resources import Resources
 from streamcache.cache.states import Event, State, after
 from streamcache.errors import (
@@ -56,7 +57,6 @@ from streamcache.source.scheduler import Piece
 _READY_BYTES = 4 * 1024 * 1024  # at most in one answer, so that the reader's position is known
 _READ_AHEAD = 32 * 1024 * 1024  # bytes before a reader that are copied before the rest
 _FIRST_WRITE_WAIT = 1.0  # s from the start for which bytes wait for the partial, to be kept
-_RETRY_DELAY = 0.2  # s before a read that failed is tried a second time
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +118,7 @@ class CopySession:
             demand=lambda block: self._r.scheduler.demand(self, block * BLOCK, seek=False),
             freed=self._schedule,
         )
+        self._reopening = Reopening(resources.source, resources.meta, file)
         self._failure: StreamCacheError | None = None  # why missing blocks cannot be read
         self._keep_partial = True
         self._sharing = False  # outdated, but several readers go on to share the bytes
@@ -407,7 +408,12 @@ class CopySession:
         if again:
             self._retried.add(extent.start)
             log.info("source read failed, trying again path=%r error=%s", self.path, error)
-            gevent.sleep(_RETRY_DELAY)
+            try:
+                now = self._reopening.prepare(error, self._seen)
+                if now is not None and self._is_changed(now):
+                    raise SourceChanged(f"{self.path}: replaced at the source")
+            except SourceChanged as changed:
+                again, error = False, changed
         if isinstance(piece, _Borrowed):
             self._following.return_borrowed(extent.start)
         else:
@@ -431,10 +437,11 @@ class CopySession:
         Grown with the same inode counts as appended to: what we serve of it is the same, but a
         later open finds another version, so this one is not published.
         """
-        change = self._seen.compare(now)
+        change = self._seen.compare_any(now)
         if change is Change.REWRITTEN:
             return True
-        self._seen = now
+        if now.size >= self._seen.size:  # else the look of a step that was overtaken
+            self._seen = now
         if change is Change.APPENDED:
             self.handle_event(Event.OUTDATED)
         return False

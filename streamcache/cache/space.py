@@ -25,6 +25,7 @@ from streamcache.errors import Closed, NoSpace, SourceBusy
 
 BLOCK: Final = 4096  # bytes that a file system hands out at once
 MAP_ROOM: Final = 64 * 1024  # bytes for the block map and the file system's own
+PATIENCE: Final = 0.5  # s: copies that are being published now can be evicted in a moment
 LOOK: Final = 0.05  # s between looks of who waits for room that another process may make
 
 log = logging.getLogger(__name__)
@@ -225,12 +226,16 @@ class Space:
             self._refuse(next(iter(self._waiters)), reason)
 
     def give_up(self, reason: str) -> None:
-        """There is nothing more to free: those who do not fit into what is free get NoSpace."""
+        """There is nothing more to free: those who do not fit into what is free get NoSpace.
+
+        Once they have waited for a moment, if others have reservations.
+        """
         room = self.limit - self.used
+        recent = time.monotonic() - (PATIENCE if self.reserved else 0.0)
         for waiter in list(self._waiters):
             if waiter.amount <= room:
                 room -= waiter.amount  # it is about to be granted
-            else:
+            elif waiter.since <= recent:
                 self._refuse(waiter, reason)
         self._wake_first()
 
@@ -308,11 +313,12 @@ class Space:
 class _Waiter:
     """Somebody who waits for room. The reason says why there is none."""
 
-    __slots__ = ("amount", "name", "reason", "withdrawn", "woken")
+    __slots__ = ("amount", "name", "reason", "since", "withdrawn", "woken")
 
     def __init__(self, name: str, amount: int) -> None:
         self.name = name
         self.amount = amount
         self.reason: str | None = None
+        self.since = time.monotonic()
         self.withdrawn = False
         self.woken = Event()

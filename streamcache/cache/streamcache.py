@@ -11,12 +11,13 @@ from typing import Self
 import gevent
 from gevent.lock import Semaphore
 
+from streamcache.cache.delegate import Delegate
 from streamcache.cache.evictor import Evictor
 from streamcache.cache.file import StreamFile
 from streamcache.cache.freshness import Freshness
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.locks import KeyLocks
-from streamcache.cache.objects import Objects
+from streamcache.cache.objects import ObjectHandle, Objects
 from streamcache.cache.provider import Found, Provider
 from streamcache.cache.recovery import Recovery
 from streamcache.cache.removal import Removal
@@ -25,12 +26,15 @@ from streamcache.cache.space import Space
 from streamcache.cache.store import Store
 from streamcache.cache.workers import WorkerPool
 from streamcache.config import Config, SourceConfig, changed
-from streamcache.errors import CacheError, Closed, ConfigError
+from streamcache.errors import CacheError, Closed, ConfigError, StreamCacheError
+from streamcache.source.breaker import Breaker
 from streamcache.source.filesystem import FileSystemSource
 from streamcache.source.scheduler import Scheduler
 from streamcache.stats import Counters, SessionStatistics, Statistics
 from streamcache.units import parse_size
 
+_PIECE = 256 * 1024  # bytes of one read ahead
+_PREFETCH_WAIT = 30.0  # s: longer than any disk takes that is alive
 _JOIN = 1.0  # s that close() waits for worker threads; one that hangs at the source stays behind
 
 log = logging.getLogger(__name__)
@@ -129,6 +133,35 @@ class StreamCache:
         """
         return self._started.provider.find(path, ahead=ahead)
 
+    def peek(self, path: str, last: ObjectHandle | None = None) -> ObjectHandle | None:
+        """See ``Provider.peek``; for a server in this hub. Does not switch."""
+        return None if self._parts is None else self._parts.provider.peek(path, last)
+
+    def delivered(self, hot: ObjectHandle, client: str, count: int) -> None:
+        """See ``Provider.delivered``, of what ``peek`` gave. Does not switch."""
+        assert self._parts is not None
+        self._parts.provider.delivered(hot, client, count)
+
+    def take(self, hot: ObjectHandle, client: str) -> Delegate:
+        """See ``Provider.take``, of what ``peek`` gave. Does not switch."""
+        assert self._parts is not None
+        return self._parts.provider.take(hot, client)
+
+    def prefetch(self, fd: int, offset: int, count: int) -> None:
+        """Have these bytes of a file in the page cache. Switches. Raises OSError, Closed.
+
+        ``fd`` may be closed meanwhile.
+        """
+        parts = self._parts
+        if parts is None:
+            raise Closed("the cache is closed")
+        own = os.dup(fd)  # it belongs to the worker until it returns (I4)
+        try:
+            parts.disk.call(_read_through, own, offset, count, timeout=_PREFETCH_WAIT)
+        except StreamCacheError:  # it was not begun
+            os.close(own)
+            raise
+
     def open(self, path: str) -> StreamFile:
         """A file-like object of one version; the copy begins, or is joined. Switches. Raises as
         ``find``, and SourceChanged.
@@ -148,6 +181,9 @@ class StreamCache:
         counters["evictions"] = parts.evictor.evicted_objects
         return Statistics(
             **counters,
+            source_answers=not parts.breaker.is_open,
+            source_openings=parts.breaker.openings,
+            source_stuck=parts.stuck(),
             usage=parts.space.used,
             reserved=parts.space.reserved,
             limit=parts.space.limit,
@@ -165,8 +201,13 @@ class StreamCache:
         )
 
     def close(self, timeout: float = 10.0) -> None:
-        """End copies (their partials stay) and give everything back. Idempotent. Switches."""
+        """End copies (their partials stay) and give everything back. Idempotent. Switches.
+
+        In a forked child it does nothing: threads, locks and copies are its parent's.
+        """
         self._closed = True
+        if self._pid not in (0, os.getpid()):
+            return
         parts, self._parts = self._parts, None
         if parts is not None:
             parts.close(timeout=timeout)
@@ -186,10 +227,22 @@ def _open_source(config: SourceConfig) -> FileSystemSource:
     return FileSystemSource(config.path, id=config.id, identity=config.identity)
 
 
+def _read_through(fd: int, offset: int, count: int) -> None:
+    """Worker thread: read bytes for their being in the page cache, and close ``fd``."""
+    try:
+        buffer = (bytearray(min(count, _PIECE)),)
+        stop = offset + count
+        while offset < stop and (read := os.preadv(fd, buffer, offset)):
+            offset += read
+    finally:
+        os.close(fd)
+
+
 class _Parts:
     """What a started cache is made of, in the order in which it is opened."""
 
     source: FileSystemSource
+    breaker: Breaker
     ledger: Ledger
     recovery: Recovery
     evictor: Evictor
@@ -201,6 +254,7 @@ class _Parts:
         self.store = Store(cache.dir)
         self.reads = WorkerPool("source", size=source.workers)
         self.meta = WorkerPool("meta", size=source.meta_workers)
+        self.probe = WorkerPool("probe", size=1)
         self.disk = WorkerPool("disk", size=cache.workers)
         self.space = Space(
             cache.size,
@@ -261,6 +315,13 @@ class _Parts:
 
     def _wire(self) -> None:
         copy, cache = self.config.copy, self.config.cache
+        self.breaker = Breaker(
+            self.source.root,
+            timeout=self.config.source.timeout,
+            probe=self.source.probe,
+            pool=self.probe,
+            exhausted=self._no_thread_left,
+        )
         scheduler = Scheduler(
             self.source,
             self.reads,
@@ -268,6 +329,7 @@ class _Parts:
             in_flight=copy.in_flight,
             step_time=copy.step_time,
             max_bandwidth=copy.max_bandwidth,
+            breaker=self.breaker,
         )
         keep = min(1024, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8)
         objects = Objects(self.store, self.ledger, self.disk, keep=keep)
@@ -297,20 +359,32 @@ class _Parts:
             disk=self.disk,
             meta=self.meta,
         )
-        freshness = Freshness(self.source, self.meta, self.config.source, self.counters)
+        freshness = Freshness(
+            self.source, self.meta, self.config.source, self.counters, self.breaker
+        )
         removal = Removal(resources, self.ledger)
         self.provider = Provider(resources, freshness, self.ledger, removal)
         self.evictor.start()
 
+    def stuck(self) -> int:
+        """Threads whose call to the source should have come back."""
+        age = self.config.source.timeout
+        return sum(pool.stuck(age) for pool in (self.reads, self.meta, self.probe))
+
+    def _no_thread_left(self) -> bool:
+        """To ask the source with: all hang in it."""
+        return self.meta.stuck(self.config.source.timeout) >= self.meta.size
+
     def close(self, *, timeout: float) -> None:
         """In the opposite order; also what was opened only in part. Switches."""
         if hasattr(self, "provider"):
+            self.breaker.stop()
             self.provider.close(timeout)
             self.evictor.stop()
             self.objects.close()
         if hasattr(self, "ledger"):
             self.ledger.close()
-        pools = (self.reads, self.meta, self.disk)
+        pools = (self.reads, self.meta, self.probe, self.disk)
         for pool in pools:
             pool.close()
         for pool in pools:

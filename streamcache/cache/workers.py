@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -22,6 +23,7 @@ from streamcache.errors import Closed, SourceBusy
 
 # The embedding program may have monkey-patched: worker threads need the real ones.
 _start_new_thread = monkey.get_original("_thread", "start_new_thread")
+_get_ident = monkey.get_original("_thread", "get_ident")
 _SimpleQueue = monkey.get_original("queue", "SimpleQueue")
 
 T = TypeVar("T")
@@ -63,6 +65,7 @@ class WorkerPool:
         self.threads = 0  # alive
         self._closed = False
         self._all_gone = Event()
+        self._since: dict[int, float] = {}  # per thread with a call: when it began, monotonic s
         self._tasks: Any = _SimpleQueue()
         self._finished: deque[_Job | None] = deque()
         loop: Any = gevent.get_hub().loop
@@ -77,6 +80,11 @@ class WorkerPool:
     def queued(self) -> int:
         """Calls that wait for a thread."""
         return max(0, self.pending - self.size)
+
+    def stuck(self, age: float) -> int:
+        """Threads that have been in one call for more than ``age`` seconds."""
+        before = time.monotonic() - age
+        return sum(since < before for since in tuple(self._since.values()))
 
     def call(
         self,
@@ -171,12 +179,15 @@ class WorkerPool:
     def _work(self) -> None:
         """The life of a thread: no object of the hub is touched here (I3)."""
         tasks, finished, send = self._tasks, self._finished, self._watcher.send
+        since, me, now = self._since, _get_ident(), time.monotonic
         while (job := tasks.get()) is not None:
+            since[me] = now()
             try:
                 job.value = job.function(*job.args)
             except BaseException as error:
                 job.error = error
             job.function = job.args = None
+            since.pop(me, None)
             finished.append(job)
             del job
             send()

@@ -233,17 +233,19 @@ class _Supervisor:
         if get_hub_if_exists() is not None:
             raise RuntimeError("a hub was made before the fork")
         place.due = math.inf
-        ours, theirs = socket.socketpair()
         # The child's own handlers are there before a signal reaches it.
         signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
         try:
-            pid = os.fork()
-            if pid == 0:
-                ours.close()
-                self._become_worker(place, theirs)
-        except OSError as error:
-            ours.close()
-            theirs.close()
+            with ExitStack() as stack:
+                ours, theirs = socket.socketpair()
+                stack.callback(ours.close)
+                stack.callback(theirs.close)
+                pid = os.fork()
+                if pid == 0:
+                    ours.close()
+                    self._become_worker(place, theirs)
+                stack.pop_all()
+        except OSError as error:  # no process to be had, or no descriptor
             if not self._announced:
                 raise StreamCacheError(f"cannot start a worker: {error.strerror}") from error
             self._wait_longer(place)

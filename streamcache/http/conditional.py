@@ -15,6 +15,11 @@ from streamcache.http.headers import Headers
 _MEMBER = re.compile(r'[ \t,]*((?:W/)?"[\x21\x23-\x7e\x80-\xff]*")[ \t]*(?:,|\Z)')
 
 
+_CONDITIONS = frozenset(
+    ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range")
+)
+
+
 class Verdict(enum.Enum):
     """What the preconditions of a GET or HEAD come to."""
 
@@ -30,6 +35,8 @@ def evaluate(headers: Headers, entity: Entity, now: int) -> Verdict:
     ``now`` in seconds. Invalid dates are ignored; a malformed list of tags matches nothing.
     If-Range is looked at whether or not there is a Range: without one it changes nothing.
     """
+    if _CONDITIONS.isdisjoint(headers):  # nearly always
+        return Verdict.PROCEED
     match = headers.get("if-match")
     if match is not None:
         if not _lists(match, entity.etag, _strong):

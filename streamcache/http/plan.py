@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 from streamcache.http.conditional import Verdict, evaluate
@@ -30,6 +31,8 @@ __all__ = [
 
 Fields = tuple[tuple[str, str], ...]
 
+_is_field_name = functools.lru_cache(maxsize=64)(is_token)  # our own, so they are few
+
 ALLOW = "GET, HEAD, OPTIONS"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"  # RFC 9110 10.1.1, for Request.expect_continue
 SERVER = "streamcache"
@@ -38,7 +41,7 @@ SERVER = "streamcache"
 _NOT_ALLOWED = frozenset(("POST", "PUT", "DELETE", "PATCH", "CONNECT", "TRACE"))
 
 
-_CONDITIONS = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
+_CONDITIONS = frozenset(("if-match", "if-none-match", "if-modified-since", "if-unmodified-since"))
 _UNKNOWN_SIZE = 2**60  # bytes: larger than any file
 _GUESSED_RANGES = 16
 
@@ -69,7 +72,7 @@ class ResponsePlan:
 
 def first_offset(request: Request) -> int | None:
     """Where the body will begin, guessed before the file is known; None: no body, or no telling."""
-    if request.method != "GET" or any(request.headers.get(name) for name in _CONDITIONS):
+    if request.method != "GET" or not _CONDITIONS.isdisjoint(request.headers):
         return None
     value = request.headers.get("range")
     ranges = None if value is None else parse_range(value, _UNKNOWN_SIZE, _GUESSED_RANGES)
@@ -213,7 +216,7 @@ def head_bytes(plan: ResponsePlan, *, date: bytes, extra: Fields = ()) -> bytes:
     elif plan.http10:
         lines.append("Connection: keep-alive")  # RFC 9112 9.3
     for name, value in (*plan.headers, *extra):
-        if not is_token(name):
+        if not _is_field_name(name):
             raise ValueError(f"not a field name: {name!r}")
         lines.append(f"{name}: {value}")
     head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")

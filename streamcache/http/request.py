@@ -10,7 +10,16 @@ from streamcache.http.headers import Headers, parse_fields
 from streamcache.http.syntax import TEXT, TOKEN, BadRequest
 from streamcache.http.target import is_authority, resolve
 
-__all__ = ["BadRequest", "BodySink", "Headers", "Limits", "Request", "RequestParser", "parse_head"]
+__all__ = [
+    "BadRequest",
+    "BodySink",
+    "Headers",
+    "Limits",
+    "Request",
+    "RequestParser",
+    "parse_head",
+    "parse_line",
+]
 
 MAX_EMPTY_LINES = 8  # before a request line; clients send one too many (RFC 9112 2.2), not dozens
 
@@ -151,7 +160,7 @@ class RequestParser:
         if not self._line_checked:
             line_end = buffer.find(b"\r\n", start, size)
             if line_end >= 0:
-                _request_line(buffer[:line_end].decode("latin-1"), self._limits)
+                parse_line(buffer[:line_end].decode("latin-1"), self._limits.target_size)
                 self._line_checked = True
         # a CR at the end is left for the next look: its LF may be on its way
         stop = size - (buffer[size - 1] == _CR)
@@ -181,7 +190,7 @@ def parse_head(head: bytes, limits: Limits) -> Request:
     malformed, 404 for a name that no file can have, 413, 414, 421, 431, 501, 505.
     """
     lines = head.decode("latin-1").split("\r\n")
-    method, target, version = _request_line(lines[0], limits)
+    method, target, version = parse_line(lines[0], limits.target_size)
     # Every CR and LF is part of a CRLF, and no other control byte is there, exactly when this
     # holds: the left side has one CR and LF for each pair plus the bare ones.
     if head.translate(None, TEXT) != b"\r\n" * (len(lines) - 1):
@@ -209,8 +218,11 @@ def parse_head(head: bytes, limits: Limits) -> Request:
     )
 
 
-def _request_line(line: str, limits: Limits) -> tuple[str, str, tuple[int, int]]:
-    """Method, target and version of a request line; single spaces only (RFC 9112 3)."""
+def parse_line(line: str, max_target: int) -> tuple[str, str, tuple[int, int]]:
+    """Method, target and version of a request line; single spaces only (RFC 9112 3).
+
+    ``max_target`` in bytes. Raises BadRequest: 400, 414, 505.
+    """
     if "\r" in line or "\n" in line:
         raise BadRequest(400, "bare CR or LF")
     words = line.split(" ")
@@ -224,6 +236,6 @@ def _request_line(line: str, limits: Limits) -> tuple[str, str, tuple[int, int]]
         if protocol in _OTHER_VERSIONS:
             raise BadRequest(505, "unsupported version")
         raise BadRequest(400, "malformed version")
-    if len(target) > limits.target_size:
+    if len(target) > max_target:
         raise BadRequest(414, "request target too long")
     return method, target, version

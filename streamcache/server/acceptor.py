@@ -43,12 +43,15 @@ def connection_limit(configured: int) -> int:
 class Acceptor(StreamServer):
     """Calls ``accepted(socket, peer)`` in the hub with raw non-blocking sockets."""
 
-    max_accept: int = ACCEPTS_PER_TURN
-
     def __init__(
-        self, listener: GeventSocket, accepted: Callable[[_socket.socket, Any], None]
+        self,
+        listener: GeventSocket,
+        accepted: Callable[[_socket.socket, Any], None],
+        *,
+        max_accept: int = ACCEPTS_PER_TURN,
     ) -> None:
         super().__init__(listener, self._unused)
+        self.max_accept = max_accept
         self._accepted = accepted
         self.paused = False
         self._exhausted = False  # said already; for as long as pauses follow each other

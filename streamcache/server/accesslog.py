@@ -4,8 +4,9 @@
         CACHE SECONDS "RANGE" END
 
 CACHE is hit, stale, collapsed, miss, bypass or "-" (the cache was not asked); END is "done", or
-"cut" for a response that did not leave whole, with the bytes that really left. Lines are held and
-written by the hub's thread, with no lock: every ``LINES_HELD`` lines and at every tick.
+"cut" for a response that did not leave whole, with the bytes that really left. Lines are held in
+the hub, with no lock, and handed on every ``LINES_HELD`` lines and at every tick, to a worker
+thread of the log's own that writes them: a slow disk must not hold the hub.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ import select
 import stat
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
+
+from streamcache.cache.workers import WorkerPool
+from streamcache.errors import SourceBusy
 
 log = logging.getLogger(__name__)
 
 LINES_HELD: Final = 256  # then they are written in one call: a flush per second costs a late p99
+WRITES_HELD: Final = 256  # that wait for the disk, 10 MB or so; then lines are lost
+CLOSE_WAIT: Final = 2.0  # s that the last lines get
 
 # Whatever could end a field or a line, or change the terminal that shows it.
 _UNSAFE = re.compile(r"[^\x20\x21\x23-\x5b\x5d-\x7e]")
@@ -43,45 +48,47 @@ def _escaped(match: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 256 else f"\\u{{{code:x}}}"
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What is logged of one response."""
+def log_line(
+    client: str,
+    stamp: str,
+    request_line: str,
+    status: int,
+    body_bytes: int,
+    referer: str,
+    user_agent: str,
+    cache: str,
+    seconds: str,
+    range_: str,
+    end: str,
+) -> str:
+    """One line, with its end; what clients wrote has been through ``escape``.
 
-    client: str
-    request_line: str  # as received; "-" when it could not be read
-    status: int
-    body_bytes: int  # that the kernel took from us
-    referer: str
-    user_agent: str
-    cache: str
-    seconds: float
-    range: str
-    whole: bool
-
-    def line(self, stamp: str) -> str:
-        """The log line, with its end."""
-        return (
-            f'{self.client} - - [{stamp}] "{escape(self.request_line)}" {self.status}'
-            f' {self.body_bytes} "{escape(self.referer)}" "{escape(self.user_agent)}"'
-            f' {self.cache} {self.seconds:.3f} "{escape(self.range)}"'
-            f" {'done' if self.whole else 'cut'}\n"
-        )
+    ``request_line`` is "-" when it could not be read, ``body_bytes`` what the kernel took from us,
+    ``seconds`` has three decimals.
+    """
+    return (
+        f'{client} - - [{stamp}] "{request_line}" {status} {body_bytes} "{referer}" "{user_agent}"'
+        f' {cache} {seconds} "{range_}" {end}\n'
+    )
 
 
 class AccessLog:
     """Where the lines go: "-" is stderr, "off" nowhere, else a file that is appended to.
 
-    Opening it raises OSError; later errors never hurt a request: one warning, and lines are lost
-    until writing works again.
+    Opening it raises OSError; later errors, and a disk that does not keep up, never hurt a
+    request: one warning, and lines are lost until writing works again.
     """
 
     def __init__(self, target: str) -> None:
         self._target = target
         self._lines: list[str] = []
+        self._lost = 0  # lines since the last flush
+        self._error: BaseException | None = None  # of the last write; set by the worker
         self._failing = False
         self._fd = -1
         if target not in ("-", "off"):
             self._fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._worker = WorkerPool("log", size=1)  # one: lines stay in order
 
     def __repr__(self) -> str:
         return f"<AccessLog {self._target} lines={len(self._lines)}>"
@@ -99,41 +106,61 @@ class AccessLog:
                 self.flush()
 
     def flush(self) -> None:
-        """Write what is held."""
+        """Have written what is held. Does not switch."""
+        self._complain()
         if not self._lines:
             return
         lines, self._lines = self._lines, []
+        if self._worker.pending >= WRITES_HELD:
+            self._lost += len(lines)
+            return
         try:
-            self._write("".join(lines).encode("ascii", "backslashreplace"))
-            self._failing = False
-        except (OSError, ValueError) as error:
-            if not self._failing:
-                self._failing = True
-                log.warning("access log %s cannot be written: %s", self._target, error)
+            self._worker.post(self._write, "".join(lines).encode("ascii", "backslashreplace"))
+        except SourceBusy:  # no thread can be had
+            self._lost += len(lines)
 
     def close(self) -> None:
-        """Write what is held and close the file; idempotent."""
+        """Write what is held and close the file; idempotent. Switches, for ``CLOSE_WAIT`` s."""
         self.flush()
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            with contextlib.suppress(OSError):
-                os.close(fd)
+        self._worker.close()
+        if self._worker.join(CLOSE_WAIT):
+            fd, self._fd = self._fd, -1
+            if fd >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+        self._complain()
 
-    def _write(self, data: bytes) -> None:
+    def _complain(self) -> None:
+        error, lost = self._error, self._lost
+        self._lost = 0
+        if error is None and not lost:
+            self._failing = False
+        elif not self._failing:
+            self._failing = True
+            reason = error or f"the disk does not keep up, lines lost={lost}"
+            log.warning("access log %s cannot be written: %s", self._target, reason)
+
+    def _write(self, lines: bytes) -> None:
+        """Worker thread: write all of it."""
         # The descriptor of stderr, not its Python object: that one may be patched, have a lock
         # or buffer. A file may have been closed meanwhile (a late line after close()).
         fd = self._fd
         if self._target == "-":
             fd = sys.__stderr__.fileno() if sys.__stderr__ is not None else -1
-        if fd < 0:
-            raise ValueError("it is closed")
-        # Several processes may write there. A file is appended to as one piece, and a pipe takes
-        # one only up to PIPE_BUF.
-        most = len(data) if stat.S_ISREG(os.fstat(fd).st_mode) else select.PIPE_BUF
-        for piece in _pieces(data, most):
-            view = memoryview(piece)
-            while view:
-                view = view[os.write(fd, view) :]
+        try:
+            if fd < 0:
+                raise ValueError("it is closed")
+            # Several processes may write there. A file is appended to as one piece, and a pipe
+            # takes one only up to PIPE_BUF.
+            regular = stat.S_ISREG(os.fstat(fd).st_mode)
+            for piece in _pieces(lines, len(lines) if regular else select.PIPE_BUF):
+                view = memoryview(piece)
+                while view:
+                    view = view[os.write(fd, view) :]
+        except (OSError, ValueError) as error:
+            self._error = error
+        else:
+            self._error = None
 
 
 def _pieces(lines: bytes, most: int) -> Iterator[bytes]:

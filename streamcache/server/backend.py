@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from streamcache.cache.delegate import CacheStatus, Delegate
+from streamcache.cache.objects import ObjectHandle
 from streamcache.config import Config
 from streamcache.source.base import Version
 
@@ -79,4 +80,23 @@ class Backend(Protocol):
         Raises NotFound, AccessDenied, SourceUnavailable or Closed. A server that stops throws
         ``Interrupted`` into this too, and into ``Found.open``.
         """
+        ...
+
+    def peek(self, path: str, last: ObjectHandle | None = None) -> ObjectHandle | None:
+        """What ``find`` and ``open`` would read from, if that needs no wait; else None.
+
+        Never switches, counts nothing. ``last`` is what it gave for this path the last time.
+        """
+        ...
+
+    def delivered(self, hot: ObjectHandle, client: str, count: int) -> None:
+        """A whole response of ``count`` bytes was read from it: a hit, and a use."""
+        ...
+
+    def take(self, hot: ObjectHandle, client: str) -> Delegate:
+        """The delegate that ``open`` would give, in the same turn as ``peek``: a hit, and a use."""
+        ...
+
+    def prefetch(self, fd: int, offset: int, count: int) -> None:
+        """SWITCHES until these bytes are in the page cache. OSError (TimeoutError), Closed."""
         ...

@@ -1,12 +1,14 @@
 """One client: a state machine fed with bytes, which owns a watcher while idle and no greenlet.
 
+    IDLE -> the fast path answers -> IDLE
     IDLE -> HEAD -> a greenlet runs the request: BODY, LOOKUP, AWAITING, SENDING -> IDLE ...
     any  -> LINGERING -> CLOSED
 
 The hub calls ``_readable`` (the watcher) and ``expire`` (the ticker); neither blocks. A whole head
 starts a greenlet, which answers what is buffered and parks the connection again. While it runs
 the watch goes on, to notice a client that leaves, and what arrives is kept up to the size of a
-head. ``_start`` is where an answer that needs no wait can be sent without a greenlet.
+head. What needs no wait is answered without a greenlet (``fastpath``); what that cannot finish,
+or does not take, goes the complete way.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from greenlet import greenlet
 from streamcache.http.body import BodyReader
 from streamcache.http.plan import head_bytes
 from streamcache.http.request import BadRequest, Request, RequestParser
-from streamcache.server.exchange import CutShort, Exchange, Interrupted
+from streamcache.server.exchange import CutShort, Exchange, Interrupted, Task
+from streamcache.server.fastpath import ANSWERED, SLOW
 from streamcache.server.service import Service
 from streamcache.server.transport import Transport
 from streamcache.server.writer import Writer
@@ -34,6 +37,7 @@ NEVER: Final = float("inf")
 RECEIVE: Final = 16 * 1024  # bytes of one recv: holds nearly every head
 DISCARD: Final = 64 * 1024  # bytes of one recv that is thrown away
 LINGER_TIME: Final = 2.0  # s a client may go on sending after our last byte
+LINGER_DRAINING: Final = 0.5  # s the same while the server drains: it must come to an end
 LINGER_SIZE: Final = 16 * 1024 * 1024  # bytes that are read for it and thrown away
 # s that a client which closed its sending side may wait for one cold byte. It may have left: then
 # the lease goes back after this time, however long the source hangs.
@@ -51,6 +55,9 @@ class Phase(enum.Enum):
     SENDING = enum.auto()  # waiting for the client to take bytes: limits.send_timeout
     LINGERING = enum.auto()  # all is sent, the client may still be sending
     CLOSED = enum.auto()
+
+
+IDLE: Final = Phase.IDLE  # looked at for each request: the attribute of an enum is slower
 
 
 class Connection:
@@ -113,6 +120,8 @@ class Connection:
         """Close if no request is running; a running one is the last."""
         if self.phase in (Phase.IDLE, Phase.HEAD):
             self.close()
+        elif self.phase is Phase.LINGERING:
+            self.deadline = min(self.deadline, monotonic() + LINGER_DRAINING)
 
     def cut(self) -> None:
         """Close, whatever is running; a greenlet is stopped by the hub's next turn."""
@@ -138,12 +147,32 @@ class Connection:
             else:
                 data = self._transport.recv(RECEIVE)
                 if data:
-                    self._parser.feed(data)
-                    self._park_or_start()
+                    self._arrived(data)
                 elif data is not None:
                     self.close()  # also in the middle of a head: nobody waits for an answer
         except OSError:
             self._gone()
+
+    def _arrived(self, data: bytes) -> None:
+        """The first bytes after an answer, or more of a head."""
+        fast = self._service.fast
+        if fast is not None and self.phase is IDLE:
+            try:
+                outcome = fast.answer(data, self._transport, self.name)
+            except OSError:
+                raise
+            except Exception:  # a fault of ours: who knows what was sent
+                log.exception("request failed client=%s", self.name)
+                self.close()
+                return
+            if outcome is ANSWERED:  # one at a time: the hub looks at others in between
+                self.deadline = monotonic() + self._service.limits.keepalive_timeout
+                return
+            if outcome is not SLOW:
+                self._start(outcome)
+                return
+        self._parser.feed(data)
+        self._park_or_start()
 
     def _park_or_start(self) -> None:
         task = self._next()
@@ -158,7 +187,7 @@ class Connection:
         except BadRequest as refused:
             return refused
 
-    def _start(self, task: Request | BadRequest) -> None:
+    def _start(self, task: Task) -> None:
         self._ahead = 0
         self.phase = Phase.LOOKUP
         self.deadline = NEVER
@@ -261,7 +290,7 @@ class Connection:
 
     # -- the greenlet's side
 
-    def _run(self, task: Request | BadRequest | None) -> None:
+    def _run(self, task: Task | None) -> None:
         keep, done = True, False
         writer = Writer(self._transport, self)  # an idle connection has none
         try:
@@ -303,7 +332,8 @@ class Connection:
             self.close()
             return
         self.phase = Phase.LINGERING
-        self.deadline = monotonic() + LINGER_TIME
+        draining = self._service.draining
+        self.deadline = monotonic() + (LINGER_DRAINING if draining else LINGER_TIME)
         self._ahead = 0
         self._watch()
 

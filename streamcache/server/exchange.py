@@ -17,8 +17,10 @@ from streamcache.errors import StreamCacheError
 from streamcache.http.body import BodyReader
 from streamcache.http.plan import CONTINUE, FileRange, head_bytes
 from streamcache.http.request import BadRequest, Request
-from streamcache.server.accesslog import Record
+from streamcache.server.accesslog import escape, log_line
+from streamcache.server.fastpath import Begun
 from streamcache.server.handler import Response
+from streamcache.server.pages import window_end
 from streamcache.server.service import Service
 from streamcache.server.writer import Writer
 
@@ -28,6 +30,9 @@ monotonic = time.monotonic
 
 # What sendfile reports about the file and not about the client.
 FILE_ERRORS: Final = frozenset((errno.EIO, errno.EBADF, errno.EINVAL, errno.ESTALE, errno.ENXIO))
+
+
+Task = Request | BadRequest | Begun
 
 
 class Interrupted(BaseException):
@@ -84,6 +89,7 @@ class Exchange:
     """Answers one request; ``run`` once."""
 
     __slots__ = (
+        "_begun",
         "_client",
         "_first",
         "_head_size",
@@ -95,13 +101,12 @@ class Exchange:
         "_writer",
     )
 
-    def __init__(
-        self, service: Service, client: Client, writer: Writer, request: Request | BadRequest
-    ) -> None:
+    def __init__(self, service: Service, client: Client, writer: Writer, task: Task) -> None:
         self._service = service
         self._client = client
         self._writer = writer
-        self._request = request
+        self._begun = task if isinstance(task, Begun) else None
+        self._request = task.request if isinstance(task, Begun) else task
         self._started = monotonic()
         self._pending = b""  # bytes before the next range of the file: the head, a part's head
         self._head_size = 0
@@ -113,16 +118,18 @@ class Exchange:
 
         Raises OSError (the client is gone), Interrupted, CutShort; the answer is logged then too.
         """
-        response = self._respond()
-        before = self._writer.written
-        whole = False
+        before, whole = self._writer.written, False
+        response = self._answer() if self._begun is None else self._begun.response
         try:
-            response = self._first_bytes(response)
+            if self._begun is None:
+                response = self._first_bytes(response)
+            else:
+                self._go_on(self._begun)
             self._send_pieces(response)
             whole = True
         finally:
             response.close()
-            self._log(response, self._writer.written - before, whole)
+            self._log(response, self._writer.written - before, whole=whole)
         return self._keep
 
     def send_early(self) -> None:
@@ -132,6 +139,13 @@ class Exchange:
         gone: this makes it answer with a reset in that case. OSError.
         """
         self._pending = self._writer.send_now(self._pending)
+
+    def _answer(self) -> Response:
+        try:
+            return self._respond()
+        except (OSError, Interrupted):  # before there was an answer; it has its line all the same
+            self._log(self._service.handler.overloaded(), 0, whole=False)
+            raise
 
     def _respond(self) -> Response:
         request, handler = self._request, self._service.handler
@@ -155,6 +169,13 @@ class Exchange:
         if request.expect_continue:
             self._writer.send(CONTINUE)
         self._client.read_body(body)
+
+    def _go_on(self, begun: Begun) -> None:
+        """Some bytes of the answer have left already."""
+        self._keep = not self._client.is_last
+        self._pending = begun.head[begun.sent :]
+        self._head_size = len(begun.head)
+        self._writer.written += begun.sent
 
     def _first_bytes(self, response: Response) -> Response:
         """Make the head; if the body starts with cold bytes, wait for them before it leaves.
@@ -210,12 +231,29 @@ class Exchange:
             before = writer.written
             try:
                 if ready.data is None:
-                    writer.send_file(ready.fd, ready.offset, ready.length)
+                    self._send_file(ready.fd, ready.offset, ready.offset + ready.length)
                 else:
                     writer.send(ready.data[: ready.length])
             finally:
                 delegate.sent(ready, writer.written - before)
             offset += ready.length
+
+    def _send_file(self, fd: int, offset: int, stop: int) -> None:
+        """Window by window, each of which is in the page cache when it is sent."""
+        pages = self._service.pages
+        while offset < stop:
+            end = window_end(offset, stop)
+            if not pages.has(fd, offset, end):
+                self._client.awaiting()
+                try:
+                    self._service.prefetch(fd, offset, end - offset)
+                except TimeoutError as error:
+                    raise CutShort(f"disk of the cache: {error}") from error
+                except (OSError, StreamCacheError) as error:
+                    log.debug("not read ahead: %s", error)  # sendfile will say what is wrong
+                self._client.resumed()
+            self._writer.send_file(fd, offset, end - offset)
+            offset = end
 
     def _ready(self, delegate: Delegate, offset: int, stop: int) -> Ready:
         self._client.awaiting()
@@ -228,26 +266,28 @@ class Exchange:
             pending, self._pending = self._pending, b""
             self._writer.send(pending, more=more)
 
-    def _log(self, response: Response, written: int, whole: bool) -> None:
+    def _log(self, response: Response, written: int, *, whole: bool) -> None:
         access_log, request = self._service.access_log, self._request
         if not access_log.enabled:
             return
-        line, fields = "-", {}
+        line = referer = agent = wanted = "-"
         if isinstance(request, Request):
-            version = f"HTTP/{request.version[0]}.{request.version[1]}"
-            line = f"{request.method} {request.target} {version}"
-            names = ("referer", "user-agent", "range")
-            fields = {name: request.headers.get(name) or "-" for name in names}
-        record = Record(
-            client=self._client.name,
-            request_line=line,
-            status=response.plan.status,
-            body_bytes=max(0, written - self._head_size),
-            referer=fields.get("referer", "-"),
-            user_agent=fields.get("user-agent", "-"),
-            cache=response.outcome,
-            seconds=monotonic() - self._started,
-            range=fields.get("range", "-"),
-            whole=whole,
+            get, (major, minor) = request.headers.get, request.version
+            line = escape(f"{request.method} {request.target} HTTP/{major}.{minor}")
+            referer = escape(get("referer") or "-")
+            agent = escape(get("user-agent") or "-")
+            wanted = escape(get("range") or "-")
+        text = log_line(
+            self._client.name,
+            self._service.clock.stamp,
+            line,
+            response.plan.status,
+            max(0, written - self._head_size),
+            referer,
+            agent,
+            response.outcome,
+            f"{monotonic() - self._started:.3f}",
+            wanted,
+            "done" if whole else "cut",
         )
-        access_log.add(record.line(self._service.clock.stamp))
+        access_log.add(text)

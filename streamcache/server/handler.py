@@ -33,6 +33,7 @@ from streamcache.http.plan import (
 from streamcache.http.request import BadRequest, Request
 from streamcache.server.backend import Backend, Found
 from streamcache.server.clock import Clock
+from streamcache.source.base import Version
 
 log = logging.getLogger(__name__)
 
@@ -134,23 +135,29 @@ class Handler:
         return _uncached(plan_error(None, 503, headers=fields))
 
     def _answer(self, request: Request, found: Found, client: str) -> Response:
-        entity = Entity(
-            size=found.size,
-            etag=f'"{found.version.id}"',
-            mtime=found.mtime_ns // NANOSECONDS,
-            content_type=content_type(request.path),
-        )
+        entity = entity_of(request.path, found.version)
         answer = plan(request, entity, max_ranges=self._max_ranges, now=self._clock.second)
         if answer.needs_file:
             delegate = found.open(client)
-            return Response(answer, *_cache_fields(delegate.status), delegate)
-        header, outcome = _cache_fields(found.status)
+            return Response(answer, *cache_fields(delegate.status), delegate)
+        header, outcome = cache_fields(found.status)
         if found.status is CacheStatus.MISS:
             header = _MISS  # only looked up: nothing is stored
         return Response(answer, header, outcome)
 
 
-def _cache_fields(status: CacheStatus) -> tuple[str, str]:
+def entity_of(path: str, version: Version) -> Entity:
+    """A version of the file at ``path`` as HTTP sees it."""
+    return Entity(
+        size=version.size,
+        etag=f'"{version.id}"',
+        mtime=version.mtime_ns // NANOSECONDS,
+        content_type=content_type(path),
+    )
+
+
+def cache_fields(status: CacheStatus) -> tuple[str, str]:
+    """The value of Cache-Status, and the word of the access log."""
     return _STATUSES[status], status.value
 
 

@@ -24,7 +24,9 @@ from streamcache.server.address import Address, SocketFile, peer_name
 from streamcache.server.backend import Backend
 from streamcache.server.clock import Clock
 from streamcache.server.connection import Connection
+from streamcache.server.fastpath import FastPath
 from streamcache.server.handler import Handler
+from streamcache.server.pages import PageCache
 from streamcache.server.service import Service
 from streamcache.server.ticker import Ticker
 from streamcache.server.transport import SocketTransport
@@ -39,9 +41,12 @@ class StreamCacheServer:
     """Serves a cache over HTTP/1.1.
 
     ``listener``: ("host", port), "host:port", "unix:PATH", or a socket that listens. ``config``
-    defaults to that of the cache, which stays open when the server stops. ``max_accept``: the
-    connections taken in one turn of the loop; 1 where processes share the listener.
+    defaults to that of the cache, which stays open when the server stops. ``max_accept``: most
+    connections that are taken at once; 1 where several processes share the listener, else the
+    first to wake takes them all.
     """
+
+    _fast_path = True  # off in tests that hold both paths to the same table
 
     def __init__(
         self,
@@ -60,8 +65,8 @@ class StreamCacheServer:
             self._listener = listener
         self._cache = cache
         self._config = config or cache.config
-        self._limit = 0
         self._max_accept = max_accept
+        self._limit = 0
         self._address: Address | None = None
         self._acceptor: Acceptor | None = None
         self._service: Service | None = None
@@ -122,13 +127,19 @@ class StreamCacheServer:
         self._limit = connection_limit(config.limits.connections)
         clock = Clock()
         limits = config.limits
+        head_limits = Limits(limits.head_size, limits.target_size, limits.fields)
+        pages = PageCache()
+        fast = FastPath(self._cache, clock, access_log, pages, head_limits)
         self._service = Service(
             hub=hub,
             handler=Handler(self._cache, clock, limits.ranges),
             limits=limits,
-            head_limits=Limits(limits.head_size, limits.target_size, limits.fields),
+            head_limits=head_limits,
             clock=clock,
             access_log=access_log,
+            pages=pages,
+            prefetch=self._cache.prefetch,
+            fast=fast if self._fast_path else None,
             closed=self._closed,
         )
         shortest = min(
@@ -138,8 +149,7 @@ class StreamCacheServer:
         self._ticker.start()
         self._stopped.clear()
         self._empty.set()
-        self._acceptor = Acceptor(listener, self._accepted)
-        self._acceptor.max_accept = self._max_accept
+        self._acceptor = Acceptor(listener, self._accepted, max_accept=self._max_accept)
         self._acceptor.start()
         log.info("listening url=%s connections=%d", self.url, self._limit)
 
@@ -155,6 +165,7 @@ class StreamCacheServer:
             timeout = self._config.server.drain_timeout
         self._stop_accepting()
         self._service.draining = True
+        self._service.fast = None
         for connection in list(self._connections):
             connection.drain()
         if not self._empty.wait(timeout):

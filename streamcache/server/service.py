@@ -12,7 +12,9 @@ from streamcache.config import LimitsConfig
 from streamcache.http.request import Limits
 from streamcache.server.accesslog import AccessLog
 from streamcache.server.clock import Clock
+from streamcache.server.fastpath import FastPath
 from streamcache.server.handler import Handler
+from streamcache.server.pages import PageCache
 
 if TYPE_CHECKING:
     from streamcache.server.connection import Connection
@@ -28,5 +30,8 @@ class Service:
     head_limits: Limits
     clock: Clock
     access_log: AccessLog
+    pages: PageCache
+    prefetch: Callable[[int, int, int], None]  # see ``Backend.prefetch``
+    fast: FastPath | None  # None: not any more, or not at all
     closed: Callable[[Connection], None]  # called once for each connection, in any greenlet
     draining: bool = False

@@ -84,6 +84,13 @@ class Fingerprint:
         renamed = now.mtime_ns == self.mtime_ns and now.links != self.links
         return Change.NONE if renamed else Change.REWRITTEN
 
+    def compare_any(self, other: Fingerprint) -> Change:
+        """The same of two looks that were under way at once: either may be the earlier one."""
+        change = self.compare(other)
+        if change is Change.REWRITTEN and other.compare(self) is Change.APPENDED:
+            return Change.APPENDED
+        return change
+
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
@@ -100,15 +107,21 @@ class SourceFile:
     valid, also after the file was replaced at the source (I8).
     """
 
-    __slots__ = ("ahead", "fd", "fingerprint", "version")
+    __slots__ = ("ahead", "fd", "fingerprint", "path", "version")
 
     def __init__(
-        self, fd: int, version: Version, fingerprint: Fingerprint, ahead: Ahead | None = None
+        self,
+        fd: int,
+        version: Version,
+        fingerprint: Fingerprint,
+        ahead: Ahead | None = None,
+        path: str = "",
     ) -> None:
         self.fd = fd
         self.version = version
         self.fingerprint = fingerprint
         self.ahead = ahead
+        self.path = path  # relative to the source's root
 
     def close(self) -> None:
         """Close the descriptor. Worker thread; idempotent."""
@@ -147,4 +160,18 @@ class Source(Protocol):
 
     def stat(self, path: str) -> Fingerprint:
         """What the file at ``path`` is now, by name. Raises as ``open`` does."""
+        ...
+
+    def reopen(self, file: SourceFile, seen: Fingerprint) -> Fingerprint:
+        """The open file is stale (ESTALE): put its path's file in its place, if it is the same.
+
+        ``seen`` is what it was last; what it is now. Raises SourceChanged, and as ``open`` does.
+        """
+        ...
+
+    def probe(self, known: str | None) -> None:
+        """Ask whether the source answers at all; ``known``: a path that it had.
+
+        Raises SourceUnavailable, or does not return as long as it does not.
+        """
         ...

@@ -8,17 +8,18 @@ import os
 import stat
 
 from streamcache.config import Identity
-from streamcache.errors import AccessDenied, NotFound, SourceUnavailable
+from streamcache.errors import AccessDenied, NotFound, SourceChanged, SourceUnavailable
 from streamcache.source.base import (
     AHEAD_BYTES,
     Ahead,
+    Change,
     Fingerprint,
     SourceFile,
     Version,
 )
 from streamcache.source.beneath import open_beneath
-from streamcache.source.mounts import covering, mounts
-from streamcache.source.statx import cached_fingerprint
+from streamcache.source.mounts import Mount, covering, mounts
+from streamcache.source.statx import ask_server, cached_fingerprint
 
 # What says that the name does not lead to a file, whatever the state of the source.
 _GONE = {
@@ -45,6 +46,7 @@ class FileSystemSource:
         self.identity = identity
         self._mounts = mounts()
         self._expected = self.mount_point
+        self._identity, self._vacant = _identity(self.root), _is_vacant(self.root)
 
     def __repr__(self) -> str:
         return f"<FileSystemSource {self.root!r}>"
@@ -62,9 +64,14 @@ class FileSystemSource:
     def open(self, path: str, ahead: int | None = None) -> SourceFile:
         """Open and fstat. A missing file is proven twice before it is called missing (I15)."""
         try:
-            return self._open(path, ahead)
+            file = self._open(path, ahead)
         except NotFound:
             self._prove_mounted(path)
+        else:
+            if self._vacant:
+                self._adopt(mounts())
+                self._vacant = False
+            return file
         try:
             return self._open(path, ahead)
         except NotFound:
@@ -106,6 +113,42 @@ class FileSystemSource:
         except OSError as error:
             raise _failed(error, file) from error
 
+    def reopen(self, file: SourceFile, seen: Fingerprint) -> Fingerprint:
+        """Under the same descriptor number: who reads from it meanwhile reads the old one (I4)."""
+        try:
+            new = self.open(file.path)
+        except (NotFound, AccessDenied) as error:
+            raise SourceChanged(f"{file.path}: stale, and no longer there") from error
+        try:
+            if seen.compare(new.fingerprint) is Change.REWRITTEN:
+                raise SourceChanged(f"{file.path}: stale, and replaced at the source")
+            os.dup2(new.fd, file.fd, inheritable=False)
+            return new.fingerprint
+        except OSError as error:
+            raise _translated(error, file.path) from error
+        finally:
+            new.close()
+
+    def probe(self, known: str | None) -> None:
+        """Ask for the root's attributes, past the kernel's cache.
+
+        The root alone says little when it is not the file system of the start: an empty mount
+        point answers too. Then a file that was there must be there.
+        """
+        fd = self._root()
+        try:
+            ask_server(fd)
+        except OSError as error:
+            raise _translated(error, self.root) from error
+        finally:
+            os.close(fd)
+        try:
+            self._prove_mounted("")
+        except SourceUnavailable:
+            if known is None:
+                raise
+            self.open(known).close()
+
     def _open(self, path: str, ahead: int | None) -> SourceFile:
         # O_NONBLOCK: opening a FIFO must not wait for its writer.
         fd = self._descriptor(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
@@ -126,14 +169,17 @@ class FileSystemSource:
         # Whole blocks only: fewer bytes are the file's end, or are left to a proper step.
         whole = data and len(data) == min(AHEAD_BYTES, now.size - (ahead or 0))
         first = Ahead(ahead or 0, memoryview(data)) if whole and before == now else None
-        return SourceFile(fd, Version.of(status, self.identity), now, first)
+        return SourceFile(fd, Version.of(status, self.identity), now, first, path)
 
-    def _descriptor(self, path: str, flags: int) -> int:
+    def _root(self) -> int:
         try:
             # By name each time: a descriptor of the root would keep a dead mount alive.
-            root = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            return os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise SourceUnavailable(error.errno, "the source's root is gone", self.root) from error
+
+    def _descriptor(self, path: str, flags: int) -> int:
+        root = self._root()
         try:
             return open_beneath(root, path, flags)
         except OSError as error:
@@ -149,6 +195,7 @@ class FileSystemSource:
             if mount is None or mount.point != self._expected:
                 raise SourceUnavailable(errno.ENOTCONN, f"{self._expected!r} is not mounted", path)
             self._mounts = now  # mounted after we started
+        self._adopt(now)
         whole = covering(self._mounts, self.root)
         inner = covering(self._mounts, os.path.join(self.root, path))
         # Also not hidden: another mount over the source, or over this part of it, counts.
@@ -157,6 +204,46 @@ class FileSystemSource:
         ):
             return
         raise SourceUnavailable(errno.ENOTCONN, "not the file system of the start", path)
+
+    def _adopt(self, now: list[Mount]) -> None:
+        """Take another mount over the root for the source, where that is certainly right.
+
+        That is: there was nothing before (an empty directory that waits for its file system), or
+        it is the same directory of the same file system (a bind mount).
+        """
+        old, new = covering(self._mounts, self.root), covering(now, self.root)
+        if old is None or new is None or old == new or old not in now:
+            return
+        if self._expected != old.point:
+            return
+        within = self.root.rstrip("/") + "/"
+        if any(mount.point.startswith(within) and mount not in now for mount in self._mounts):
+            return  # part of the source was unmounted
+        identity = _identity(self.root)
+        if not (self._vacant and old.point != self.root):
+            same = (old.type, old.device) == (new.type, new.device)  # numbers are used again
+            if not same or identity is None or identity != self._identity:
+                return
+        self._mounts, self._expected = now, new.point
+        self._identity, self._vacant = identity, False
+
+
+def _identity(root: str) -> tuple[int, int] | None:
+    """Device and inode; None: they cannot be told."""
+    try:
+        status = os.stat(root)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _is_vacant(root: str) -> bool:
+    """Nothing is there: perhaps it waits for a file system."""
+    try:
+        with os.scandir(root) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return False
 
 
 def _read_ahead(fd: int, offset: int) -> bytes:

@@ -5,6 +5,10 @@ its own), the blocks that other waiting readers need (oldest wait first), then s
 fairly over the sessions that have readers, at last those that have none. No sequential step starts
 while a seek waits (I12).
 
+A file whose reads hang must not take all workers: it gets no more of them while two reads that
+somebody waits for are late, and never the last quarter. While the source does not answer at all
+(``breaker.py``) nothing starts.
+
 Steps are sized to what the source delivers in ``step_time`` (15 ms), and a few are kept in flight
 to hide its latency; the figures behind that are in docs/architecture.md, "Reading a slow file".
 
@@ -26,6 +30,7 @@ import gevent
 
 from streamcache.errors import SourceUnavailable, StreamCacheError
 from streamcache.source.base import Fingerprint, Source, SourceFile
+from streamcache.source.breaker import Breaker
 from streamcache.stats import Counters
 
 FIRST_STEP = 64 * 1024  # bytes: the first block of a seek
@@ -34,6 +39,7 @@ START_STEP = 256 * 1024  # bytes, until the source's rate is known
 _SAMPLE_TIME = 0.05  # s of busy source that make one sample of its rate
 _SAMPLE_BYTES = 2 * MAX_STEP
 _LATE = 2.0  # s after which a step no longer counts as in flight
+_LATE_WAITED_FOR = 2  # late steps of a file for its readers, until one of them comes back
 _KEPT_BUFFERS = 32 * 1024 * 1024  # bytes
 
 
@@ -103,18 +109,24 @@ class Scheduler:
         in_flight: int = 3,
         step_time: float = 0.015,
         max_bandwidth: int = 0,
+        breaker: Breaker | None = None,
     ) -> None:
         self.source = source
+        self._breaker = breaker or Breaker()
+        self._breaker.on_close.append(self.pump)
         self._pool = pool
         self._counters = counters
         self._limit = in_flight
+        self._most = pool.size - pool.size // 4  # workers that one file may have
         self._max_bandwidth = max_bandwidth
         self._seeks: deque[tuple[Feed, int]] = deque()
         self._demands: deque[tuple[Feed, int]] = deque()
         self._reading: dict[Feed, None] = {}  # feeds with readers, in turn
         self._idle: dict[Feed, None] = {}
         self._steps: set[_Step] = set()  # in flight, and not late
-        self._late: set[_Step] = set()  # in flight, too long to count
+        self._busy: set[_Step] = set()  # with a worker, also those too late to count
+        # What waits for a file whose reads hang: (feed, offset) to whether it is a seek.
+        self._held: dict[_Key, dict[tuple[Feed, int], bool]] = {}
         self._seeking = 0  # seeks in flight
         self._running = 0  # other steps in flight
         self._storing = 0  # steps whose bytes are on their way to the cache
@@ -142,7 +154,7 @@ class Scheduler:
         Who is in the queue keeps its turn. A file whose reads hang gets none: it would take one
         worker after the other. It is added again when they come back.
         """
-        if any(step.feed is feed for step in self._late):
+        if self._hangs(feed):
             return
         queue, other = (self._idle, self._reading) if idle else (self._reading, self._idle)
         other.pop(feed, None)
@@ -157,17 +169,30 @@ class Scheduler:
             self._timer.kill(block=False)
             self._timer = None
 
+    def withdraw(self, feed: Feed) -> None:
+        """Nobody waits for anything of this feed any more. Does not switch."""
+        for key, held in list(self._held.items()):
+            for demand in [demand for demand in held if demand[0] is feed]:
+                del held[demand]
+            if not held:
+                del self._held[key]
+
     def pump(self) -> None:
         """Start what may start now. Does not switch."""
+        if self._breaker.is_open:
+            return
         while self._seeks and self._pool.pending < self._pool.size:
             feed, offset = self._seeks.popleft()
+            if self._hold(feed, offset, seek=True):
+                continue
             piece = feed.demanded(offset, FIRST_STEP)
             if piece is not None:
                 self._seeking += 1
-                gevent.spawn(self._step, feed, piece, seek=True)
+                self._spawn(feed, piece, seek=True, waited_for=True)
         while self._demands and self._running < self._limit:
             feed, offset = self._demands.popleft()
-            self._start(feed, feed.demanded(offset, self._rate.step))
+            if not self._hold(feed, offset, seek=False):
+                self._start(feed, feed.demanded(offset, self._rate.step), waited_for=True)
         if self._seeks or self._seeking or self._demands:
             return
         while self._running < self._limit and self._storing < self._limit and self._affordable():
@@ -176,25 +201,58 @@ class Scheduler:
                 return
             feed = next(iter(queue))
             del queue[feed]
+            if self._hangs(feed):
+                continue
             piece = feed.sequential(self._rate.step)
             if piece is not None:
                 queue[feed] = None
                 self._next_sequential += piece.length / (self._max_bandwidth or float("inf"))
-                self._start(feed, piece)
+                self._start(feed, piece, waited_for=False)
 
-    def _start(self, feed: Feed, piece: Piece | None) -> None:
+    def _start(self, feed: Feed, piece: Piece | None, *, waited_for: bool) -> None:
         if piece is not None:
             self._running += 1
-            gevent.spawn(self._step, feed, piece, seek=False)
+            self._spawn(feed, piece, seek=False, waited_for=waited_for)
 
-    def _step(self, feed: Feed, piece: Piece, *, seek: bool) -> None:
+    def _spawn(self, feed: Feed, piece: Piece, *, seek: bool, waited_for: bool) -> None:
+        step = _Step(feed, seek=seek, waited_for=waited_for)
+        self._busy.add(step)
+        gevent.spawn(self._step, step, piece)
+
+    def _hangs(self, feed: Feed) -> bool:
+        """Whether a worker is with it for too long, or most are: it would take one by one."""
+        before = time.monotonic() - _LATE
+        busy = [step for step in self._busy if step.feed is feed]
+        return len(busy) >= self._most or any(step.started < before for step in busy)
+
+    def _hold(self, feed: Feed, offset: int, *, seek: bool) -> bool:
+        """Whether this file has as many workers as it may have: then it waits for one of them."""
+        key, before = _key(feed), time.monotonic() - _LATE
+        busy = [step for step in self._busy if step.key == key]
+        late = sum(step.waited_for and step.started < before for step in busy)
+        if late < _LATE_WAITED_FOR and len(busy) < self._most:
+            return False
+        self._held.setdefault(key, {})[feed, offset] = seek
+        return True
+
+    def _give_back(self, step: _Step) -> None:
+        """A worker has come back from this file; what waited for that tries again."""
+        self._busy.discard(step)
+        held = self._held.pop(step.key, None)
+        if held is not None:
+            for demand, seek in held.items():
+                (self._seeks if seek else self._demands).append(demand)
+            self.pump()
+
+    def _step(self, step: _Step, piece: Piece) -> None:
         """Greenlet of one step: read in a worker, then let the feed keep or deliver it.
 
         Whoever gave the piece gets exactly one ``arrived`` or ``failed`` for it.
         """
-        step, buffer = _Step(feed, seek=seek), bytearray()
+        feed, buffer = step.feed, bytearray()
         self._steps.add(step)
         self._watch()
+        question = self._breaker.ask(feed.file.path)
         try:
             buffer = self._buffers.take(piece.length)
             data = self._read(feed, piece, memoryview(buffer)[: piece.length], step)
@@ -202,13 +260,19 @@ class Scheduler:
             now = self._pool.call(self.source.fingerprint, feed.file)
         except StreamCacheError as error:
             self._counters.source_errors += 1
+            self._breaker.failed(question, error)
             self._leave(step)
+            self._give_back(step)
             feed.failed(piece, error)
         except Exception as error:  # MemoryError, a fault of ours: the claim must not stay
             log.exception("step broke offset=%d", piece.offset)
+            self._breaker.failed(question, error)
             self._leave(step)
+            self._give_back(step)
             feed.failed(piece, SourceUnavailable(str(error)))
         else:
+            self._breaker.answered(question)
+            self._give_back(step)
             self._storing += 1
             try:
                 feed.arrived(piece, data, now)
@@ -225,7 +289,6 @@ class Scheduler:
         try:
             count = self._pool.call(self.source.read_into, feed.file, view, piece.offset)
         finally:
-            self._late.discard(step)
             saturated = self._running >= self._limit - 1
             self._rate.end(count, saturated=saturated, started=started)
         # The source must wait neither for its own fstat nor for the cache disk.
@@ -263,7 +326,6 @@ class Scheduler:
         self._watcher = None
         before = time.monotonic() - _LATE
         late = [step for step in self._steps if step.started < before]
-        self._late.update(late)
         for step in late:
             self.remove(step.feed)
         for step in late:
@@ -291,12 +353,22 @@ class Scheduler:
 class _Step:
     """A step in flight."""
 
-    __slots__ = ("feed", "seek", "started")
+    __slots__ = ("feed", "key", "seek", "started", "waited_for")
 
-    def __init__(self, feed: Feed, *, seek: bool) -> None:
+    def __init__(self, feed: Feed, *, seek: bool, waited_for: bool) -> None:
         self.feed = feed
+        self.key = _key(feed)
         self.seek = seek
+        self.waited_for = waited_for
         self.started = time.monotonic()
+
+
+# Whose reads hang together: a path, and its version, as one that replaced it may be well.
+_Key = tuple[str, str]
+
+
+def _key(feed: Feed) -> _Key:
+    return feed.file.path, feed.file.version.id
 
 
 class _Rate:

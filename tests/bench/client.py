@@ -6,10 +6,13 @@ so that fifty clients at 20 MiB/s each measure the server and not themselves.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import random
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tests.content import content
@@ -192,3 +195,39 @@ def get(
     request = Get(address, path, expected, start, stop, **options)
     request.run()
     return request.answer
+
+
+@contextlib.contextmanager
+def checking(
+    address: tuple[str, int], path: str, expected: Expected, length: int, *, pause: float = 0.05
+) -> Iterator[None]:
+    """While others load a server, compare what it answers: now and then ``length`` bytes.
+
+    At the end RuntimeError, if one answer was wrong, or if there was none.
+    """
+    wrong: list[str] = []
+    right = 0
+    ended = threading.Event()
+
+    def check() -> None:
+        nonlocal right
+        while not ended.is_set() and not wrong:
+            if length == expected.size:
+                answer = get(address, path, expected)
+            else:
+                start = random.randrange(expected.size - length + 1)
+                answer = get(address, path, expected, start, start + length)
+            if answer.error:
+                wrong.append(answer.error)
+            right += 1
+            ended.wait(pause)
+
+    thread = threading.Thread(target=check, name=f"checking {path}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    if wrong or not right:
+        raise RuntimeError(f"while under load: {wrong[0] if wrong else 'no answer'}")

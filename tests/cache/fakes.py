@@ -21,7 +21,7 @@ from typing import Any
 
 import gevent
 
-from streamcache.cache import session as session_module
+from streamcache.cache import reopening as reopening_module
 from streamcache.cache.account import Reserved
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.locks import KeyLock, KeyLocks
@@ -314,8 +314,8 @@ class World:
         self.published: list[tuple[str, int]] = []
         self.processes: list[Any] = []  # see rooms.py
         self.removal = Removal(self.resources, self.ledger)
-        self._retry_delay = session_module._RETRY_DELAY
-        session_module._RETRY_DELAY = 0.0
+        self._retry_delay = reopening_module.DELAY
+        reopening_module.DELAY = 0.0
 
     # -- files and sessions
 
@@ -424,7 +424,7 @@ class World:
 
     def close(self, *, check: bool = True) -> None:
         """End what still runs; ``check``: then nothing may be left but partials."""
-        session_module._RETRY_DELAY = self._retry_delay
+        reopening_module.DELAY = self._retry_delay
         self.gate.open()
         try:
             for session in self.sessions:

@@ -1,4 +1,4 @@
-"""Copies without their sessions: rooms of several sessions, also of processes that end badly."""
+"""Copies without their sessions: rooms of several processes, some of which end badly."""
 
 from __future__ import annotations
 
@@ -86,6 +86,4 @@ def left_behind(world: World, partial: str = name(), *, settled: bool = True) ->
 
 def recovery(world: World) -> Recovery:
     """Another one: it has seen nothing yet."""
-    return Recovery(
-        world.store, world.ledger, world.space, world.objects, world.keys, world.disk
-    )
+    return Recovery(world.store, world.ledger, world.space, world.objects, world.keys, world.disk)

@@ -417,5 +417,5 @@ class ClaimMachine(RuleBasedStateMachine):
         self.stack.close()
 
 
-ClaimMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
+ClaimMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=25)
 TestClaimMachine = ClaimMachine.TestCase

@@ -116,9 +116,108 @@ def test_a_file_replaced_by_rename_is_read_on(world: World) -> None:
 
 def test_a_fault_of_the_source_is_raised(world: World) -> None:
     delegate = direct(world)
-    world.source.fail(errno.EIO)
+    world.source.fail(errno.EIO, times=2)
     with pytest.raises(SourceUnavailable):
         delegate.ready(0, SIZE)
+    assert read(delegate, 0, SIZE) == content.content(FILM, 0, SIZE)
+    delegate.close()
+
+
+def test_a_read_that_fails_once_is_tried_again(world: World) -> None:
+    delegate = direct(world)
+    world.source.fail(errno.EIO)
+    world.source.fail(errno.EIO, at=17 * BLOCK)
+    assert read(delegate, 0, SIZE) == content.content(FILM, 0, SIZE)
+    delegate.close()
+
+
+def test_a_stale_file_is_opened_anew_under_the_same_descriptor(world: World) -> None:
+    delegate = direct(world)
+    fd = delegate._file.fd
+    world.source.fail(errno.ESTALE)
+    world.source.fail(errno.ESTALE, at=17 * BLOCK)
+    assert read(delegate, 0, SIZE) == content.content(FILM, 0, SIZE)
+    assert delegate._file.fd == fd
+    assert len(world.source.opened) == 3
+    assert not os.get_inheritable(fd)
+    delegate.close()
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_stale_file_that_was_replaced_is_not_read_on(world: World, gone: bool) -> None:
+    delegate = direct(world)
+    delegate.ready(0, SIZE)
+    if gone:
+        world.path(FILM).unlink()
+    else:
+        world.write(FILM, SIZE, content_name="other")
+    world.source.fail(errno.ESTALE)
+    with pytest.raises(SourceChanged):
+        delegate.ready(BLOCK, SIZE)
+    delegate.close()
+
+
+def test_a_reader_that_reads_on_has_one_piece_read_ahead(world: World) -> None:
+    """I16: two pieces at most, however slow the reader is."""
+    delegate = direct(world, 100 * BLOCK)
+    offset = delegate.ready(0, 100 * BLOCK).length
+    world.settle()
+    assert world.source.reads == [(0, BLOCK)]  # who came for a look gets no more
+    for number in range(1, 4):
+        ready = delegate.ready(offset, 100 * BLOCK)
+        assert (ready.offset, ready.length) == (offset, 16 * BLOCK)
+        offset += ready.length
+        world.settle()
+        assert len(world.source.reads) == 2 + number
+    assert world.source.read_twice() == []
+    delegate.close()
+
+
+def test_both_pieces_are_on_their_way_at_once(world: World) -> None:
+    """What makes a bypass independent of latency."""
+    delegate = direct(world, 100 * BLOCK)
+    delegate.ready(0, 100 * BLOCK)
+    world.gate.shut()
+    reading = gevent.spawn(delegate.ready, BLOCK, 100 * BLOCK)
+    world.settle()
+    assert world.gate.waiting == [BLOCK, 17 * BLOCK]
+    world.gate.let(17 * BLOCK)  # the second first
+    world.settle()
+    world.gate.open()
+    assert reading.get().length == 16 * BLOCK
+    delegate.close()
+
+
+def test_what_was_read_ahead_is_dropped_by_a_seek(world: World) -> None:
+    delegate = direct(world, 200 * BLOCK)
+    delegate.ready(0, 200 * BLOCK)
+    delegate.ready(BLOCK, 200 * BLOCK)
+    ready = delegate.ready(100 * BLOCK, 200 * BLOCK)
+    assert (ready.offset, ready.length) == (100 * BLOCK, BLOCK)
+    delegate.close()
+
+
+def test_nothing_is_read_ahead_beyond_what_is_asked_for(world: World) -> None:
+    delegate = direct(world, 100 * BLOCK)
+    assert read(delegate, 0, 20 * BLOCK) == content.content(FILM, 0, 20 * BLOCK)
+    world.settle()
+    assert world.source.bytes_read == 20 * BLOCK
+    delegate.close()
+
+
+def test_a_file_that_grows_while_two_reads_are_under_way_is_not_cut(world: World) -> None:
+    """The later look may come back first."""
+    delegate = direct(world, 100 * BLOCK)
+    delegate.ready(0, 100 * BLOCK)
+    older = delegate._seen
+    with open(world.path(FILM), "ab") as file:
+        file.write(b"more")
+    newer = world.source.fingerprint(delegate._file)
+    assert not delegate.is_changed(older, newer)
+    assert not delegate.is_changed(older, older)
+    assert delegate._seen == newer
+    os.truncate(world.path(FILM), 100 * BLOCK)
+    assert delegate.is_changed(older, world.source.fingerprint(delegate._file))
     delegate.close()
 
 
@@ -178,7 +277,7 @@ def test_what_nobody_waits_for_any_more_is_not_read(make_world: Callable[..., Wo
     readers[1].kill()
     world.gate.open()
     world.settle()
-    assert len(world.source.reads) == 1
+    assert world.source.reads == [(0, 16 * BLOCK), (16 * BLOCK, 16 * BLOCK)]  # and one ahead
     for each in (busy, delegate):
         each.close()
 

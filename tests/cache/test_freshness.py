@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import types
@@ -21,6 +22,7 @@ from streamcache.errors import (
     StreamCacheError,
 )
 from streamcache.source.base import Fingerprint, SourceFile, Version
+from streamcache.source.breaker import Breaker
 from tests.cache.fakes import World
 
 FILM = "film.mp4"
@@ -345,3 +347,112 @@ def test_an_error_that_is_none_of_ours_settles_who_waits(
     assert not isinstance(caught.value, SourceTimeout)
     asked.error = None
     answer(made)
+
+
+# -- a source that does not answer
+
+
+class Shut(Breaker):
+    """One that is open when the test says so."""
+
+    shut = False
+
+    @property
+    def is_open(self) -> bool:
+        return self.shut
+
+
+@pytest.fixture
+def shut() -> Shut:
+    return Shut()
+
+
+@pytest.fixture
+def guarded(world: World, asked: Asked, clock: Clock, shut: Shut) -> Freshness:
+    config = SourceConfig(revalidate=2.0, negative_ttl=1.0, stale_if_error=60.0)
+    return Freshness(asked, world.meta, config, world.counters, shut)
+
+
+def test_a_question_that_hangs_is_not_asked_again(
+    made: Freshness, asked: Asked, clock: Clock, world: World
+) -> None:
+    """One thread for a path, however often it is wanted and for however long."""
+    asked.go.clear()
+    for _ in range(20):
+        with pytest.raises(SourceTimeout):
+            answer(made, timeout=0.001)
+        clock.now += 60
+    assert len(asked.opens) == 1
+    asked.go.set()
+    world.settle()
+    answer(made)
+    assert len(asked.opens) == 2
+
+
+def test_while_the_breaker_is_open_nothing_is_asked(
+    guarded: Freshness, asked: Asked, clock: Clock, shut: Shut
+) -> None:
+    version = answer(guarded)
+    clock.now += 3
+    shut.shut = True
+    known = guarded.fresh(FILM)
+    assert known is not None
+    assert (known.version, known.failing_since) == (version, clock.now)
+    for path in (FILM, "other.mp4"):
+        with pytest.raises(SourceUnavailable):
+            answer(guarded, path)
+    assert len(asked.opens) == 1
+    clock.now += 61
+    known = guarded.fresh(FILM)
+    assert known is not None
+    assert not guarded.may_be_stale(known)
+    shut.shut = False
+    assert guarded.fresh(FILM) is None
+    assert answer(guarded) == version
+    assert guarded.known(FILM).failing_since is None
+
+
+def test_what_was_missing_is_unknown_while_the_breaker_is_open(
+    guarded: Freshness, clock: Clock, shut: Shut
+) -> None:
+    with pytest.raises(NotFound):
+        answer(guarded, "none.mp4")
+    shut.shut = True
+    assert guarded.fresh("none.mp4") is not None
+    clock.now += 2
+    assert guarded.fresh("none.mp4") is None
+    with pytest.raises(SourceUnavailable):
+        answer(guarded, "none.mp4")
+
+
+def test_who_may_be_served_stale_waits_a_little_or_not_at_all(
+    guarded: Freshness, asked: Asked, clock: Clock, shut: Shut
+) -> None:
+    asked.go.clear()
+    flight = guarded.ask(FILM)
+    assert guarded.patience(flight) == pytest.approx(0.25, abs=0.1)
+    shut._open = True
+    assert guarded.patience(flight) == 0.0
+    shut._open = False
+    guarded.leave(flight)
+    asked.go.set()
+
+
+@pytest.mark.parametrize(
+    ("error", "counted"),
+    [
+        (None, False),
+        (NotFound(2, "no"), False),
+        (AccessDenied(13, "no"), False),
+        (SourceUnavailable(5, "no"), True),
+    ],
+)
+def test_what_the_source_says_is_told_to_the_breaker(
+    guarded: Freshness, asked: Asked, shut: Shut, error: Exception | None, counted: bool
+) -> None:
+    asked.error = error
+    shut.failed(shut.ask("other"), SourceUnavailable(5, "no"))
+    with contextlib.suppress(StreamCacheError):
+        answer(guarded)
+    assert list(shut._against) == (["other", FILM] if counted else [])
+    assert not shut._asked

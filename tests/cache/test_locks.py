@@ -150,9 +150,7 @@ def test_who_waits_too_long_is_told(keys: KeyLocks) -> None:
     keys.acquire(KEY, 0).release()
 
 
-def test_another_process_has_the_key(
-    file: Path, keys: KeyLocks, another: AnotherProcess
-) -> None:
+def test_another_process_has_the_key(file: Path, keys: KeyLocks, another: AnotherProcess) -> None:
     another.do(f"keys = locks.KeyLocks(); keys.use(os.open({str(file)!r}, os.O_RDWR))")
     another.do(f"lock = keys.acquire({KEY!r}, 0)")
     assert keys.try_acquire(KEY) is None

@@ -315,6 +315,34 @@ def test_descriptors_of_what_others_removed_are_closed(world: World) -> None:
     world.objects.release(read)
 
 
+def test_nobody_joins_who_reads_what_another_process_removed(world: World) -> None:
+    """Its blocks are in no account: a row of readers must not keep them for ever (I13)."""
+    handle = leased(world)
+    name, of = handle.name, handle.version
+    world.objects.release(handle)
+    hot = world.objects.peek(name)
+    assert hot is handle
+    assert world.store.remove_objects([name]) == [name]
+    evicted(world, name)
+    world.objects.take(hot)
+    assert os.pread(hot.fd, SIZE, 0) == bytes([1]) * SIZE
+    assert world.objects.peek(name) is None
+    assert world.objects.lease(name, of) is None
+    world.objects.release(hot)
+    world.until(lambda: hot.fd < 0)
+
+
+def test_nobody_joins_who_reads_what_was_removed_by_hand(world: World) -> None:
+    handle = leased(world)
+    os.unlink(world.store._object(handle.name))
+    evicted(world, handle.name)
+    world.objects.let_go_of_removed()
+    assert os.pread(handle.fd, SIZE, 0) == bytes([1]) * SIZE
+    assert world.objects.lease(handle.name, handle.version) is None
+    world.objects.release(handle)
+    world.until(lambda: handle.fd < 0)
+
+
 def test_a_lease_that_is_given_up_here_keeps_that_of_another_process(world: World) -> None:
     handle = leased(world)
     other = copy_in_another_process(world, handle.name)

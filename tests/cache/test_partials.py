@@ -264,9 +264,7 @@ def test_what_is_unsound_goes_when_it_is_settled(
 
 
 @pytest.mark.parametrize("damage", [None, odd_map, poisoned])
-def test_what_somebody_works_on_stays(
-    store: Store, damage: Callable[[Store], None] | None
-) -> None:
+def test_what_somebody_works_on_stays(store: Store, damage: Callable[[Store], None] | None) -> None:
     """Whatever it looks like: its descriptors are open, so its blocks are not free."""
     partial, _ = store.partials.open(NAME, header(store))
     if damage is not None:
@@ -365,9 +363,7 @@ def test_hostile_files_are_replaced_when_it_is_opened(store: Store, tmp_path: Pa
         store.partials.drop(NAME)
 
 
-def test_what_cannot_be_removed_is_no_room(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_removed_is_no_room(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     begin(store)
 
     def fail(path: str) -> None:

@@ -23,7 +23,7 @@ def published(world: World, partial: str = name(), *, path: bool = True) -> int:
     room = process.open(partial)
     fill(room)
     room.seal(1)
-    blocks, fd, _ = room.publish()
+    fd, blocks, _ = room.publish()
     os.close(fd)
     process.end()
     return blocks
@@ -221,7 +221,7 @@ def test_who_leaves_a_copy_that_a_dead_process_published_keeps_its_journal(
     room = process.open()
     fill(room)
     room.seal(1)
-    blocks, fd, _ = room.publish()
+    fd, blocks, _ = room.publish()
     os.close(fd)
     process.end()
     other_room.let_go(keep=keep)
@@ -299,6 +299,39 @@ def test_what_was_drawn_and_settled_is_drawn_again(
     assert room._drawn == 128 << 10
     world.space.evicting = False
     room.let_go(keep=True)
+
+
+def test_what_another_session_published_is_not_evicted_while_a_copy_reads_it(world: World) -> None:
+    """It does not know yet that it is an object; unlinked, its blocks were in no account (I13)."""
+    process, other = Process(world), Process(world)
+    room, others = process.open(), other.open()
+    fill(room)
+    room.seal(1)
+    blocks, fd, lock = room.publish()
+    world.ledger.add(name(), "film", SIZE, blocks)
+    lock.release()
+    room.let_go(keep=False)
+    os.close(fd)
+    assert world.objects.evict([name()]) == []
+    read = others.published()
+    assert read is not None
+    others.let_go(keep=False)
+    assert world.objects.evict([name()]) == []
+    os.close(read)
+    assert world.objects.evict([name()]) == [name()]
+    world.ledger.remove([name()])
+
+
+def test_who_leaves_a_copy_to_others_enters_nothing_for_it_in_a_new_catalog(world: World) -> None:
+    """It would be a reservation that nobody settles, for each such file since the start."""
+    process, other = Process(world), Process(world)
+    room = process.open()
+    others = other.open()
+    fill(others)
+    room.let_go(keep=True)
+    assert world.space.drawn == {}
+    assert names_of(world) == {name(): footprint(SIZE)}, "others work on it"
+    others.let_go(keep=False)
 
 
 def test_who_gave_up_waiting_leaves_the_partial_as_it_was(world: World) -> None:

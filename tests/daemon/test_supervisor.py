@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shlex
 import signal
 import socket
@@ -186,6 +187,23 @@ def test_a_worker_that_lived_has_its_successor_soon(start: Start, tmp_path: Path
     code, _, log = daemon.end()
     assert code == 0
     assert "the next one in 0.1 s" not in log
+
+
+def test_without_descriptors_it_waits_and_the_others_serve_on(start: Start) -> None:
+    daemon = start(workers=2, TEMPO_DELAY="0.05")
+    daemon.ready_line()
+    pid = daemon.process.pid
+    hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (4, hard))  # all are in use; poll needs some
+    os.kill(children(pid)[1], signal.SIGKILL)
+    daemon.wait_for("no worker=w2: Too many open files")
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard, hard))
+    daemon.wait_for_next("started worker=w2")
+    daemon.wait_for_next("started worker=w2")
+    daemon.signal(signal.SIGTERM)
+    code, _, log = daemon.end()
+    assert code == 0, log
+    assert "died worker=w1" not in log
 
 
 def test_a_worker_that_is_told_to_end_has_a_successor(start: Start) -> None:

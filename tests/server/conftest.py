@@ -44,6 +44,12 @@ class Site:
         for client in self._clients:
             client.close()
 
+    @property
+    def fast(self) -> int:
+        """Responses that the fast path has sent whole."""
+        service = self.server._service
+        return service.fast.answered if service is not None and service.fast is not None else 0
+
     def greenlets(self) -> int:
         """Connections that own a greenlet now."""
         return sum(each._greenlet is not None for each in self.server._connections)
@@ -72,8 +78,14 @@ def root(tmp_path_factory: pytest.TempPathFactory, contents: dict[str, bytes]) -
     return path
 
 
+@pytest.fixture(params=["fast", "slow"])
+def path_taken(request: pytest.FixtureRequest) -> str:
+    """Both paths answer alike: every test of a server runs with the fast one and without it."""
+    return request.param
+
+
 @pytest.fixture
-def site(root: Path, contents: dict[str, bytes]) -> Iterator[Callable[..., Site]]:
+def site(root: Path, contents: dict[str, bytes], path_taken: str) -> Iterator[Callable[..., Site]]:
     """``site(limits={...}, log={...}, listener=...)`` starts a server; it is stopped at the end."""
     running: list[Site] = []
 
@@ -81,6 +93,7 @@ def site(root: Path, contents: dict[str, bytes]) -> Iterator[Callable[..., Site]
         sections.setdefault("log", {"access": "off"})
         cache = FakeCache(root, with_options(**sections))
         server = StreamCacheServer(listener, cache)
+        server._fast_path = path_taken == "fast"
         server.start()
         running.append(Site(server, cache, contents))
         return running[-1]
@@ -94,3 +107,4 @@ def site(root: Path, contents: dict[str, bytes]) -> Iterator[Callable[..., Site]
         assert each.server.connections == 0
         assert all(delegate.closed.is_set() for delegate in each.cache.delegates)
         assert all(found.closed for found in each.cache.founds)
+        each.cache.close()

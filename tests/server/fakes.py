@@ -7,9 +7,11 @@ import os
 import stat
 from pathlib import Path
 
+import gevent
 from gevent.event import Event
 
 from streamcache.cache.delegate import CacheStatus
+from streamcache.cache.objects import ObjectHandle
 from streamcache.cache.reading import Ready
 from streamcache.config import Config
 from streamcache.errors import Closed, NotFound
@@ -129,6 +131,9 @@ class FakeCache:
         self.founds: list[FakeFound] = []
         self.delegates: list[FakeDelegate] = []
         self.clients: list[str] = []
+        self.prefetched: list[tuple[int, int]] = []
+        self.prefetch_error: Exception | None = None
+        self._hot: dict[str, ObjectHandle] = {}
 
     def file(self, path: str) -> str:
         return os.fsdecode(os.fsencode(str(self.root)) + os.fsencode(path))
@@ -150,3 +155,43 @@ class FakeCache:
             raise NotFound(errno.ENOENT, "no regular file", path)
         self.founds.append(FakeFound(self, path, found))
         return self.founds[-1]
+
+    # -- the fast path's side: everything is hot, unless the test has made it otherwise
+
+    def peek(self, path: str, last: ObjectHandle | None = None) -> ObjectHandle | None:
+        odd = self.find_error or self.open_error or self.find_gate or self.in_memory
+        if odd or path in self.gates or self.status is not CacheStatus.HIT or self.step < 1 << 30:
+            return None
+        try:
+            version = Version.of(os.stat(self.file(path)))
+        except (OSError, ValueError):
+            return None
+        known = self._hot.get(path)
+        if known is None or known.version != version:
+            if known is not None:
+                os.close(known.fd)
+            fd = os.open(self.file(path), os.O_RDONLY | os.O_CLOEXEC)
+            self._hot[path] = ObjectHandle(path, version, fd)
+        return self._hot[path]
+
+    def delivered(self, hot: ObjectHandle, client: str, count: int) -> None:
+        delegate = self.take(hot, client)
+        delegate.delivered = count
+        delegate.close()
+
+    def take(self, hot: ObjectHandle, client: str) -> FakeDelegate:
+        self.clients.append(client)
+        self.delegates.append(FakeDelegate(self, hot.name, CacheStatus.HIT))
+        return self.delegates[-1]
+
+    def prefetch(self, fd: int, offset: int, count: int) -> None:
+        self.prefetched.append((offset, count))
+        gevent.sleep(0)
+        if self.prefetch_error is not None:
+            raise self.prefetch_error
+        os.pread(fd, count, offset)
+
+    def close(self) -> None:
+        for handle in self._hot.values():
+            os.close(handle.fd)
+        self._hot.clear()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 
+import gevent
 import pytest
 
 from streamcache.cache.delegate import CacheStatus
 from streamcache.errors import SourceUnavailable
-from streamcache.server.accesslog import LINES_HELD, AccessLog, Record, escape
+from streamcache.server.accesslog import LINES_HELD, AccessLog, escape, log_line
 from tests.server.client import WAIT, eventually, get
+from tests.server.fakes import Gate
 
 LINE = re.compile(
     r'(?P<client>\S+) - - \[(?P<time>\d\d/\w{3}/\d{4}:[\d:]{8} \+0000)\] "(?P<request>[^"]*)"'
@@ -96,6 +98,16 @@ def test_a_client_that_leaves_is_logged(logged):
     assert int(line["bytes"]) == here.cache.delegates[0].delivered
 
 
+def test_a_request_that_is_cut_before_it_has_an_answer_is_logged(logged):
+    here, lines = logged
+    looking = here.cache.find_gate = Gate(0)
+    here.client().send(get("/a.bin"))
+    assert looking.waiting.wait(WAIT)
+    here.server.stop(timeout=0)
+    (line,) = lines()
+    assert (line["request"], line["bytes"], line["end"]) == ("GET /a.bin HTTP/1.1", "0", "cut")
+
+
 @pytest.mark.parametrize(
     "value", ['" 200 0 "-" "-"', "a\\", "\x1b[2J", "caf\xe9", "tab\there", "\x7f", "\x80\x9f\xff"]
 )
@@ -131,10 +143,31 @@ def test_lines_are_written_when_many_are_held(tmp_path):
         log.add("x\n")
     assert (tmp_path / "log").read_text() == ""
     log.add("x\n")
-    assert (tmp_path / "log").read_text() == "x\n" * LINES_HELD
+    eventually(lambda: (tmp_path / "log").read_text() == "x\n" * LINES_HELD)
     log.add("last\n")
     log.close()
     assert (tmp_path / "log").read_text().endswith("last\n")
+
+
+def test_a_disk_that_hangs_holds_nobody_and_costs_lines(monkeypatch, caplog):
+    monkeypatch.setattr("streamcache.server.accesslog.WRITES_HELD", 3)
+    reader, writer = os.pipe()
+    log = AccessLog(f"/proc/self/fd/{writer}")
+    os.close(writer)
+    line = "x" * 999 + "\n"
+    for _ in range(10 * LINES_HELD):  # a pipe takes 64 KiB: the first write waits
+        log.add(line)
+    log.flush()
+    assert caplog.text.count("the disk does not keep up") == 1
+    received = 0
+    pool = gevent.get_hub().threadpool
+    while received < 3 * LINES_HELD * 1000:
+        received += len(pool.apply(os.read, (reader, 1 << 16)))
+    eventually(lambda: not log._worker.pending)
+    log.add("last\n")
+    log.close()
+    assert os.read(reader, 1 << 16) == b"last\n"
+    os.close(reader)
 
 
 def test_a_file_is_appended_to(tmp_path):
@@ -171,8 +204,9 @@ def test_write_errors_hurt_no_request_and_warn_once(site, caplog):
 
 
 def test_ipv6_and_unix_clients(site, tmp_path):
-    record = Record("::1", "GET / HTTP/1.1", 200, 1, "-", "-", "hit", 0.0, "-", True)
-    assert LINE.fullmatch(record.line("10/Oct/2026:13:55:36 +0000").rstrip("\n"))["client"] == "::1"
+    rest = ("GET / HTTP/1.1", 200, 1, "-", "-", "hit", "0.000", "-", "done")
+    line = log_line("::1", "10/Oct/2026:13:55:36 +0000", *rest)
+    assert LINE.fullmatch(line.rstrip("\n"))["client"] == "::1"
     path = tmp_path / "log"
     here = site(f"unix:{tmp_path / 's'}", log={"access": str(path)})
     here.client().ask("/a.bin")

@@ -162,6 +162,27 @@ def test_stop_lets_running_responses_finish(site):
     assert stopping.successful()
 
 
+def test_a_client_that_lingers_does_not_hold_up_the_end(site, monkeypatch):
+    monkeypatch.setattr("streamcache.server.connection.LINGER_TIME", 60.0)
+    here = site()
+    client = here.client()
+    client.send(b"nonsense\r\n\r\n")
+    assert client.response().status == 400
+    eventually(lambda: here.phases() == ["LINGERING"])  # it has not closed
+    with gevent.Timeout(WAIT):
+        here.server.stop(timeout=60)
+
+
+@pytest.mark.parametrize("most", [1, 16])
+def test_how_many_connections_are_taken_at_once_is_a_parameter(root, most):
+    cache = FakeCache(root)
+    with StreamCacheServer(("127.0.0.1", 0), cache, max_accept=most) as server:
+        assert server._acceptor.max_accept == most
+        with Client(server.address) as client:
+            assert client.ask("/a.bin").status == 200
+    cache.close()
+
+
 def test_a_response_that_begins_while_draining_says_close(site):
     here = site()
     gate = here.cache.find_gate = Gate(0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
 import os
 import resource
@@ -11,12 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from streamcache.errors import AccessDenied, NotFound, SourceUnavailable
+from streamcache.errors import (
+    AccessDenied,
+    NotFound,
+    SourceChanged,
+    SourceError,
+    SourceUnavailable,
+)
 from streamcache.source import filesystem
 from streamcache.source.base import AHEAD_BYTES, Change, Fingerprint, SourceFile
 from streamcache.source.filesystem import FileSystemSource
 from streamcache.source.mounts import Mount
 from tests import content
+from tests.requirements import missing
 
 NAME = "films/a.mp4"
 SIZE = 3 * AHEAD_BYTES + 100
@@ -374,3 +383,140 @@ def test_names_that_are_no_text_can_be_opened(source: FileSystemSource, root: Pa
     file = source.open(name)
     assert file.version.size == 5
     file.close()
+
+
+# -- stale handles
+
+
+def test_a_stale_file_is_replaced_under_its_descriptor(
+    source: FileSystemSource, file: SourceFile
+) -> None:
+    fd, before = file.fd, os.readlink(f"/proc/self/fd/{file.fd}")
+    assert source.reopen(file, file.fingerprint) == file.fingerprint
+    assert file.fd == fd
+    assert os.readlink(f"/proc/self/fd/{fd}") == before
+    assert not os.get_inheritable(fd)
+    assert read(source, file, 0, 10) == content.content(NAME, 0, 10)
+
+
+@pytest.mark.parametrize("what", ["replaced", "gone", "rewritten"])
+def test_another_file_does_not_take_its_place(
+    source: FileSystemSource, root: Path, file: SourceFile, what: str
+) -> None:
+    if what == "replaced":
+        content.write(root, NAME, SIZE, content_name="other")
+    elif what == "gone":
+        (root / NAME).unlink()
+    else:
+        os.utime(root / NAME)
+    with pytest.raises(SourceChanged):
+        source.reopen(file, file.fingerprint)
+    if what != "rewritten":
+        assert read(source, file, 0, 10) == content.content(NAME, 0, 10)
+
+
+def test_one_that_was_appended_to_is_the_same(
+    source: FileSystemSource, root: Path, file: SourceFile
+) -> None:
+    with open(root / NAME, "ab") as more:
+        more.write(b"more")
+    now = source.reopen(file, file.fingerprint)
+    assert file.fingerprint.compare(now) is Change.APPENDED
+
+
+# -- probes, and other file systems over the root
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@contextlib.contextmanager
+def mounted(target: Path, what: str = "", *, bind: bool = False) -> Iterator[None]:
+    if os.geteuid() != 0:
+        missing("mounting needs root")
+    kind, flags, data = (b"", 4096, None) if bind else (b"tmpfs", 0, b"size=1m")
+    if _libc.mount(what.encode() or b"none", os.fsencode(target), kind, flags, data):
+        missing(f"no mount here: {os.strerror(ctypes.get_errno())}")
+    try:
+        yield
+    finally:
+        _libc.umount2(os.fsencode(target), 2)
+
+
+def is_missing(source: FileSystemSource, path: str) -> bool:
+    """Proven; False: it is a fault."""
+    try:
+        source.open(path).close()
+    except NotFound:
+        return True
+    except SourceUnavailable:
+        return False
+    raise AssertionError(f"{path} is there")
+
+
+def test_a_probe_asks_for_the_root(source: FileSystemSource, root: Path) -> None:
+    source.probe(None)
+    source.probe(NAME)
+    root.rename(root.with_name("elsewhere"))
+    with pytest.raises(SourceUnavailable):
+        source.probe(NAME)
+
+
+def test_an_empty_mount_point_does_not_answer_a_probe(source: FileSystemSource, root: Path) -> None:
+    with mounted(root):
+        for known in (None, NAME):
+            with pytest.raises(SourceError):
+                source.probe(known)
+        content.write(root, NAME, 10)
+        source.probe(NAME)  # somebody mounted another server's copy of it
+        with pytest.raises(SourceUnavailable):
+            source.probe(None)
+    source.probe(None)
+
+
+@pytest.mark.parametrize("first", ["missing", "present"])
+def test_what_is_mounted_over_an_empty_root_is_the_source(tmp_path: Path, first: str) -> None:
+    """The daemon was started before the file system was mounted."""
+    source = FileSystemSource(str(tmp_path))
+    with mounted(tmp_path):
+        content.write(tmp_path, NAME, 10)
+        if first == "present":
+            source.open(NAME).close()
+        assert is_missing(source, "none.mp4")
+        source.open(NAME).close()
+        source.probe(None)
+    assert not is_missing(source, NAME), "it was unmounted: that is no 404"
+    with mounted(tmp_path):
+        assert is_missing(source, NAME)
+
+
+def test_a_root_that_was_not_empty_is_not_given_up(source: FileSystemSource, root: Path) -> None:
+    with mounted(root):
+        assert not is_missing(source, NAME)
+        assert not is_missing(source, "none.mp4")
+    assert is_missing(source, "none.mp4")
+
+
+def test_a_root_that_was_empty_once_is_not_given_up(tmp_path: Path) -> None:
+    source = FileSystemSource(str(tmp_path))
+    content.write(tmp_path, NAME, 10)
+    source.open(NAME).close()
+    with mounted(tmp_path):
+        assert not is_missing(source, NAME)
+
+
+def test_the_same_directory_mounted_over_itself_is_the_source(
+    source: FileSystemSource, root: Path
+) -> None:
+    with mounted(root, str(root), bind=True):
+        assert is_missing(source, "none.mp4")
+        source.open(NAME).close()
+
+
+def test_an_empty_root_that_was_a_mount_in_an_earlier_life_waits_for_that(tmp_path: Path) -> None:
+    point = tmp_path / "mnt"
+    (point / "films").mkdir(parents=True)
+    source = FileSystemSource(str(point / "films"))
+    source.expect_mount(str(point))
+    with mounted(point / "films"):
+        assert not is_missing(source, "none.mp4")

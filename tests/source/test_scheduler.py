@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from streamcache.errors import SourceUnavailable, StreamCacheError
 from streamcache.source import scheduler as scheduler_module
 from streamcache.source.base import Fingerprint, SourceFile, Version
+from streamcache.source.breaker import Breaker
 from streamcache.source.scheduler import (
     FIRST_STEP,
     MAX_STEP,
@@ -341,7 +342,10 @@ def test_a_feed_that_changes_sides_is_in_one_queue(reads: Reads) -> None:
 
 @pytest.mark.parametrize("feeds", [2, 3, 5])
 @pytest.mark.parametrize("pick", [0, -1])
-def test_sessions_with_readers_get_the_same_share(reads: Reads, feeds: int, pick: int) -> None:
+def test_sessions_with_readers_get_the_same_share(
+    reads: Reads, monkeypatch: pytest.MonkeyPatch, feeds: int, pick: int
+) -> None:
+    Clock(monkeypatch)  # none of them becomes late, however slow this machine is
     scheduler = made(reads, in_flight=4)
     sessions = [FakeFeed(chr(ord("a") + number)) for number in range(feeds)]
     for feed in sessions:
@@ -508,11 +512,14 @@ def test_a_step_is_always_a_whole_number_of_blocks_within_bounds(
     with patch.context() as monkeypatch:
         clock = Clock(monkeypatch)
         scheduler = made(reads, in_flight=2)
-        scheduler.add(FakeFeed("a"), idle=False)
+        feed = FakeFeed("a")
+        scheduler.add(feed, idle=False)
         turn()
         for wait, last in waits:
             clock.now += wait
             reads.let(reads.waiting[-1 if last else 0])
+            scheduler.add(feed, idle=False)  # as a session does when a step of it has ended
+            turn()
             step = scheduler._rate.step
             assert FIRST_STEP <= step <= MAX_STEP
             assert step % FIRST_STEP == 0
@@ -582,3 +589,150 @@ def test_no_timer_outlives_what_it_is_for(reads: Reads, monkeypatch: pytest.Monk
     assert clock.later
     scheduler.remove(feeds[1])
     assert clock.later == []
+
+
+# -- a file whose reads hang
+
+
+def late(clock: Clock) -> None:
+    clock.now += 3
+    while clock.later:
+        clock.skip()
+
+
+def test_a_file_takes_no_more_workers_while_two_of_its_reads_are_late(
+    reads: Reads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    scheduler = made(reads)
+    hung, well = FakeFeed("h"), FakeFeed("w")
+    for offset in (1, 2):
+        scheduler.demand(hung, offset << 20, seek=True)
+    turn()
+    late(clock)
+    for offset in range(3, 30):
+        scheduler.demand(hung, offset << 20, seek=offset % 2 == 0)
+    scheduler.demand(well, 0, seek=True)
+    turn()
+    assert reads.names == "hhw"
+    reads.let(reads.waiting[2])
+    scheduler.add(well, idle=False)
+    turn()
+    assert reads.names == "hhwww"
+    # One of them comes back: the others may try.
+    reads.let(reads.waiting[0])
+    assert reads.names.count("h") == 12
+
+
+def test_a_file_never_takes_all_workers(reads: Reads) -> None:
+    scheduler = made(reads)
+    for offset in range(30):
+        scheduler.demand(FakeFeed("h"), offset << 20, seek=True)
+    scheduler.demand(FakeFeed("w"), 0, seek=True)
+    turn()
+    assert reads.names == "h" * 12 + "w"
+    reads.let()
+    assert reads.names == "h" * 12
+    reads.let()
+    reads.let()
+    assert reads.names == ""
+
+
+def test_another_version_of_the_file_is_another_file(
+    reads: Reads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    scheduler = made(reads)
+    old, new = FakeFeed("o"), FakeFeed("n")
+    old.file.path = new.file.path = "film"
+    for offset in (1, 2):
+        scheduler.demand(old, offset << 20, seek=True)
+    turn()
+    late(clock)
+    scheduler.demand(old, 3 << 20, seek=True)
+    scheduler.demand(new, 0, seek=True)
+    turn()
+    assert reads.names == "oon"
+
+
+def test_what_is_withdrawn_is_not_kept_for_a_file_that_hangs(
+    reads: Reads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    scheduler = made(reads)
+    hung = [FakeFeed("h") for _ in range(5)]
+    for number, feed in enumerate(hung[:2]):
+        scheduler.demand(feed, number << 20, seek=True)
+    turn()
+    late(clock)
+    for feed in hung[2:]:
+        scheduler.demand(feed, 0, seek=True)
+        scheduler.demand(feed, 0, seek=True)
+    assert len(scheduler._held["", "h"]) == 3
+    for feed in hung:
+        scheduler.withdraw(feed)
+    assert not scheduler._held
+    reads.let()
+    assert reads.names == ""
+
+
+def test_a_look_that_hangs_after_a_read_holds_its_feed_back(
+    reads: Reads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bytes came out of the kernel's cache, the attributes must come from the server."""
+    clock, go = Clock(monkeypatch), Event()
+
+    def hang(file: SourceFile) -> Fingerprint:
+        go.wait()
+        return STILL
+
+    monkeypatch.setattr(reads, "fingerprint", hang)
+    reads.shut = False
+    scheduler = made(reads, in_flight=2)
+    feed = FakeFeed("a")
+    scheduler.add(feed, idle=False)
+    for _ in range(9):
+        turn()
+        scheduler.add(feed, idle=False)
+    clock.now += 3
+    assert reads.pending <= 12
+    before = feed.next
+    scheduler.add(feed, idle=False)
+    turn()
+    assert feed.next == before
+    feed.size = feed.next
+    go.set()
+    turn()
+
+
+def test_nothing_starts_while_the_breaker_is_open(reads: Reads) -> None:
+    breaker = Breaker(timeout=10, probe=lambda known: None, pool=reads)
+    scheduler = made(reads, breaker=breaker)
+    for path in "abc":
+        breaker.failed(breaker.ask(path), SourceUnavailable(5, "no"))
+    feed = FakeFeed("f")
+    scheduler.add(feed, idle=False)
+    scheduler.demand(feed, 1 << 30, seek=True)
+    turn()
+    assert reads.names == ""
+    breaker.answered(breaker.ask("a"))
+    turn()
+    assert reads.names == "f"
+    reads.let()
+    assert reads.names == "fff"
+    breaker.stop()
+
+
+def test_failed_reads_of_several_files_open_the_breaker(reads: Reads) -> None:
+    breaker = Breaker(timeout=10, probe=lambda known: None, pool=reads)
+    scheduler = made(reads, in_flight=4, breaker=breaker)
+    for path in "abc":
+        feed = FakeFeed(path, size=START_STEP)
+        feed.file.path = path
+        scheduler.add(feed, idle=False)
+    turn()
+    for read in reads.waiting:
+        read.error = SourceUnavailable(5, "no")
+    reads.let()
+    assert breaker.is_open
+    breaker.stop()

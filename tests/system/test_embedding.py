@@ -6,6 +6,7 @@ import contextlib
 import gc
 import io
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -333,6 +334,29 @@ def test_a_fork_is_refused(source: Path, cache_dir: Path, open_cache: OpenCache)
     with open(there, "rb") as answer:
         assert answer.read() == b"refused"
     os.waitpid(child, 0)
+    assert fetch(cache, "film").status is CacheStatus.HIT
+
+
+def test_a_forked_child_that_closes_takes_nothing_from_its_parent(
+    source: Path, cache_dir: Path, open_cache: OpenCache
+) -> None:
+    """It waited for threads that it does not have; and what it gave back was its parent's."""
+    write(source, "film", SIZE)
+    cache = open_cache(source)
+    fetch(cache, "film")
+    settle(cache, cache_dir)
+    (name,) = objects_in(cache_dir)
+    with opened(cache, "film") as delegate:
+        child = os.fork()
+        if not child:
+            signal.alarm(5)
+            try:
+                cache.close()
+            finally:
+                os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert cache._parts.store.remove_objects([name]) == []
+        assert verify("film", 0, read(delegate, 0, SIZE)) is None
     assert fetch(cache, "film").status is CacheStatus.HIT
 
 

@@ -30,6 +30,7 @@ from streamcache.errors import (
     SourceTimeout,
     SourceUnavailable,
 )
+from streamcache.source.base import Fingerprint, SourceFile, Version
 from streamcache.source.scheduler import Piece, Scheduler
 from streamcache.stats import Counters
 from tests.content import content, verify, write
@@ -369,6 +370,24 @@ def test_a_cache_disk_that_hangs_does_not_hang_requests(
         assert object_held.entered and versions_held.entered
 
 
+def test_a_request_that_is_killed_while_it_looks_leaves_no_key_locked(
+    source: Path, cache_dir: Path, open_cache: OpenCache
+) -> None:
+    """Else nobody, in no process, could cache that file any more."""
+    write(source, "film", MiB)
+    cache = open_cache(source)
+    parts = cache._parts
+    with holding(parts.store, "versions") as held:
+        reader = gevent.spawn(fetch, cache, "film")
+        eventually(lambda: held.entered)
+        assert parts.keys._held
+        reader.kill()
+        assert not parts.keys._held
+    assert_right(fetch(cache, "film"), "film", MiB)
+    settle(cache, cache_dir)
+    assert list(objects_in(cache_dir).values()) == [MiB]
+
+
 def test_a_session_closed_before_it_ran_asks_for_no_room(
     source: Path, open_cache: OpenCache
 ) -> None:
@@ -461,7 +480,7 @@ class FakeSource:
 class FakeFeed:
     """Wants more as long as the race goes on."""
 
-    file = None
+    file = SourceFile(-1, Version("0", 1 << 30, 0), Fingerprint(1, 2, 3, 4, 5, 6))
 
     def __init__(self, race: list[FakeFeed], steps: int, on_step: Callable[[], None]) -> None:
         self.got = 0
@@ -497,23 +516,22 @@ def test_readers_that_join_one_title_take_no_turns_from_others() -> None:
     assert min(got) > max(got) / 2, got
 
 
-def test_a_question_that_got_lost_does_not_block_its_path(
+def test_a_question_that_hangs_takes_one_thread_however_often_its_path_is_wanted(
     source: Path, open_cache: OpenCache
 ) -> None:
-    """After the source's timeout the next one asks anew."""
+    """Nobody waits for it for longer than the source's timeout, and nobody asks anew."""
     write(source, "film", MiB)
+    write(source, "other", MiB)
     cache = open_cache(source, source_options={"timeout": 1.0})
-    first = iter([True])
-    with holding(cache._parts.source, "open", which=lambda *args: next(first, False)) as held:
-        with pytest.raises(SourceTimeout):
-            fetch(cache, "film")
-        with Timeout(WAIT / 2, AssertionError("still asks the lost one")):
-            while True:
-                with contextlib.suppress(SourceTimeout):
-                    answer = fetch(cache, "film")
-                    break
+    with holding(cache._parts.source, "open", which=lambda path, *args: path == "film") as held:
+        for _ in range(20):
+            with pytest.raises(SourceTimeout):
+                fetch(cache, "film")
         assert held.calls == 1
-    assert_right(answer, "film", MiB)
+        assert cache.statistics().source_stuck == 1
+        assert_right(fetch(cache, "other"), "other", MiB)
+    eventually(lambda: not cache.statistics().source_stuck)
+    assert_right(fetch(cache, "film"), "film", MiB)
 
 
 def test_an_open_that_races_close_is_told_so(source: Path, cache_dir: Path) -> None:

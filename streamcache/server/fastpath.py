@@ -1,0 +1,323 @@
+"""The fast path: an ordinary request for a hot file is answered in the hub's callback.
+
+Runs in the hub; nothing here switches or waits. It takes one common shape and nothing else: one
+whole head in the bytes that just came, ordinary (``http/ordinary.py``), for a file that the cache
+knows to be fresh and has open, and a body small enough to leave with its head in one send.
+Everything else is left to the complete path, which starts from the same bytes (``SLOW``): nothing
+was sent, counted or logged by then. So this path decides nothing by itself. Its heads are made by
+``http/plan.py`` from the same plan, the cache's answers are those of the complete path's lookup.
+
+What it saves is work that would come out the same again: the request line and the other fields of
+a head are kept with what they mean (players send the same ones with a new Range each time), and
+of each file its heads with holes for what changes. docs/performance.md has the figures.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import os
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from streamcache.cache.delegate import CacheStatus
+from streamcache.cache.objects import ObjectHandle
+from streamcache.cache.reading import Ready
+from streamcache.http.ordinary import (
+    cut_range,
+    one_range,
+    ordinary_fields,
+    ordinary_path,
+)
+from streamcache.http.plan import Entity, FileRange, head_bytes, plan
+from streamcache.http.request import Limits, Request, parse_head
+from streamcache.server.accesslog import AccessLog, escape, log_line
+from streamcache.server.backend import Backend
+from streamcache.server.clock import Clock
+from streamcache.server.handler import Response, cache_fields, entity_of
+from streamcache.server.pages import PageCache
+from streamcache.server.transport import Transport
+
+MOST: Final = 512 * 1024  # bytes of a body: what one client gets in one turn of the hub
+COPIED: Final = 32 * 1024  # bytes that are quicker copied than sent by a call of their own
+SMALL: Final = 4096  # bytes of a file that is kept in memory, as the whole answer
+LONGEST: Final = 4096  # bytes of a request's head
+HEADS: Final = 512  # heads kept: 4 MB at worst, whatever strangers send
+LINES: Final = 1024  # request lines kept, each with the answers of its file: 12 MB at worst
+ONCE: Final = 4096  # digests of heads that came once
+
+_HEAD_ROOM: Final = 4096  # bytes for the head of an answer
+_RANGE_ROOM: Final = 64  # bytes that a Range line which is cut out may have
+_DATE: Final = b"Date: @"
+_CACHE_STATUS, _OUTCOME = cache_fields(CacheStatus.HIT)
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An answer of which the kernel took only some bytes: the complete path sends the rest."""
+
+    request: Request
+    response: Response  # with what is left of the body; whoever has it closes it
+    head: bytes
+    sent: int  # bytes of head and body that have left
+
+
+class Outcome(enum.Enum):
+    """What became of a request."""
+
+    ANSWERED = enum.auto()
+    SLOW = enum.auto()  # nothing was done: the complete path takes the same bytes
+
+
+ANSWERED: Final = Outcome.ANSWERED
+SLOW: Final = Outcome.SLOW
+
+
+class _Answers:
+    """What one version of a file is answered with.
+
+    ``whole`` is the head of 200, ``small`` the same with the file, if that is small; ``part`` is
+    the head of 206 with holes for length, first and last byte. The heads are what ``plan`` and
+    ``head_bytes`` make of a sample request; only the date is renewed.
+    """
+
+    __slots__ = ("_part", "_whole", "mtime", "object", "part", "second", "size", "small", "whole")
+
+    def __init__(self, path: str, hot: ObjectHandle) -> None:
+        entity = entity_of(path, hot.version)
+        self.object = hot
+        self.size = entity.size
+        self.mtime = entity.mtime
+        self.second = -1
+        self._whole = _sample(entity, b"")
+        self._part = (
+            _sample(entity, b"\r\nRange: bytes=0-0")
+            .replace(b"%", b"%%")
+            .replace(b"\r\nContent-Length: 1\r\n", b"\r\nContent-Length: %d\r\n")
+            .replace(b"\r\nContent-Range: bytes 0-0/", b"\r\nContent-Range: bytes %d-%d/")
+        )
+        self.whole = self.part = self.small = b""
+
+    def renew(self, clock: Clock, body: bytes) -> None:
+        """Write the date of another second; ``body``: of a small file."""
+        self.second = clock.second
+        date = b"Date: " + clock.date
+        self.whole = self._whole.replace(_DATE, date, 1)
+        self.part = self._part.replace(_DATE, date, 1)
+        self.small = self.whole + body if body else b""
+
+
+def _sample(entity: Entity, field: bytes) -> bytes:
+    """The head of the answer to an ordinary request that has this field."""
+    request = parse_head(b"GET / HTTP/1.1\r\nHost: h" + field, Limits())
+    answer = plan(request, entity, max_ranges=1, now=entity.mtime)
+    return head_bytes(answer, date=b"@", extra=(("Cache-Status", _CACHE_STATUS),))
+
+
+class _Line:
+    """A request line: the path that it names, how it is logged, the answers of its file."""
+
+    __slots__ = ("answers", "path", "text")
+
+    def __init__(self, path: str, text: str) -> None:
+        self.path = path
+        self.text = text
+        self.answers: _Answers | None = None
+
+
+class _Head(NamedTuple):
+    """An ordinary head without its Range, as far as it matters; texts as they are logged."""
+
+    line: _Line
+    referer: str
+    user_agent: str
+
+
+class FastPath:
+    """Answers in the hub what it can, for all connections of a server."""
+
+    def __init__(
+        self,
+        cache: Backend,
+        clock: Clock,
+        access_log: AccessLog,
+        pages: PageCache,
+        limits: Limits,
+    ) -> None:
+        self.answered = 0
+        self._cache = cache
+        self._pages = pages
+        self._clock = clock
+        self._log = access_log
+        self._limits = limits
+        self._longest = min(LONGEST, limits.head_size - _RANGE_ROOM)
+        self._heads: dict[bytes, _Head] = {}
+        self._once: set[int] = set()
+        self._line = lru_cache(LINES)(self._read_line)
+        # One buffer for all: the kernel has taken its bytes, or they are dropped, on return.
+        self._buffer = memoryview(bytearray(_HEAD_ROOM + COPIED))
+        self._read_flags = os.RWF_NOWAIT
+
+    def answer(self, data: bytes, transport: Transport, client: str) -> Outcome | Begun:
+        """Answer the request that ``data`` is, the first bytes after the last answer.
+
+        OSError: the client is gone; that is logged.
+        """
+        key, wanted = cut_range(data)
+        head = self._heads.get(key) or self._read_head(key)
+        if head is None:
+            return SLOW
+        answers = self._answers(head.line)
+        if answers is None:
+            return SLOW
+        if wanted:
+            place = one_range(wanted, answers.size)
+            if place is None:
+                return SLOW
+            start, stop = place
+            status, top = 206, answers.part % (stop - start, start, stop - 1)
+        else:
+            start, stop = 0, answers.size
+            status, top = 200, answers.whole
+        hot, length = answers.object, stop - start
+        if length > MOST:
+            return SLOW
+        try:
+            if not wanted and answers.small:
+                sent = transport.send(answers.small)
+            elif length <= COPIED:
+                sent = self._send_copy(transport, top, hot.fd, start, length)
+            else:
+                sent = self._send_file(transport, top, hot.fd, start, length)
+        except OSError:
+            self._done(head, status, 0, wanted, hot, client, "cut")
+            raise
+        if sent is None:
+            return SLOW
+        if sent < len(top) + length:
+            return self._begun(data, answers, client, top, sent)
+        self.answered += 1
+        self._done(head, status, length, wanted, hot, client, "done")
+        return ANSWERED
+
+    def _send_copy(
+        self, transport: Transport, top: bytes, fd: int, start: int, length: int
+    ) -> int | None:
+        """Head and body in one call; None: nothing was sent."""
+        size = len(top)
+        out = self._buffer[: size + length]
+        out[:size] = top
+        return transport.send(out) if self._read(fd, out[size:], start) else None
+
+    def _send_file(
+        self, transport: Transport, top: bytes, fd: int, start: int, length: int
+    ) -> int | None:
+        """The body without a copy; None: nothing was sent."""
+        if not self._pages.has(fd, start, start + length):
+            return None
+        sent = transport.send(top, more=True)
+        if sent == len(top):
+            sent += transport.sendfile(fd, start, length) or 0
+        return sent
+
+    def _answers(self, line: _Line) -> _Answers | None:
+        """What the file of this line is answered with in this second, if it is hot."""
+        answers = line.answers
+        hot = self._cache.peek(line.path, None if answers is None else answers.object)
+        if hot is None:
+            return None
+        if answers is None or answers.object is not hot:
+            answers = line.answers = _Answers(line.path, hot)
+        if answers.second == self._clock.second:
+            return answers
+        return answers if self._renew(answers) else None
+
+    def _renew(self, answers: _Answers) -> bool:
+        if not answers.size or answers.mtime > self._clock.second:  # from the future
+            return False
+        body = bytearray(answers.size if answers.size <= SMALL else 0)
+        if not self._read(answers.object.fd, memoryview(body), 0):
+            return False
+        answers.renew(self._clock, bytes(body))
+        return True
+
+    def _read(self, fd: int, into: memoryview, offset: int) -> bool:
+        """Whether all of it was in the page cache: the hub never waits for the disk."""
+        try:
+            return os.preadv(fd, (into,), offset, self._read_flags) == len(into)
+        except OSError as error:
+            # A file system that cannot say so is one in memory (tmpfs), nearly always.
+            if error.errno == errno.EOPNOTSUPP and self._read_flags:
+                self._read_flags = 0
+                return self._read(fd, into, offset)
+            return False
+
+    def _done(
+        self,
+        head: _Head,
+        status: int,
+        count: int,
+        wanted: bytes,
+        hot: ObjectHandle,
+        client: str,
+        end: str,
+    ) -> None:
+        """Count and log as the complete path does."""
+        self._cache.delivered(hot, client, count)
+        if self._log.enabled:
+            text = log_line(
+                client,
+                self._clock.stamp,
+                head.line.text,
+                status,
+                count,
+                head.referer,
+                head.user_agent,
+                _OUTCOME,
+                "0.000",  # nothing waited
+                f"bytes={wanted.decode('ascii')}" if wanted else "-",
+                end,
+            )
+            self._log.add(text)
+
+    def _begun(self, data: bytes, answers: _Answers, client: str, top: bytes, sent: int) -> Begun:
+        """Short send: what the complete path needs to go on with it."""
+        request = parse_head(data[:-4], self._limits)
+        hot = answers.object
+        answer = plan(
+            request, entity_of(request.path, hot.version), max_ranges=1, now=self._clock.second
+        )
+        delegate = self._cache.take(hot, client)
+        (body,) = answer.pieces
+        assert isinstance(body, FileRange)
+        taken = max(0, sent - len(top))
+        if taken:
+            delegate.sent(Ready(hot.fd, body.start, taken), taken)
+            answer = replace(answer, pieces=(FileRange(body.start + taken, body.stop),))
+        return Begun(request, Response(answer, _CACHE_STATUS, _OUTCOME, delegate), top, sent)
+
+    def _read_head(self, key: bytes) -> _Head | None:
+        """Read a head without its Range; one that comes again is kept."""
+        if len(key) > self._longest or not key.endswith(b"\r\n\r\n"):
+            return None
+        end = key.find(b"\r\n")
+        line = self._line(key[:end])
+        fields = ordinary_fields(key[end:-4], self._limits.fields)
+        if line is None or fields is None:
+            return None
+        head = _Head(line, escape(fields.referer), escape(fields.user_agent))
+        digest = hash(key)
+        if digest in self._once:
+            if len(self._heads) >= HEADS:
+                self._heads.clear()
+            self._heads[key] = head
+        else:  # clients that never send the same twice must not turn the others out
+            if len(self._once) >= ONCE:
+                self._once.clear()
+            self._once.add(digest)
+        return head
+
+    def _read_line(self, line: bytes) -> _Line | None:
+        path = ordinary_path(line, self._limits.target_size)
+        return None if path is None else _Line(path, escape(line.decode("latin-1")))

@@ -1,0 +1,111 @@
+"""Bytes that are not in the page cache are read by a worker before they are sent."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+
+import pytest
+
+from streamcache.errors import Closed
+from streamcache.server.pages import WINDOW, PageCache, window_end
+from tests.server.client import WAIT, get
+
+SIZE = 3 * WINDOW
+
+
+@pytest.fixture
+def file():
+    """A file on a disk, not in the page cache; skipped where the kernel cannot say so."""
+    with tempfile.TemporaryFile(dir="/var/tmp") as opened:
+        opened.write(os.urandom(SIZE))
+        opened.flush()
+        os.fsync(opened.fileno())
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        try:
+            os.preadv(opened.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT)
+        except BlockingIOError:
+            yield opened.fileno()
+        except OSError as error:
+            pytest.skip(f"no RWF_NOWAIT here: {error}")
+        else:
+            pytest.skip("the file stays in memory")
+
+
+def test_what_was_read_is_there_and_the_rest_is_not(file):
+    # No reading ahead; and each place is looked at once, as a look has the kernel fetch the page.
+    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
+    pages, far = PageCache(), WINDOW // 4
+    os.pread(file, WINDOW, WINDOW)
+    assert pages.has(file, WINDOW, 2 * WINDOW)
+    assert not pages.has(file, WINDOW, 2 * WINDOW + far)
+    assert not pages.has(file, WINDOW - far, 2 * WINDOW)
+    assert not pages.has(file, 0, WINDOW)
+    assert not pages.has(file, SIZE - 1, SIZE)
+
+
+def test_where_the_kernel_cannot_say_it_everything_counts_as_there(monkeypatch):
+    asked = []
+
+    def unsupported(*args):
+        asked.append(args)
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    monkeypatch.setattr(os, "preadv", unsupported)
+    pages = PageCache()
+    assert pages.has(0, 0, 10)
+    assert pages.has(0, 0, 10)
+    assert len(asked) == 1
+
+
+def test_windows_are_aligned_and_end_with_the_file():
+    assert [window_end(at, SIZE) // WINDOW for at in (0, WINDOW - 1, WINDOW, SIZE - 1)] == [
+        1,
+        1,
+        2,
+        3,
+    ]
+    assert window_end(5, 10) == 10
+
+
+def test_a_cold_file_is_read_ahead_window_by_window(site, monkeypatch):
+    here = site()
+    monkeypatch.setattr(PageCache, "has", lambda self, fd, offset, stop: offset == WINDOW)
+    answer = here.client().ask("/big.bin", f"Range: bytes=100-{3 * WINDOW - 1}")
+    assert answer.body == here.contents["/big.bin"][100 : 3 * WINDOW]
+    assert here.cache.prefetched == [(100, WINDOW - 100), (2 * WINDOW, WINDOW)]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "EIO"), Closed("the cache is closed")])
+def test_reading_ahead_that_fails_leaves_it_to_the_send(site, monkeypatch, error):
+    here = site()
+    here.cache.prefetch_error = error
+    monkeypatch.setattr(PageCache, "has", lambda *_: False)
+    assert here.client().ask("/big.bin").body == here.contents["/big.bin"]
+
+
+def test_a_disk_that_hangs_cuts_the_response_and_not_the_server(site, monkeypatch):
+    here = site()
+    here.cache.prefetch_error = TimeoutError("no answer")
+    monkeypatch.setattr(PageCache, "has", lambda *_: False)
+    client = here.client()
+    client.send(get("/big.bin"))
+    with pytest.raises((EOFError, ConnectionResetError)):
+        client.body(1000)
+    assert here.cache.delegates[0].closed.wait(WAIT)
+
+
+def test_cold_bytes_are_not_for_the_fast_path(site, monkeypatch):
+    here = site()
+    real = os.preadv
+
+    def cold(fd, buffers, offset, flags=0):
+        if flags & os.RWF_NOWAIT:
+            raise BlockingIOError(errno.EAGAIN, "cold")
+        return real(fd, buffers, offset, flags)
+
+    monkeypatch.setattr(os, "preadv", cold)
+    client = here.client()
+    assert client.ask("/b.bin").body == here.contents["/b.bin"]
+    assert (here.fast, here.cache.prefetched) == (0, [(0, 70_000)])

@@ -1,0 +1,215 @@
+"""Files that are replaced, cut, appended to and rewritten at random moments while they are read.
+
+No answer ever holds bytes of two versions, every whole answer is a version that there was, and a
+new version is served within ``revalidate``. STREAMCACHE_STORM_SECONDS makes it longer.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+import gevent
+import pytest
+
+from streamcache import CacheStatus, StreamCache
+from streamcache.config import Identity
+from streamcache.errors import SourceChanged, SourceError
+from streamcache.source.base import Version
+from tests.content import SETTLED, content, verify, write
+from tests.slowfs import SlowFS
+from tests.system.conftest import OpenCache
+from tests.system.site import MiB, eventually, objects_in, opened, settle, take
+
+SECONDS = float(os.environ.get("STREAMCACHE_STORM_SECONDS", "20"))
+NAMES = [f"film{number}" for number in range(6)]
+SIZES = [100_000, 300_000, MiB, 3 * MiB]
+READERS = 20
+REVALIDATE = 0.3  # s
+SLACK = 1.5  # s: the machine is busy
+SLOWEST = 15.0  # s of one request
+
+
+class Versions:
+    """What the files at the source were, and until when."""
+
+    def __init__(self, backing: Path, identity: Identity, seed: int) -> None:
+        self.contents: dict[str, tuple[str, int]] = {}  # by version: content, size
+        self.until: dict[str, float] = {}  # by version: when it was over, monotonic s
+        self.done: Counter[str] = Counter()
+        self._backing = backing
+        self._identity: Identity = identity
+        self._random = Random(seed)
+        self._number = 0
+        self._now: dict[str, tuple[str, str, int]] = {}  # by name: version, content, size
+        for name in NAMES:
+            self._replace(name)
+
+    def change(self) -> None:
+        """One file becomes another version. Does not switch, so nobody sees the table half done."""
+        name = self._random.choice(NAMES)
+        kinds = [self._replace, self._truncate, self._append, self._rewrite, self._set_back]
+        if self._identity == "mtime+ctime":
+            kinds.append(self._rewrite_unseen)
+        kind = self._random.choice(kinds)
+        self.done[kind.__name__] += 1
+        kind(name)
+
+    def _enter(self, name: str, text: str, size: int) -> None:
+        stat = os.stat(self._backing / name)
+        assert stat.st_size == size
+        version = Version.of(stat, self._identity).id
+        old = self._now.get(name)
+        if old is not None:
+            assert version != old[0]
+            self.until[old[0]] = time.monotonic()
+        self._now[name] = (version, text, size)
+        self.contents[version] = (text, size)
+
+    def _text(self, name: str) -> str:
+        self._number += 1
+        return f"{name}-{self._number}"
+
+    def _replace(self, name: str) -> None:
+        text, size = self._text(name), self._random.choice(SIZES)
+        write(self._backing, name, size, content_name=text, age=SETTLED - self._number)
+        self._enter(name, text, size)
+
+    def _set_back(self, name: str) -> None:
+        """By an older file (``cp -p`` of a backup)."""
+        text, size = self._text(name), self._now[name][2]
+        write(self._backing, name, size, content_name=text, age=2 * SETTLED + self._number)
+        self._enter(name, text, size)
+
+    def _truncate(self, name: str) -> None:
+        _, text, size = self._now[name]
+        os.truncate(self._backing / name, size // 2)
+        self._settle(name)
+        self._enter(name, text, size // 2)
+
+    def _append(self, name: str) -> None:
+        _, text, size = self._now[name]
+        with open(self._backing / name, "ab") as file:
+            file.write(content(text, size, size + 70_000))
+        self._settle(name)
+        self._enter(name, text, size + 70_000)
+
+    def _rewrite(self, name: str) -> None:
+        text, size = self._text(name), self._now[name][2]
+        with open(self._backing / name, "r+b") as file:
+            file.write(content(text, 0, size))
+        self._settle(name)
+        self._enter(name, text, size)
+
+    def _rewrite_unseen(self, name: str) -> None:
+        """In place, with the same size and its old time: only ctime tells."""
+        before = os.stat(self._backing / name)
+        text, size = self._text(name), self._now[name][2]
+        with open(self._backing / name, "r+b") as file:
+            file.write(content(text, 0, size))
+        os.utime(self._backing / name, ns=(before.st_mtime_ns, before.st_mtime_ns))
+        self._enter(name, text, size)
+
+    def _settle(self, name: str) -> None:
+        changed = time.time() - SETTLED + self._number + self._random.random()
+        self._number += 1
+        os.utime(self._backing / name, (changed, changed))
+
+
+class Storm:
+    """Those who read."""
+
+    def __init__(self, cache: StreamCache, versions: Versions, seed: int) -> None:
+        self.stop = False
+        self.whole = 0
+        self.halfway = 0  # answers of a file that was being written when it was opened
+        self.errors: Counter[str] = Counter()
+        self.served: Counter[CacheStatus] = Counter()
+        self._cache = cache
+        self._versions = versions
+        self._random = Random(seed)
+
+    def read(self) -> None:
+        """Greenlet."""
+        while not self.stop:
+            with gevent.Timeout(SLOWEST, AssertionError("a request hangs")):
+                try:
+                    self._one(self._random.choice(NAMES))
+                except (SourceChanged, SourceError) as error:
+                    self.errors[type(error).__name__] += 1
+            gevent.sleep(self._random.random() * 0.02)
+
+    def _one(self, name: str) -> None:
+        asked = time.monotonic()
+        with opened(self._cache, name) as delegate:
+            version, size, status = delegate.version.id, delegate.size, delegate.status
+            start = self._random.randrange(size) if self._random.random() < 0.4 else 0
+            data = bytearray()
+            while start + len(data) < size:
+                data += take(delegate, start + len(data), size)
+                if self._random.random() < 0.05:
+                    gevent.sleep(self._random.random() * 0.1)
+        self.served[status] += 1
+        known = self._versions.contents.get(version)
+        if known is None:  # the attributes of a moment between a write and its end
+            assert status is CacheStatus.BYPASS
+            self.halfway += 1
+            return
+        text, whole = known
+        assert size == whole
+        assert verify(text, start, data) is None, (name, text, start, status)
+        self.whole += 1
+        over = self._versions.until.get(version)
+        if over is not None and status is not CacheStatus.STALE:
+            assert asked - over < REVALIDATE + SLACK, f"{name}: an old version, {status}"
+
+
+@pytest.mark.parametrize("identity", ["mtime", "mtime+ctime"])
+def test_no_answer_mixes_versions_however_the_files_change(
+    slowfs: SlowFS, cache_dir: Path, open_cache: OpenCache, identity: Identity
+) -> None:
+    # Pages that the kernel keeps of an earlier open are not what a server would say.
+    slowfs.set(latency=0.002, meta_latency=0.0005, bandwidth=100 * MiB, keep_cache=False)
+    versions = Versions(slowfs.backing, identity, seed=7)
+    cache = open_cache(
+        slowfs.path,
+        16 * MiB,
+        source_options={
+            "revalidate": REVALIDATE,
+            "revalidate_wait": 5.0,  # a machine that is busy makes nobody read what is stale
+            "timeout": SLOWEST,
+            "identity": identity,
+        },
+        cache={"evict_interval": 0.1},
+    )
+    storm = Storm(cache, versions, seed=11)
+    crowd = [gevent.spawn(storm.read) for _ in range(READERS)]
+    end, random = time.monotonic() + SECONDS / 2, Random(3)
+    restarts = 0
+    while time.monotonic() < end:
+        gevent.sleep(random.random() * 0.1)
+        versions.change()
+        if random.random() < 0.05:  # the server restarts: its handles are stale
+            restarts += 1
+            slowfs.release()
+            slowfs.fault("ESTALE", operations=("read",), existing=True)
+        gevent.joinall([reader for reader in crowd if reader.ready()], raise_error=True)
+    slowfs.release()
+    storm.stop = True
+    gevent.joinall(crowd, timeout=SLOWEST, raise_error=True)
+    assert all(reader.ready() for reader in crowd)
+    settle(cache, cache_dir, wait=20.0)
+    print(versions.done, storm.served, storm.errors, storm.whole, storm.halfway, restarts)
+    for path in (cache_dir / "objects").glob("*/*"):
+        text, size = versions.contents[path.name.partition(".")[2]]
+        assert path.stat().st_size == size
+        assert verify(text, 0, path.read_bytes()) is None, "an object of two versions"
+    assert cache.statistics().source_answers
+    eventually(lambda: slowfs.counters().open_files == 0)
+    # It was a storm.
+    assert storm.whole > 20 * SECONDS / 2 and objects_in(cache_dir)
+    assert storm.errors["SourceChanged"]
+    assert {CacheStatus.HIT, CacheStatus.MISS, CacheStatus.COLLAPSED} <= set(storm.served)
