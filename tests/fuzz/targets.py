@@ -304,7 +304,8 @@ def _with_signature(text: str) -> str:
     if fields is None:
         return text
     path, _ = _grants(resolve("GET", text), text)
-    return text.replace("SIGNATURE", _right(path, *fields.groups()))
+    start = fields.end() - len("SIGNATURE")
+    return text[:start] + _right(path, *fields.groups()) + text[fields.end() :]
 
 
 def _reference_grant(path: str, text: str) -> tuple[Outcome, str]:
