@@ -1,9 +1,9 @@
 """Who reads next: one scheduler per source.
 
 In this order: the first block of a reader that has just come or sought (at once, with a worker of
-its own), the blocks that other waiting readers need (oldest wait first), then sequential copying:
-fairly over the sessions that have readers, at last those that have none. No sequential step starts
-while a seek waits (I12).
+its own), the blocks that other waiting readers need (of the file that was given least while they
+compete, the oldest wait first), then sequential copying: fairly over the sessions that have
+readers, at last those that have none. No sequential step starts while a seek waits (I12).
 
 A file whose reads hang must not take all workers: it gets no more of them while two reads that
 somebody waits for are late, and never the last quarter. While the source does not answer at all
@@ -31,15 +31,18 @@ import gevent
 from streamcache.errors import SourceUnavailable, StreamCacheError
 from streamcache.source.base import Fingerprint, Source, SourceFile
 from streamcache.source.breaker import Breaker
+from streamcache.source.turns import Turns
 from streamcache.stats import Counters
 
 FIRST_STEP = 64 * 1024  # bytes: the first block of a seek
-MAX_STEP = 4 * 1024 * 1024  # bytes
+MAX_STEP = 1024 * 1024  # bytes: larger ones fall out of the processor's cache before the write
 START_STEP = 256 * 1024  # bytes, until the source's rate is known
 _SAMPLE_TIME = 0.05  # s of busy source that make one sample of its rate
 _SAMPLE_BYTES = 2 * MAX_STEP
 _LATE = 2.0  # s after which a step no longer counts as in flight
 _LATE_WAITED_FOR = 2  # late steps of a file for its readers, until one of them comes back
+_LEAD = 256 * 1024  # bytes that a file may have more of than one that is just being asked for
+_QUICK = 0.0002  # s: a look at a file that takes no longer asks no server
 _KEPT_BUFFERS = 32 * 1024 * 1024  # bytes
 
 
@@ -119,8 +122,9 @@ class Scheduler:
         self._limit = in_flight
         self._most = pool.size - pool.size // 4  # workers that one file may have
         self._max_bandwidth = max_bandwidth
-        self._seeks: deque[tuple[Feed, int]] = deque()
-        self._demands: deque[tuple[Feed, int]] = deque()
+        self._seeks: deque[tuple[Feed, int, int]] = deque()  # with the share when they came
+        self._demands: Turns[tuple[Feed, int]] = Turns()
+        self._look_time = 1.0  # s that the last look at a file took
         self._reading: dict[Feed, None] = {}  # feeds with readers, in turn
         self._idle: dict[Feed, None] = {}
         self._steps: set[_Step] = set()  # in flight, and not late
@@ -145,7 +149,7 @@ class Scheduler:
 
     def demand(self, feed: Feed, offset: int, *, seek: bool) -> None:
         """A reader of this feed waits for the bytes at ``offset``. Does not switch."""
-        (self._seeks if seek else self._demands).append((feed, offset))
+        self._queue(feed, offset, seek=seek)
         self.pump()
 
     def add(self, feed: Feed, *, idle: bool) -> None:
@@ -182,19 +186,26 @@ class Scheduler:
         if self._breaker.is_open:
             return
         while self._seeks and self._pool.pending < self._pool.size:
-            feed, offset = self._seeks.popleft()
+            feed, offset, _ = self._seeks.popleft()
             if self._hold(feed, offset, seek=True):
                 continue
             piece = feed.demanded(offset, FIRST_STEP)
             if piece is not None:
                 self._seeking += 1
+                self._demands.give(_key(feed), piece.length)
                 self._spawn(feed, piece, seek=True, waited_for=True)
         while self._demands and self._running < self._limit:
-            feed, offset = self._demands.popleft()
+            if self._seeks and self._demands.first > self._seeks[0][2] + _LEAD:
+                return  # nobody runs far ahead of those who are just coming
+            feed, offset = self._demands.pop()
             if not self._hold(feed, offset, seek=False):
-                self._start(feed, feed.demanded(offset, self._rate.step), waited_for=True)
+                piece = feed.demanded(offset, self._rate.step)
+                if piece is not None:
+                    self._demands.give(_key(feed), piece.length)
+                self._start(feed, piece, waited_for=True)
         if self._seeks or self._seeking or self._demands:
             return
+        self._demands.clear()
         while self._running < self._limit and self._storing < self._limit and self._affordable():
             queue = self._reading or self._idle
             if not queue:
@@ -208,6 +219,12 @@ class Scheduler:
                 queue[feed] = None
                 self._next_sequential += piece.length / (self._max_bandwidth or float("inf"))
                 self._start(feed, piece, waited_for=False)
+
+    def _queue(self, feed: Feed, offset: int, *, seek: bool) -> None:
+        if seek:
+            self._seeks.append((feed, offset, self._demands.now))
+        else:
+            self._demands.add(_key(feed), (feed, offset))
 
     def _start(self, feed: Feed, piece: Piece | None, *, waited_for: bool) -> None:
         if piece is not None:
@@ -241,7 +258,7 @@ class Scheduler:
         held = self._held.pop(step.key, None)
         if held is not None:
             for demand, seek in held.items():
-                (self._seeks if seek else self._demands).append(demand)
+                self._queue(*demand, seek=seek)
             self.pump()
 
     def _step(self, step: _Step, piece: Piece) -> None:
@@ -255,9 +272,9 @@ class Scheduler:
         question = self._breaker.ask(feed.file.path)
         try:
             buffer = self._buffers.take(piece.length)
-            data = self._read(feed, piece, memoryview(buffer)[: piece.length], step)
-            # After the bytes: what is the same before and after brackets them (I8).
-            now = self._pool.call(self.source.fingerprint, feed.file)
+            data, now = self._read(feed, piece, memoryview(buffer)[: piece.length], step)
+            if now is None:
+                now, self._look_time = self._pool.call(_look, self.source, feed.file)
         except StreamCacheError as error:
             self._counters.source_errors += 1
             self._breaker.failed(question, error)
@@ -283,11 +300,22 @@ class Scheduler:
                 self._buffers.give(buffer)
             self.pump()
 
-    def _read(self, feed: Feed, piece: Piece, view: memoryview, step: _Step) -> memoryview:
-        """Fill ``view``, fewer bytes at the end of the file. Switches. Raises SourceError."""
-        started, count = self._rate.begin(), 0
+    def _read(
+        self, feed: Feed, piece: Piece, view: memoryview, step: _Step
+    ) -> tuple[memoryview, Fingerprint | None]:
+        """Fill ``view``, fewer bytes at the end of the file. Switches. Raises SourceError.
+
+        And look at the file after the bytes (what is the same before and after brackets them, I8),
+        if that asks no server; None: it is to be looked at.
+        """
+        started, count, now = self._rate.begin(), 0, None
         try:
-            count = self._pool.call(self.source.read_into, feed.file, view, piece.offset)
+            if self._look_time < _QUICK:
+                count, now, self._look_time = self._pool.call(
+                    _read_and_look, self.source, feed.file, view, piece.offset
+                )
+            else:
+                count = self._pool.call(self.source.read_into, feed.file, view, piece.offset)
         finally:
             saturated = self._running >= self._limit - 1
             self._rate.end(count, saturated=saturated, started=started)
@@ -295,7 +323,7 @@ class Scheduler:
         self._leave(step)
         self._counters.source_reads += 1
         self._counters.bytes_from_source += count
-        return view[:count]
+        return view[:count], now
 
     def _leave(self, step: _Step) -> None:
         """It takes no place at the source any more; once."""
@@ -348,6 +376,21 @@ class Scheduler:
     def _come_back(self) -> None:
         self._timer = None
         self.pump()
+
+
+def _look(source: Source, file: SourceFile) -> tuple[Fingerprint, float]:
+    """Worker thread: what the file is now, and s that it took to say so."""
+    begun = time.monotonic()
+    now = source.fingerprint(file)
+    return now, time.monotonic() - begun
+
+
+def _read_and_look(
+    source: Source, file: SourceFile, view: memoryview, offset: int
+) -> tuple[int, Fingerprint, float]:
+    """Worker thread: both in one call, as each costs a round trip to the hub."""
+    count = source.read_into(file, view, offset)
+    return count, *_look(source, file)
 
 
 class _Step:
