@@ -131,6 +131,20 @@ class Access:
     def __repr__(self) -> str:
         return f"<Access keys={self._keys is not None} passwords={self._passwords!r}>"
 
+    @property
+    def signs(self) -> bool:
+        """Whether URLs may have a grant, which no log may have."""
+        return self._keys is not None
+
+    def settled_by_peer(self, peer: Host) -> bool:
+        """Whether every request of this peer is let in, whatever it says."""
+        return (
+            self._keys is None
+            and self._passwords is None
+            and not self._proxies.trusts(peer)
+            and self._networks.allow(peer)
+        )
+
     def admits(self, peer: Host) -> bool:
         """Whether a connection of this peer can come to anything; asked before its first byte."""
         if self._proxies.trusts(peer):
@@ -245,8 +259,8 @@ def log_name(user: bytes) -> str:
 
 @contextlib.contextmanager
 def _naming(option: str) -> Iterator[None]:
-    """Makes a ValueError a ConfigError that begins with the option's name."""
+    """Makes what is wrong a ConfigError that begins with the option's name."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, ConfigError) as error:
         raise ConfigError(f"{option}: {error}") from None
