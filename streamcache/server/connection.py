@@ -50,9 +50,8 @@ class Phase(enum.Enum):
     """What a connection is about; each has its own deadline (I17)."""
 
     IDLE = enum.auto()  # nothing buffered, no greenlet: limits.keepalive_timeout
-    HEAD = (
-        enum.auto()
-    )  # a part of a head, or a PROXY header is due, no greenlet: limits.head_timeout, not extended
+    HEAD = enum.auto()  # a part of a head, no greenlet: limits.head_timeout, not extended; or a
+    # PROXY header is due, which has the same time
     BODY = enum.auto()  # reading a request's body: limits.body_timeout
     LOOKUP = enum.auto()  # in the cache, whose own deadlines hold
     AWAITING = enum.auto()  # for bytes of the file: the cache's deadlines; the client may leave
@@ -97,7 +96,7 @@ class Connection:
         self._ended = False  # the client will send no more
         self._doubted_until = NEVER
         self._preface: bytes | None = None  # of a PROXY header that is not whole yet
-        self._settled = True  # no request of this peer need be asked about
+        self._settled = service.admission is None  # no request of this peer need be asked about
         self._unsent = 0  # bytes the client had not acknowledged when the wait began
         self.phase = Phase.IDLE
         self.deadline = NEVER
@@ -113,7 +112,7 @@ class Connection:
         if admission is not None:
             if admission.proxy_protocol:
                 self._preface = b""
-            self._called(admission, self.name)
+            self._introduce(admission, self.name)
         self._park()
 
     def refuse(self) -> None:
@@ -191,7 +190,8 @@ class Connection:
         self._parser.feed(data)
         self._park_or_start()
 
-    def _called(self, admission: Admission, name: str) -> None:
+    def _introduce(self, admission: Admission, name: str) -> None:
+        """Take this for the peer from now on."""
         self.name = admission.named(name)
         self._settled = admission.settled_by_peer(name)
 
@@ -214,7 +214,7 @@ class Connection:
             self.close()
             return b""
         self._preface = None
-        self._called(admission, name)
+        self._introduce(admission, name)
         self._park()
         return received[header.size :]
 

@@ -21,7 +21,7 @@ from streamcache.errors import ConfigError
 from streamcache.server import admission
 from streamcache.server.server import StreamCacheServer
 from tests.requirements import missing
-from tests.server.client import eventually, get
+from tests.server.client import Client, eventually, get
 from tests.server.conftest import with_options
 from tests.server.fakes import FakeCache
 
@@ -124,6 +124,20 @@ def test_a_unix_socket(site, tmp_path: Path) -> None:
     assert site(where, access={"networks": "allow unix"}).client().ask().status == 200
     where = f"unix:{tmp_path / 't'}"
     assert site(where, access={"networks": "allow 127.0.0.1"}).client().ask().status == 403
+
+
+def test_an_ipv4_client_of_a_listener_of_ipv6(site, tmp_path: Path) -> None:
+    try:
+        log = {"access": os.fspath(tmp_path / "log")}
+        here = site(("::", 0), access={"networks": "allow 127.0.0.1"}, log=log)
+    except OSError:
+        pytest.skip("no IPv6 here")
+    with Client(("127.0.0.1", here.server.address[1])) as client:
+        assert client.ask().status == 200
+    with Client(("::1", here.server.address[1])) as client:
+        assert client.ask().status == 403
+    assert here.cache.clients == ["127.0.0.1"]
+    assert [line.split()[0] for line in log_of(here, tmp_path / "log")] == ["127.0.0.1", "::1"]
 
 
 def test_conditions_and_ranges_are_asked_about_too(site) -> None:
