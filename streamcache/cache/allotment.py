@@ -189,7 +189,8 @@ class Allotment:
             # Also if others settle it: a new catalog is told only of what is still being written.
             self._space.forget(self._name)
             if partial is not None:
-                self._close(partial)
+                # Also when the pool is full or closed: what it locks must not stay locked.
+                self._disk.post(partial.close)
 
     def _open_files(self, header: PartialHeader) -> tuple[Partial, bytes]:
         """Worker thread."""
@@ -229,9 +230,3 @@ class Allotment:
         assert self.partial is not None
         self._published = True
         return self.partial.give_away()
-
-    def _close(self, partial: Partial) -> None:
-        try:
-            self._disk.call(partial.close)
-        except Closed:  # the cache is closed: the copy outlived it, held by a source that hung
-            partial.close()

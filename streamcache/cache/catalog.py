@@ -29,7 +29,7 @@ from streamcache.cache.database import (
 )
 from streamcache.cache.policy import POLICIES, Policy, PolicyName
 from streamcache.cache.queues import pack, unpack
-from streamcache.errors import CacheError
+from streamcache.errors import CacheInUse
 from streamcache.units import format_size
 
 __all__ = [
@@ -123,7 +123,7 @@ class Catalog:
         database = Database(path)
         try:
             if not alone and database.state.policy != policy:
-                raise CacheError(
+                raise CacheInUse(
                     f"cache.policy = {policy}: the cache directory is shared with a server that"
                     f" has {database.state.policy}; allowed: {database.state.policy}"
                 )
@@ -172,7 +172,7 @@ class Catalog:
                 state.size = size
             elif size not in (0, state.size):
                 ours, theirs = format_size(size), format_size(state.size)
-                raise CacheError(
+                raise CacheInUse(
                     f"cache.size = {ours}: the cache directory is shared with a server that has"
                     f" {theirs}; allowed: {theirs}"
                 )
@@ -282,14 +282,6 @@ class Catalog:
     def get(self, name: str) -> Entry | None:
         """The object of that name."""
         return self._one(f"{_ENTRY} WHERE name = ?", (pack(name),))
-
-    def newest(self, key: str) -> Entry | None:
-        """The version of `key` that was made last: what is served while the source is down."""
-        prefix = bytes.fromhex(key)
-        return self._one(
-            f"{_ENTRY} WHERE name BETWEEN ? AND ? ORDER BY leaving, created DESC LIMIT 1",
-            (prefix + bytes(16), prefix + b"\xff" * 16),
-        )
 
     def entries(
         self, *, prefix: str = "", after: Entry | None = None, limit: int = 100

@@ -226,8 +226,13 @@ class DirectFileDelegate(_Counted):
 
     # -- what its reads tell
 
-    def started(self) -> Fingerprint:
-        """A worker begins: the descriptor is its own now (I4). What the file was last."""
+    def started(self) -> Fingerprint | None:
+        """A worker begins: the descriptor is its own now (I4). What the file was last.
+
+        None: it is closed, so nothing begins.
+        """
+        if not self._open:
+            return None
         self._reading += 1
         return self._seen
 
@@ -246,7 +251,7 @@ class DirectFileDelegate(_Counted):
         changes = (before.compare(now), self._seen.compare_any(now))
         if Change.REWRITTEN in changes:
             return True
-        if now.size >= self._seen.size:
+        if (now.ctime_ns, now.size) >= (self._seen.ctime_ns, self._seen.size):
             self._seen = now
         return False
 
@@ -275,9 +280,10 @@ class _DirectRead:
         self._failed = False
 
     def demanded(self, offset: int, length: int) -> Piece | None:
-        if not self.wanted:
+        before = self._owner.started() if self.wanted else None
+        if before is None:
             return None
-        self.before = self._owner.started()
+        self.before = before
         return self.piece
 
     def sequential(self, length: int) -> Piece | None:

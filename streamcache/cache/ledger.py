@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Collection
+from contextlib import ExitStack
 from typing import Any
 
 import gevent
@@ -78,13 +79,14 @@ class Ledger:
         their footprints (or what they take, if nobody works on them), ``trash_files`` for files in
         trash/ and their blocks. Raises CacheError; CatalogError when there can be no catalog.
         """
-        pool = WorkerPool("catalog", size=1)
-        try:
+        with ExitStack() as stack:
+            pool = WorkerPool("catalog", size=1)
+            stack.callback(pool.close)
             path = os.path.join(store.root, "catalog.sqlite")
             catalog = pool.call(open_catalog, path, config, max(1, space.limit), alone)
-        except BaseException:
-            pool.close()
-            raise
+            stack.callback(pool.post, catalog.close)
+            size = pool.call(_agree, catalog, 0, alone)
+            stack.pop_all()
         mender = Mender(
             store,
             space,
@@ -96,7 +98,7 @@ class Ledger:
             trash_files=trash_files,
         )
         ledger = cls(store, space, disk, config, pool=pool, mender=mender, alone=alone)
-        ledger._know(pool.call(_agree, catalog, 0, alone))
+        ledger._know(size)
         return ledger
 
     def agree(self, size: int) -> int:

@@ -64,9 +64,7 @@ class Objects:
         handle = self.lease_open(name)
         if handle is not None or name in self._going:
             return handle
-        fd = self._disk.call(
-            self._store.open_object, name, version.size, timeout=_WAIT, discard=_close
-        )
+        fd = self._disk.call(self._store.open_object, name, version, timeout=_WAIT, discard=_close)
         if fd < 0:
             return None
         handle = self.lease_open(name)

@@ -10,7 +10,7 @@ import errno
 import hashlib
 import logging
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Self
 
@@ -303,9 +303,11 @@ class Provider:
         if found.lock is None and self._cacheable(found.version):
             try:
                 found.lock = self._r.keys.acquire(key_of(name), LOCK_WAIT)
-                found.continues = self._r.space.generation(name) > 0
             except CacheError as error:
                 log.warning("not cached path=%r reason=%s", found.path, error)
+            else:
+                with suppress(CacheError):
+                    found.continues = self._r.space.generation(name) > 0
         if name not in self.sessions:
             found.handle = self._lease(name, found.version)
         if found.lock is not None and (found.handle is not None or name in self.sessions):
@@ -462,6 +464,9 @@ class Provider:
     def _key(self, path: str) -> str:
         digest = hashlib.blake2b(digest_size=16, person=b"key")
         digest.update(self._r.source.id.encode("utf-8", "surrogateescape") + b"\0")
+        identity = self._r.config.source.identity
+        if identity != "mtime":  # its versions are others: who shares the directory keeps its own
+            digest.update(identity.encode("ascii") + b"\0")
         digest.update(path.encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 

@@ -20,7 +20,8 @@ from streamcache.cache.workers import WorkerPool
 from streamcache.errors import CacheBusy, NotFound, SourceChanged, SourceUnavailable
 from streamcache.source.base import Change, Fingerprint, Source, SourceFile
 
-_POLL: Final = 0.005  # s between looks while another session publishes
+_POLL: Final = 0.005  # s until the first look while another session publishes, then twice that
+_SELDOM: Final = 0.1  # s between looks at most: its disk is slow, or it was stopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ def publish(
     """
     partial = room.partial
     assert partial is not None
+    pause = _POLL
     try:
         while wanted():
             ours = partial.try_publish()
@@ -79,7 +81,8 @@ def publish(
             if fd is not None:
                 return Published(fd)
             if not ours:
-                gevent.sleep(_POLL)
+                gevent.sleep(pause)
+                pause = min(2 * pause, _SELDOM)
                 continue
             room.seal(mtime_ns)
             if not is_still():

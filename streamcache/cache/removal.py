@@ -19,7 +19,7 @@ from streamcache.cache.ledger import Ledger
 from streamcache.cache.locks import KeyLock
 from streamcache.cache.names import key_of
 from streamcache.cache.resources import Resources
-from streamcache.errors import Closed, StreamCacheError
+from streamcache.errors import StreamCacheError
 from streamcache.source.base import Version
 
 _TRIES = 5
@@ -71,22 +71,27 @@ class Removal:
                     self._ledger.add(name, path, size, blocks)
                     self._r.disk.call(self._r.store.partials.drop_map, name)
                     return
-                except (CatalogError, OSError, Closed) as error:
+                except (StreamCacheError, OSError) as error:
                     log.warning("object not entered in the catalog path=%r error=%s", path, error)
                     if not isinstance(error, CatalogError) or attempt == _TRIES - 1:
                         return
                 gevent.sleep(_PAUSE)
 
     def _remove(self, names: Callable[[], Collection[str]]) -> None:
-        """Greenlet."""
+        """Greenlet. What cannot be removed now goes by eviction: nobody asks for it any more."""
         try:
-            for name in names():
+            going = names()
+        except (OSError, StreamCacheError) as error:
+            log.warning("not removed error=%s", error)
+            return
+        for name in going:
+            try:
                 with self._r.keys.acquire(key_of(name), LOCK_WAIT):
                     self._drop_partial(name)
                     if self._r.objects.discard(name):
                         log.info("object removed name=%s", name)
-        except (OSError, StreamCacheError) as error:
-            log.warning("not removed error=%s", error)
+            except (OSError, StreamCacheError) as error:
+                log.warning("not removed name=%s error=%s", name, error)
 
     def _drop_partial(self, name: str) -> None:
         """One that nobody works on; the others are dropped by who leaves them last."""

@@ -8,6 +8,7 @@ who is reading meanwhile is not disturbed (I4).
 from __future__ import annotations
 
 import errno
+import logging
 from typing import Final
 
 import gevent
@@ -18,6 +19,8 @@ from streamcache.errors import SourceChanged, StreamCacheError
 from streamcache.source.base import Fingerprint, Source, SourceFile
 
 DELAY: Final = 0.2  # s before a read that failed is tried a second time
+
+log = logging.getLogger(__name__)
 
 
 class Reopening:
@@ -51,7 +54,8 @@ class Reopening:
         except StreamCacheError:  # the second try will tell
             gevent.sleep(DELAY)
             result.set(None)
-        except Exception as error:
+        except Exception as error:  # a fault of ours: who waits need not wait in vain (I11)
+            log.exception("file not opened anew path=%r", self._file.path)
             result.set_exception(SourceChanged(f"{self._file.path}: {error}"))
         finally:
             self._under_way = None

@@ -437,11 +437,10 @@ class CopySession:
         Grown with the same inode counts as appended to: what we serve of it is the same, but a
         later open finds another version, so this one is not published.
         """
-        change = self._seen.compare_any(now)
+        change = self._seen.compare(now)
         if change is Change.REWRITTEN:
             return True
-        if now.size >= self._seen.size:  # else the look of a step that was overtaken
-            self._seen = now
+        self._seen = now
         if change is Change.APPENDED:
             self.handle_event(Event.OUTDATED)
         return False
@@ -578,8 +577,10 @@ class CopySession:
             self._lent = self._room.lend()
         else:
             self._take_back()
-        self._release_cache_space()
-        self._r.meta.post(self._file.close)
+        try:
+            self._release_cache_space()
+        finally:
+            self._r.meta.post(self._file.close)
 
     def _take_back(self) -> None:
         """What readers were told is ready, perhaps on its way to a socket: nobody reads it now."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -92,6 +93,7 @@ class Space:
         self.count = 0  # of objects
         self.known = False
         self.evicting = False  # an Evictor runs: waiting makes sense
+        self.on_fewer: Callable[[], object] | None = None  # objects went, perhaps by others
         self.pressure = Event()  # set when the Evictor should look
         self.drawn: dict[str, int] = {}  # this process's: name -> bytes of its reservation
         self._books: Books
@@ -189,8 +191,11 @@ class Space:
 
     def looked(self, totals: Totals) -> None:
         """What the catalog said just now: usage, or that it does not know."""
+        fewer = totals.count < self.count
         self.objects, self.count = totals.objects, totals.count
         self.reserved, self.trash = totals.reserved, totals.trash
+        if fewer and self.on_fewer is not None:
+            self.on_fewer()
         if totals.complete:
             self.known = True
             self._wake_first()

@@ -33,6 +33,8 @@ from streamcache.source.base import Version
 _DIRECTORIES = ("objects", "partial", "trash")
 # A byte of ``lock`` beyond those of the keys. Shared: uses the directory; exclusive: opens it.
 _USE = 1 << 61
+_ROUNDED = 2 * 10**9  # ns that a file system may be off with a file's time
+_KEPT_TIMES = range(2**31 * 10**9)  # ns since the epoch: what every file system can keep
 _OPEN_WAIT = 30.0  # s that another process may take to open the directory
 _OPEN_POLL = 0.02  # s
 
@@ -155,16 +157,17 @@ class Store:
 
     def published(self, name: str, inode: int) -> bool | None:
         """Whether this file is the object of that name; None: it has lost its own name."""
-        for path, answer in ((self._object(name), True), (self.partials.data(name), False)):
+        # In the direction of the rename: it may happen between the two looks.
+        for path, answer in ((self.partials.data(name), False), (self._object(name), True)):
             with contextlib.suppress(FileNotFoundError):
                 if os.stat(path, follow_symlinks=False).st_ino == inode:
                     return answer
         return None
 
-    def open_object(self, name: str, size: int) -> int:
+    def open_object(self, name: str, version: Version) -> int:
         """A read-only descriptor with a lease; -1: there is none, or it is going.
 
-        What has another size is removed.
+        What somebody else has written to is removed: its size or its pinned time is another.
         """
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # no wait for a FIFO
         try:
@@ -173,7 +176,7 @@ class Store:
             return -1
         with contextlib.ExitStack() as stack:
             stack.callback(os.close, fd)
-            if os.fstat(fd).st_size != size:
+            if not _is_untouched(os.fstat(fd), version):
                 remove_foreign(self._object(name))
             elif lease(fd) and os.fstat(fd).st_nlink:
                 stack.pop_all()
@@ -333,6 +336,16 @@ class Store:
                 f"cache directory {self.root!r} is of another format ({found.strip()!r}, not"
                 f" {text.strip()!r}); name another directory or empty it"
             )
+
+
+def _is_untouched(status: os.stat_result, version: Version) -> bool:
+    """Whether the file has the size and the modification time that the copy was given.
+
+    Not to the nanosecond: some file systems keep 2 s. A file is older than that when it is copied
+    (``source.settle``), so whoever writes to it later moves its time by more.
+    """
+    moved = abs(status.st_mtime_ns - version.mtime_ns) > _ROUNDED
+    return status.st_size == version.size and not (moved and version.mtime_ns in _KEPT_TIMES)
 
 
 def lease(fd: int) -> bool:

@@ -346,6 +346,7 @@ class _Parts:
             sweep=self.recovery.sweep,
             each_look=objects.let_go_of_removed,
         )
+        self.space.on_fewer = objects.let_go_of_removed
         self.objects = objects
         resources = Resources(
             config=self.config,

@@ -131,14 +131,6 @@ def check_access(settings: Settings) -> None:
             log.warning("%s can be read or written by every user of this machine", path)
 
 
-def in_use(settings: Settings, problem: object) -> ConfigError:
-    """The one line about a cache directory that has an owner."""
-    return ConfigError(
-        f"{settings.where('cache', 'dir')}: {problem};"
-        " allowed: a directory of its own for each streamcache (--cache-dir)"
-    )
-
-
 def check_address(settings: Settings) -> None:
     """The address can be listened on now; it is let go again at once."""
     address = parse_address(settings)

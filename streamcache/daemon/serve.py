@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import resource
+import signal
 
 from streamcache.config import Config
 from streamcache.daemon import checks, logs
@@ -51,8 +52,10 @@ def _serve_alone(settings: Settings, parts: Parts) -> int:
     """One worker needs no supervisor; its crash ends the daemon."""
     from streamcache.daemon import worker
     from streamcache.daemon.board import Board
-    from streamcache.daemon.signals import StopSignals
+    from streamcache.daemon.signals import IGNORED, StopSignals
 
+    for number in IGNORED:  # as the supervisor does
+        signal.signal(number, signal.SIG_IGN)
     board = Board(1)
     signals = StopSignals()
     try:

@@ -18,6 +18,7 @@ from gevent.event import Event
 log = logging.getLogger(__name__)
 
 STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
+IGNORED: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)  # else they end a process
 
 
 class StopSignals:

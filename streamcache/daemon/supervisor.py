@@ -38,7 +38,7 @@ from streamcache.daemon import checks, logs, worker
 from streamcache.daemon.board import Board
 from streamcache.daemon.parts import Parts
 from streamcache.daemon.shares import share_of
-from streamcache.daemon.signals import STOPPING
+from streamcache.daemon.signals import IGNORED, STOPPING
 from streamcache.errors import ConfigError, StreamCacheError
 from streamcache.server.address import Address, SocketFile
 from streamcache.settings import Settings
@@ -51,8 +51,7 @@ LIVED: Final = 60.0  # s after which a death counts as the first
 START_OVER: Final = 5.0  # s that the others get to end when one cannot start
 DRAIN_GRACE: Final = 30.0  # s beside server.drain_timeout until a worker that hangs is killed
 
-_IGNORED: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-_WATCHED: Final = (*STOPPING, signal.SIGCHLD, *_IGNORED)
+_WATCHED: Final = (*STOPPING, signal.SIGCHLD, *IGNORED)
 
 monotonic = time.monotonic
 
@@ -190,7 +189,7 @@ class _Supervisor:
     # -- signals
 
     def _signalled(self, number: int) -> None:
-        if number in _IGNORED:
+        if number in IGNORED:
             log.info("ignored signal=%s", signal.Signals(number).name)
         if number not in STOPPING:
             return
@@ -266,9 +265,9 @@ class _Supervisor:
             signal.set_wakeup_fd(-1)
             for number in (*STOPPING, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
-            for number in _IGNORED:
+            for number in IGNORED:
                 signal.signal(number, signal.SIG_IGN)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGCHLD, *_IGNORED))
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGCHLD, *IGNORED))
             self._woken.close()
             self._waker.close()
             for other in self._places:

@@ -92,12 +92,10 @@ def is_address_error(error: OSError) -> bool:
 
 def cannot_start(settings: Settings, error: CacheError | OSError) -> ConfigError:
     """The one line about a cache that does not open."""
-    if isinstance(error, CacheInUse):
-        return checks.in_use(settings, error)
     if isinstance(error, SourceError):
         return ConfigError(f"{settings.where('source', 'path')}: {error}; allowed: a directory")
     where = settings.where("cache", "dir")
-    if "; allowed: " in str(error):  # those who share it want other settings
+    if isinstance(error, CacheInUse):  # says what those who share it allow
         return ConfigError(f"{where}: {error}")
     return ConfigError(f"{where}: {error}; allowed: a writable directory on a local disk")
 

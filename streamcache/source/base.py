@@ -85,11 +85,14 @@ class Fingerprint:
         return Change.NONE if renamed else Change.REWRITTEN
 
     def compare_any(self, other: Fingerprint) -> Change:
-        """The same of two looks that were under way at once: either may be the earlier one."""
-        change = self.compare(other)
-        if change is Change.REWRITTEN and other.compare(self) is Change.APPENDED:
-            return Change.APPENDED
-        return change
+        """The same of two looks that were under way at once: their ctimes tell which was first.
+
+        Their sizes only within one tick of that clock, or what was cut off later would look like
+        what was not yet appended.
+        """
+        if (other.ctime_ns, other.size) < (self.ctime_ns, self.size):
+            return other.compare(self)
+        return self.compare(other)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ def stored(world: World, number: int = 1) -> tuple[str, Version]:
     path = world.root / "cache" / "objects" / "ab" / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(bytes([number]) * SIZE)
+    os.utime(path, ns=(0, version(number).mtime_ns))
     blocks = path.stat().st_blocks * 512
     world.ledger.add(name, "a.mp4", SIZE, blocks)
     world.published.append((name, blocks))
@@ -51,7 +52,7 @@ def trash(world: World) -> list[str]:
 
 def copy_in_another_process(world: World, name: str) -> int:
     """A reader's descriptor of a description that is not this cache's, as in another process."""
-    fd = world.store.open_object(name, SIZE)
+    fd = world.store.open_object(name, version(1))
     assert fd >= 0
     return fd
 

@@ -10,7 +10,7 @@ import pytest
 
 from streamcache.cache import allotment
 from streamcache.cache.space import footprint
-from streamcache.errors import CacheBusy, CacheError, NoSpace
+from streamcache.errors import CacheBusy, CacheError, NoSpace, SourceBusy
 from streamcache.source.base import Version
 from tests.cache.another import AnotherProcess
 from tests.cache.fakes import World
@@ -307,7 +307,7 @@ def test_what_another_session_published_is_not_evicted_while_a_copy_reads_it(wor
     room, others = process.open(), other.open()
     fill(room)
     room.seal(1)
-    blocks, fd, lock = room.publish()
+    fd, blocks, lock = room.publish()
     world.ledger.add(name(), "film", SIZE, blocks)
     lock.release()
     room.let_go(keep=False)
@@ -320,6 +320,20 @@ def test_what_another_session_published_is_not_evicted_while_a_copy_reads_it(wor
     os.close(read)
     assert world.objects.evict([name()]) == [name()]
     world.ledger.remove([name()])
+
+
+def test_a_partial_is_let_go_of_although_no_call_can_be_queued(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = Process(world)
+    room = process.open()
+    fill(room)
+    monkeypatch.setattr(world.disk, "max_queue", -1)
+    with pytest.raises(SourceBusy):
+        room.let_go(keep=True)
+    monkeypatch.undo()
+    world.until(lambda: world.store.partials.look(name()) is not None)
+    recovery(world).sweep()
 
 
 def test_who_leaves_a_copy_to_others_enters_nothing_for_it_in_a_new_catalog(world: World) -> None:

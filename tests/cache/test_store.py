@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,13 @@ from streamcache.cache.names import is_name
 from streamcache.cache.partial import PartialHeader
 from streamcache.cache.store import Removal, Store
 from streamcache.errors import CacheBusy, CacheError
+from streamcache.source.base import Version
 
 KEY, VERSION = "ab" * 16, "cd" * 16
 NAME = f"{KEY}.{VERSION}"
 SIZE = 3 * BLOCK + 10
+HOUR = 3600 * 10**9  # ns
+OF = Version(VERSION, SIZE, 500_000 * HOUR)
 
 
 @pytest.fixture
@@ -63,6 +67,7 @@ def begin(store: Store, name: str = NAME, **fields: object) -> int:
     """A partial with its second block present, that nobody works on; the inode of its data."""
     partial, _ = store.partials.open(name, header(store, **fields))
     partial.write(Extent(1, 2), memoryview(b"1" * BLOCK))
+    partial.seal(OF.mtime_ns)
     inode = partial.inode
     partial.close()
     return inode
@@ -242,6 +247,22 @@ def test_it_is_told_whether_a_file_was_published(store: Store) -> None:
     partial.close()
 
 
+def test_a_rename_between_two_looks_is_seen(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    partial, _ = store.partials.open(NAME, header(store))
+    real, looks = os.stat, []
+
+    def stat(path: str, **options: bool) -> os.stat_result:
+        looks.append(path)
+        if len(looks) == 2:
+            monkeypatch.undo()
+            store.publish(NAME, partial.inode)
+        return real(path, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    assert store.published(NAME, partial.inode) is not None
+    partial.close()
+
+
 def test_an_object_that_is_not_durable_is_none(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,12 +292,34 @@ def test_a_file_system_that_syncs_no_directory_is_good_enough(
 
 def test_an_object_is_opened_by_name_and_size(store: Store) -> None:
     publish(store)
-    fd = store.open_object(NAME, SIZE)
+    fd = store.open_object(NAME, OF)
     assert os.pread(fd, 2, BLOCK) == b"11"
     os.close(fd)
-    assert store.open_object(f"{KEY}.{'0' * 32}", SIZE) == -1
-    assert store.open_object(NAME, SIZE + 1) == -1
+    assert store.open_object(f"{KEY}.{'0' * 32}", OF) == -1
+    assert store.open_object(NAME, replace(OF, size=SIZE + 1)) == -1
     assert not path_of(store, NAME).exists(), "what has another size is not ours"
+
+
+@pytest.mark.parametrize("how", ["written to", "replaced"])
+def test_what_somebody_else_wrote_to_is_no_object(store: Store, how: str) -> None:
+    path = publish(store)
+    if how == "replaced":
+        path.unlink()
+        path.write_bytes(b"2" * SIZE)
+    else:
+        with open(path, "r+b") as file:
+            file.write(b"2")
+    assert store.open_object(NAME, OF) == -1
+    assert not path.exists()
+
+
+def test_a_time_that_the_file_system_could_not_keep_is_no_sign(store: Store) -> None:
+    path = publish(store)
+    os.utime(path, ns=(0, OF.mtime_ns + 10**9))  # rounded
+    for mtime in (OF.mtime_ns, -(10**9), 2**33 * 10**9):  # and beyond what all can keep
+        fd = store.open_object(NAME, replace(OF, mtime_ns=mtime))
+        assert fd >= 0
+        os.close(fd)
 
 
 def test_an_object_that_cannot_be_looked_at_leaves_no_descriptor(
@@ -290,7 +333,7 @@ def test_an_object_that_cannot_be_looked_at_leaves_no_descriptor(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fstat", fail)
         with pytest.raises(OSError, match="no"):
-            store.open_object(NAME, SIZE)
+            store.open_object(NAME, OF)
     # That none is open any more is seen by the check around each test.
     assert path_of(store, NAME).exists()
 
@@ -298,14 +341,14 @@ def test_an_object_that_cannot_be_looked_at_leaves_no_descriptor(
 def test_a_fifo_in_the_place_of_an_object_is_not_waited_for(store: Store) -> None:
     publish(store).unlink()
     os.mkfifo(path_of(store, NAME))
-    assert store.open_object(NAME, SIZE) == -1
+    assert store.open_object(NAME, OF) == -1
 
 
 def test_an_object_is_not_opened_through_a_link(store: Store) -> None:
     publish(store).unlink()
     path_of(store, NAME).symlink_to("/etc/passwd")
     with pytest.raises(OSError, match="symbolic"):
-        store.open_object(NAME, os.stat("/etc/passwd").st_size)
+        store.open_object(NAME, replace(OF, size=os.stat("/etc/passwd").st_size))
 
 
 def test_the_versions_of_a_key_are_listed_the_newest_last(store: Store) -> None:
@@ -375,7 +418,7 @@ def test_removing_says_what_is_gone(store: Store, monkeypatch: pytest.MonkeyPatc
 def test_an_object_that_is_read_goes_through_the_trash(store: Store) -> None:
     path = publish(store)
     blocks = path.stat().st_blocks * 512
-    fd = store.open_object(NAME, SIZE)
+    fd = store.open_object(NAME, OF)
     assert store.remove_objects([NAME]) == []
     assert store.remove_object(NAME) == (Removal.LEFT, 0)
     assert path.exists()
@@ -392,7 +435,7 @@ def test_an_object_that_is_read_goes_through_the_trash(store: Store) -> None:
 def test_a_reader_keeps_its_object_until_it_lets_go(store: Store) -> None:
     """Also when another descriptor of the same object was let go."""
     publish(store)
-    first, second = store.open_object(NAME, SIZE), store.open_object(NAME, SIZE)
+    first, second = store.open_object(NAME, OF), store.open_object(NAME, OF)
     store_module.release(first)
     assert store.remove_objects([NAME]) == []
     store_module.release(second)
@@ -408,7 +451,7 @@ def test_an_object_that_is_going_takes_no_reader(store: Store) -> None:
     path = publish(store)
     remover = os.open(path, os.O_RDONLY)
     assert store_module._is_free(remover)
-    assert store.open_object(NAME, SIZE) == -1
+    assert store.open_object(NAME, OF) == -1
     path.unlink()
     os.close(remover)
 
@@ -425,7 +468,7 @@ def test_an_object_unlinked_while_it_is_opened_takes_no_reader(
         return lease(fd)
 
     monkeypatch.setattr(store_module, "lease", late)
-    assert store.open_object(NAME, SIZE) == -1
+    assert store.open_object(NAME, OF) == -1
 
 
 def test_a_new_object_of_the_name_is_not_taken_for_the_old_one(

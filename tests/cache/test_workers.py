@@ -269,3 +269,16 @@ def test_it_says_how_it_is(make_pool: Callable[..., WorkerPool]) -> None:
     pool = make_pool(size=4)
     pool.call(int)
     assert repr(pool) == "<WorkerPool test threads=1/4 pending=0>"
+
+
+def test_threads_that_do_not_come_back_are_counted(
+    make_pool: Callable[..., WorkerPool], gate: threading.Event
+) -> None:
+    pool = make_pool(size=2)
+    for _ in range(5):
+        pool.post(pause, gate, None)
+    until(lambda: pool.stuck(0.01) == 2)
+    assert pool.stuck(60) == 0
+    gate.set()
+    until(lambda: not pool.pending)
+    assert pool.stuck(0) == 0

@@ -55,6 +55,15 @@ def test_the_first_signal_drains_the_server_and_then_closes_the_cache(
     assert f"draining signal={number.name}" in log
 
 
+def test_other_signals_do_no_harm(start: Start) -> None:
+    daemon = start()
+    daemon.ready_line()
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        daemon.signal(number)
+    daemon.signal(signal.SIGTERM)
+    assert daemon.end()[0] == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_second_signal_ends_it_at_once(start: Start, number: signal.Signals) -> None:
     daemon = start(fake="hung-stop")

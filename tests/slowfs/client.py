@@ -122,7 +122,7 @@ class SlowFS:
 
     def set(self, **speed: float) -> None:
         """Change ``latency``, ``meta_latency``, ``bandwidth``, ``attr_timeout``,
-        ``entry_timeout`` or ``keep_cache``; operations that are waiting keep theirs.
+        ``entry_timeout``, ``keep_cache`` or ``direct``; operations that are waiting keep theirs.
         """
         self._ask("set", **speed)
 

@@ -19,6 +19,7 @@ class Speed:
     attr_timeout: float = 0.0  # s the kernel keeps attributes
     entry_timeout: float = 0.0  # s the kernel keeps names
     keep_cache: bool = True  # an open of an unchanged file finds the kernel's pages of it again
+    direct: bool = False  # the kernel keeps no pages of what is opened: a byte read twice counts so
 
     def update(self, changes: dict[str, float]) -> None:
         """Change some fields; ValueError for a name that is none."""

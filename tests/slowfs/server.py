@@ -334,7 +334,10 @@ class Server:
         keep = self.speed.keep_cache and node.content == content
         node.content = content
         handle = self._new_handle(fd, node)
-        return protocol.open_reply(handle.id, protocol.FOPEN_KEEP_CACHE if keep else 0)
+        flags = protocol.FOPEN_KEEP_CACHE if keep else 0
+        if self.speed.direct:
+            flags |= protocol.FOPEN_DIRECT_IO
+        return protocol.open_reply(handle.id, flags)
 
     def _do_opendir(self, job: Job) -> bytes:
         node = self._nodes[job.request.node]

@@ -223,6 +223,15 @@ def test_pages_are_kept_from_open_to_open_of_an_unchanged_file(fast: SlowFS) -> 
     assert fast.counters().bytes_read == 5 * MiB
 
 
+def test_a_byte_that_is_read_twice_counts_twice_where_the_kernel_keeps_none(fast: SlowFS) -> None:
+    write(fast.backing, "film", MiB)
+    fast.set(direct=True)
+    with open(fast.path / "film", "rb", buffering=0) as film:
+        for _ in range(3):
+            assert len(os.pread(film.fileno(), 5000, 1000)) == 5000
+    assert fast.counters("film").bytes_read == 15000
+
+
 # Counters
 
 

@@ -37,6 +37,26 @@ def test_what_happened_to_an_open_file(fields: dict[str, int], change: Change) -
     assert BEFORE.compare(changed(BEFORE, **fields)) is change
 
 
+@pytest.mark.parametrize(
+    ("fields", "change"),
+    [
+        ({}, Change.NONE),
+        ({"size": 101, "ctime_ns": 2}, Change.APPENDED),
+        ({"size": 99, "ctime_ns": 2}, Change.REWRITTEN),  # cut off
+        ({"size": 99, "ctime_ns": 0}, Change.APPENDED),  # not yet appended
+        ({"size": 101, "ctime_ns": 0}, Change.REWRITTEN),  # not yet cut off
+        ({"size": 99}, Change.APPENDED),  # within one tick
+        ({"size": 101}, Change.APPENDED),
+        ({"mtime_ns": 2, "ctime_ns": 2}, Change.REWRITTEN),
+        ({"inode": 8, "ctime_ns": 0, "size": 99}, Change.REWRITTEN),
+    ],
+)
+def test_of_two_looks_under_way_at_once_either_may_be_the_first(
+    fields: dict[str, int], change: Change
+) -> None:
+    assert BEFORE.compare_any(changed(BEFORE, **fields)) is change
+
+
 def test_a_version_is_size_and_time_to_the_nanosecond(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"12345")

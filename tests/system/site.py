@@ -125,6 +125,18 @@ def disk_usage(cache_dir: Path) -> int:
     return sum(stat.st_blocks * 512 for stat in files_below(cache_dir).values())
 
 
+def least_usage(cache_dir: Path) -> int:
+    """What of ``disk_usage`` was there at one moment, while files come and go: in two looks.
+
+    A single look may count one that goes, and then one that comes in its room.
+    """
+    before, after = (
+        {stat.st_ino: stat.st_blocks * 512 for stat in files_below(cache_dir).values()}
+        for _ in range(2)
+    )
+    return sum(min(blocks, after.get(inode, 0)) for inode, blocks in before.items())
+
+
 def objects_in(cache_dir: Path) -> dict[str, int]:
     """Sizes of the objects by name."""
     return {

@@ -485,6 +485,7 @@ def test_a_restarted_server(
         if aged:
             assert (size in objects_in(cache_dir).values()) != replaced
             assert cache.statistics().copies_failed == replaced
+        gevent.sleep(2 * REVALIDATE)
         assert_right(fetch(cache, "film"), "new" if replaced else "film", size)
         assert closed(cache)
         assert set(hits.served) == {"hit"}
