@@ -182,6 +182,15 @@ def test_only_a_trusted_proxy_says_who_the_client_is(site, tmp_path: Path) -> No
     assert names == ["192.0.2.7", "198.51.100.1", "198.51.100.1", "unknown", "127.0.0.1"]
 
 
+def test_a_proxy_that_is_let_in_lets_nobody_else_in(site) -> None:
+    here = site(access={"networks": "deny 198.51.100.1", "trusted_proxies": "127.0.0.1"})
+    client = here.client()
+    for _ in range(3):
+        assert client.ask("/a.bin").status == 200
+        assert client.ask("/a.bin", "X-Forwarded-For: 198.51.100.1").status == 403
+    assert here.fast == 0
+
+
 def test_nobody_else_is_believed(site) -> None:
     rules = {"networks": "allow 192.0.2.0/24", "trusted_proxies": "10.0.0.0/8"}
     client = site(access=rules).client()
