@@ -57,13 +57,14 @@ def is_satisfied(wanted: Sequence[str]) -> bool:
     return True
 
 
-def ensure(clone: str, extras: Sequence[str] = (), *, again: bool = False) -> str:
+def ensure(clone: str, extras: Sequence[str] = (), *, again: bool = False, kind: str = "") -> str:
     """The interpreter of an environment that has what ``extras`` need; made when it is missing.
 
-    ``again`` looks after an environment that says it is ready and is not. BootstrapError.
+    ``again`` looks after an environment that says it is ready and is not. ``kind`` ("-fuzz") is
+    for packages that the usual environment shall not have. BootstrapError.
     """
     wanted = requirements(clone, extras)
-    for venv in (os.path.join(clone, ".venv"), _home(clone)):
+    for venv in (os.path.join(clone, ".venv" + kind), _home(clone) + kind):
         python = os.path.join(venv, "bin", "python")
         if not again and _is_ready(venv, wanted):
             return python

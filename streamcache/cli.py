@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from streamcache import __version__
+from streamcache.access.command import ABOUT, FLAGS, SignArguments, run
 from streamcache.config import TABLE, default_of
 from streamcache.errors import ConfigError, StreamCacheError
 from streamcache.options import Kind
@@ -55,11 +56,27 @@ one ends at once. Exit codes: 0 stopped as asked, 2 a setting must be changed, 1
 128+n ended by signal n."""
 
 
+_SIGN: Final = """\
+A key file is made with:   echo "k1 $(openssl rand -hex 32)" > keys; chmod 600 keys
+The server reads it with:  access.keys = "keys" in its configuration, and then lets nobody in
+                           without a signed URL (or a password, with access.htpasswd).
+
+One file, for two hours:
+    streamcache sign http://films.example/a/b.mp4 --key-file keys --expires 2h
+A playlist and the segments beside it, for an evening:
+    streamcache sign http://films.example/x/main.m3u8 --key-file keys --expires 6h --prefix
+
+DURATION is seconds, or a number with a unit: 30m, 2h, 7d. The clocks of this machine and the server
+must agree. A URL that is out cannot be called back before it expires, but by taking its key out
+of the file and starting the server again. Exit codes: 0 printed, 2 an argument or the key file is
+wrong."""
+
+
 def main(argv: Sequence[str] | None = None, *, parts: Parts | None = None) -> int:
     """Run the command that ``argv`` asks for; the exit code. ``parts`` is for tests."""
     arguments = _parser().parse_args(argv)
     try:
-        return _serve(arguments, parts)
+        return _sign(arguments) if arguments.command == "sign" else _serve(arguments, parts)
     except ConfigError as error:
         _complain(error)
         return CONFIGURATION
@@ -84,6 +101,15 @@ def _serve(arguments: argparse.Namespace, parts: Parts | None) -> int:
     return OK
 
 
+def _sign(arguments: argparse.Namespace) -> int:
+    return run(
+        SignArguments(
+            arguments.target, arguments.key_file, arguments.expires, prefix=arguments.prefix
+        ),
+        out=sys.stdout,
+    )
+
+
 class _Parser(argparse.ArgumentParser):
     """Complains in one line."""
 
@@ -96,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="streamcache",
         description=_ABOUT,
-        epilog='See "streamcache serve --help" for the options of serve.',
+        epilog='See "streamcache serve --help" and "streamcache sign --help" for their options.',
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -138,6 +164,21 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="check all settings, print what would run with the origin of each value, and exit",
     )
+    sign = commands.add_parser(
+        "sign",
+        help="print a signed URL that expires",
+        description=ABOUT,
+        epilog=_SIGN,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for name, metavar, about in FLAGS:
+        if not name.startswith("-"):
+            sign.add_argument(name, metavar=metavar, help=about)
+        elif metavar:
+            sign.add_argument(name, metavar=metavar, help=about, required=True)
+        else:
+            sign.add_argument(name, help=about, action="store_true")
     return parser
 
 

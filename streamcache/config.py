@@ -9,10 +9,13 @@ from __future__ import annotations
 import dataclasses
 import os
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from streamcache.errors import ConfigError
 from streamcache.options import Kind, Option, check_fields, option, options_of
+
+if TYPE_CHECKING:
+    from streamcache.access.authorize import AccessRules
 
 KiB, MiB, GiB = 1024, 1024**2, 1024**3
 _MOST_WORKERS: Final = 1024
@@ -348,6 +351,82 @@ class ServerConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class AccessConfig:
+    """Who may read what."""
+
+    networks: str = field(
+        default="",
+        metadata=option(
+            Kind.TEXT,
+            "who may connect: allow or deny, and all, an address, a network or unix, with commas"
+            " between them; the first that fits decides; empty: everybody",
+        ),
+    )
+    trusted_proxies: str = field(
+        default="",
+        metadata=option(
+            Kind.TEXT,
+            "addresses, networks or unix, with commas between them: the proxies whose"
+            " X-Forwarded-For says who the client is; nobody else's is believed",
+        ),
+    )
+    proxy_protocol: bool = field(
+        default=False,
+        metadata=option(
+            Kind.BOOL,
+            "every connection begins with a PROXY header (version 1 or 2) and comes from one of"
+            " trusted_proxies; others are closed",
+        ),
+    )
+    keys: str = field(
+        default="",
+        metadata=option(
+            Kind.PATH,
+            "a file of keys, lines of an id and hexadecimal digits: then a signed URL is needed"
+            ' (see "streamcache sign --help"), or a password; empty: none',
+        ),
+    )
+    htpasswd: str = field(
+        default="",
+        metadata=option(
+            Kind.PATH,
+            "a file of users and bcrypt hashes (htpasswd -B): then a password is needed, or a"
+            ' signed URL; empty: none; needs pip install "streamcache[auth]"',
+        ),
+    )
+    realm: str = field(
+        default="streamcache",
+        metadata=option(Kind.TEXT, "what a browser calls the place that it asks a password for"),
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self, "access")
+        if self.restricts:
+            from streamcache.access.authorize import Access
+
+            Access(self.rules())  # raises ConfigError
+
+    @property
+    def restricts(self) -> bool:
+        """Whether anything is configured."""
+        return any(getattr(self, each.name) != each.default for each in dataclasses.fields(self))
+
+    def rules(self, *, keys: bytes | None = None, htpasswd: bytes | None = None) -> AccessRules:
+        """What is configured, with the bytes of its files."""
+        from streamcache.access.authorize import AccessRules
+        from streamcache.access.networks import entries
+
+        return AccessRules(
+            networks=entries(self.networks),
+            trusted_proxies=entries(self.trusted_proxies),
+            proxy_protocol=self.proxy_protocol,
+            keys=keys,
+            htpasswd=htpasswd,
+            realm=self.realm,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class LimitsConfig:
     """What one client may take."""
 
@@ -458,6 +537,7 @@ class Config:
     cache: CacheConfig = field(default_factory=CacheConfig)
     copy: CopyConfig = field(default_factory=CopyConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
+    access: AccessConfig = field(default_factory=AccessConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
@@ -467,6 +547,7 @@ SECTIONS: Final[dict[str, type[Any]]] = {
     "cache": CacheConfig,
     "copy": CopyConfig,
     "server": ServerConfig,
+    "access": AccessConfig,
     "limits": LimitsConfig,
     "log": LogConfig,
 }

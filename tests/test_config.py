@@ -12,6 +12,7 @@ from streamcache import config as table
 from streamcache.config import (
     SECTIONS,
     TABLE,
+    AccessConfig,
     CacheConfig,
     Config,
     CopyConfig,
@@ -106,6 +107,11 @@ BAD: list[tuple[type[Any], dict[str, object], str]] = [
     (ServerConfig, {"workers": 0}, r'server\.workers: 0 .*"cores" \(one for each core that'),
     (ServerConfig, {"workers": 1025}, r"server\.workers: 1025 .*at least 1 and at most 1024"),
     (ServerConfig, {"workers": "cores"}, r"server\.workers: 'cores' is not allowed"),
+    (AccessConfig, {"networks": "alow all"}, r"access\.networks: 'alow all' is no rule; allowed"),
+    (AccessConfig, {"networks": ","}, r"access\.networks: '' is no rule"),
+    (AccessConfig, {"trusted_proxies": "x"}, r"access\.trusted_proxies: 'x' is no network; allow"),
+    (AccessConfig, {"proxy_protocol": True}, r"access\.proxy_protocol: nobody could connect"),
+    (AccessConfig, {"realm": ""}, r"access\.realm: '' is no realm"),
     (LimitsConfig, {"ranges": 0}, r"limits\.ranges: 0 .*at least 1"),
     (LogConfig, {"level": "loud"}, r"log\.level: 'loud' .*debug, info, warning, error"),
 ]

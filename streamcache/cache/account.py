@@ -208,6 +208,8 @@ class Account:
         found: tuple[int, int] | None = self._database.db.execute(
             "SELECT bytes, generation FROM reservations WHERE name = ?", (pack(name),)
         ).fetchone()
+        if found is not None and any(type(number) is not int for number in found):
+            raise ValueError("odd reservation")  # see Database.has_odd_rows
         return found
 
     def _write(self, state: State, name: str, before: int, after: int, generation: int) -> None:

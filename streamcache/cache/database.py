@@ -29,6 +29,8 @@ from streamcache.errors import CacheError
 APPLICATION_ID: Final = 0x5343_6174  # "SCat", in the file's header
 FORMAT: Final = 2  # user_version; any other is a foreign schema
 PAGE_CACHE: Final = 32 * 1024  # KiB of pages held in memory
+NAME_BYTES: Final = 32  # of an object's name, packed
+_MOST: Final = 1 << 62  # of any number in a row
 BUSY: Final = 5.0  # s that a transaction waits for another process's
 
 _SCHEMA = (
@@ -219,6 +221,26 @@ class Database:
                     self.db.execute("ROLLBACK")
                 raise
 
+    def has_odd_rows(self) -> bool:
+        """Whether a row holds what we never wrote: SQLite takes any value in any column.
+
+        Reads every table, so ask only when what was read has made no sense.
+        """
+        with translated(self.path):
+            tables = self.db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            return any(self._is_odd(name) for (name,) in tables.fetchall())
+
+    def _is_odd(self, table: str) -> bool:
+        tests = []
+        for _, column, kind, *_ in self.db.execute(f'PRAGMA table_info("{table}")').fetchall():
+            tests.append(f"typeof({column}) != '{kind.lower()}'")
+            if kind == "BLOB" and column == "name":
+                tests.append(f"length({column}) != {NAME_BYTES}")
+            if kind == "INTEGER":
+                tests.append(f"abs({column} / 2) >= {_MOST >> 1}")  # sums of them must fit too
+        query = f'SELECT EXISTS (SELECT 1 FROM "{table}" WHERE {" OR ".join(tests)})'
+        return bool(self.db.execute(query).fetchone()[0])
+
     def _load(self) -> tuple[object, ...]:
         """Read again what another connection has changed since our last transaction."""
         version = _pragma(self.db, "data_version")
@@ -232,6 +254,9 @@ class Database:
         row = db.execute(_STATE).fetchone()
         if row is None:
             raise CatalogCorrupt(f"{self.path}: no state")
+        numbers = (*row[:1], *row[2:])
+        if type(row[1]) is not str or any(type(number) is not int for number in numbers):
+            raise CatalogCorrupt(f"{self.path}: odd state")  # SQLite itself takes any type
         return State(*row)
 
     def _check_place(self) -> None:

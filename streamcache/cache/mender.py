@@ -31,6 +31,7 @@ from streamcache.cache.database import (
     CatalogReplaced,
     set_aside,
     take_lock,
+    translated,
 )
 from streamcache.cache.space import Space
 from streamcache.cache.store import Store, StoredObject
@@ -270,14 +271,22 @@ def _run(
 ) -> tuple[Any, Totals]:
     """The answer, and the totals after it; once more if another file was in place."""
     try:
-        try:
-            answer = function(*args)
-        except CatalogReplaced:
-            catalog.reopen()
-            answer = function(*args)
+        with translated(catalog.database.path):
+            try:
+                answer = function(*args)
+            except CatalogReplaced:
+                catalog.reopen()
+                answer = function(*args)
     except CatalogCorrupt as error:
         error.id = catalog.database.state.id
         raise
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        # A mistake of ours, or rows that we did not write?
+        if not catalog.database.has_odd_rows():
+            raise
+        corrupt = CatalogCorrupt(f"{catalog.database.path}: odd rows ({error})")
+        corrupt.id = catalog.database.state.id
+        raise corrupt from error
     return answer, catalog.account.totals
 
 

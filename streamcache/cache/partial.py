@@ -60,6 +60,15 @@ class PartialHeader:
             inode=now.inode,
         )
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether each field is of its type: a file may say anything."""
+        texts = (self.boot, self.source, self.path, self.version)
+        numbers = (self.size, self.mtime_ns, self.ctime_ns, self.inode, self.format)
+        return all(type(text) is str for text in texts) and all(
+            type(number) is int for number in numbers
+        )
+
     def encode(self) -> bytes:
         """Magic, length, JSON, padded to whole pages."""
         text = json.dumps(asdict(self)).encode("ascii")
@@ -77,16 +86,15 @@ class PartialHeader:
             raise ValueError("cut short")
         try:
             fields = json.loads(raw[start:length].rstrip(b"\0"))
-        except RecursionError as error:
-            raise ValueError("no header") from error
-        if not isinstance(fields, dict):
-            raise ValueError("no header")
-        try:
+            if not isinstance(fields, dict):
+                raise ValueError("no header")
             header = cls(**fields)
+            if not header.is_sound or header.encode() != raw[:length]:
+                raise ValueError("not a header of this format")
         except TypeError as error:
             raise ValueError(str(error)) from error
-        if header.encode() != raw[:length]:
-            raise ValueError("not a header of this format")
+        except RecursionError as error:  # lists in lists; encode() sees them later than loads()
+            raise ValueError("no header") from error
         return header, length
 
 

@@ -216,6 +216,8 @@ def pack(name: str) -> bytes:
 
 
 def unpack(packed: bytes) -> str:
-    """The inverse of `pack`."""
+    """The inverse of `pack`. Raises ValueError for what it never made."""
+    if type(packed) is not bytes or len(packed) != 32:
+        raise ValueError("no name")
     digits = packed.hex()
     return f"{digits[:32]}.{digits[32:]}"

@@ -302,7 +302,10 @@ class _Parts:
         self.ledger.start()
         self._wire()
         if alone:
-            self.recovery.sweep()
+            try:
+                self.recovery.sweep()
+            except (OSError, CacheError) as error:  # the Evictor's rounds do it again
+                log.warning("leftovers are not settled yet error=%s", error)
         log.info(
             "cache open dir=%r size=%d objects=%d alone=%s",
             self.store.root,

@@ -6,13 +6,17 @@ Runs in the main thread before anything is served, so it may block on the source
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from typing import Final
 
 from streamcache.errors import ConfigError
+from streamcache.server.accessfiles import read_access
 from streamcache.server.address import Address, SocketFile
 from streamcache.settings import Settings
 from streamcache.source.mounts import mount_of
+
+log = logging.getLogger(__name__)
 
 # File systems whose disk is in another machine: slow, and without the locks, the durable rename
 # and the truthful st_blocks that the cache relies on (design section 5).
@@ -33,6 +37,7 @@ def check(settings: Settings) -> None:
     check_cache_dir(settings)
     check_apart(settings)
     check_access_log(settings)
+    check_access(settings)
     parse_address(settings)
 
 
@@ -112,6 +117,18 @@ def check_access_log(settings: Settings) -> None:
         f"{settings.where('log', 'access')}: {path} cannot be written: {problem}; allowed: a file,"
         ' "-" for stderr, or "off"'
     )
+
+
+def check_access(settings: Settings) -> None:
+    """The files that [access] names can be used; they are read again by the server."""
+    try:
+        read_access(settings.config.access)
+    except ConfigError as error:
+        name, _, problem = str(error).partition(": ")
+        raise ConfigError(f"{settings.where(*name.split('.'))}: {problem}") from None
+    for path in (settings.config.access.keys, settings.config.access.htpasswd):
+        if path and os.stat(path).st_mode & 0o007:
+            log.warning("%s can be read or written by every user of this machine", path)
 
 
 def check_address(settings: Settings) -> None:

@@ -29,6 +29,9 @@ def resolve(settings: Settings, environ: Mapping[str, str] = os.environ) -> Sett
         config = changed(config, "server", listen=_UNIX + absolute(socket) if socket else _UNIX)
     if config.log.access not in ("-", "off"):
         config = changed(config, "log", access=absolute(config.log.access))
+    for key in ("keys", "htpasswd"):
+        if path := getattr(config.access, key):
+            config = changed(config, "access", **{key: absolute(path)})
     return dataclasses.replace(settings, config=config)
 
 

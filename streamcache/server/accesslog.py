@@ -1,12 +1,13 @@
 """The access log: Combined format and four fields of our own, one line per response.
 
-    ADDRESS - - [TIME] "REQUEST LINE" STATUS BODY-BYTES "REFERER" "USER-AGENT"
+    ADDRESS - USER [TIME] "REQUEST LINE" STATUS BODY-BYTES "REFERER" "USER-AGENT"
         CACHE SECONDS "RANGE" END
 
-CACHE is hit, stale, collapsed, miss, bypass or "-" (the cache was not asked); END is "done", or
-"cut" for a response that did not leave whole, with the bytes that really left. Lines are held in
-the hub, with no lock, and handed on every ``LINES_HELD`` lines and at every tick, to a worker
-thread of the log's own that writes them: a slow disk must not hold the hub.
+USER is who gave a right password, else "-". CACHE is hit, stale, collapsed, miss, bypass or "-"
+(the cache was not asked); END is "done", or "cut" for a response that did not leave whole, with the
+bytes that really left. Lines are held in the hub, with no lock, and handed on every ``LINES_HELD``
+lines and at every tick, to a worker thread of the log's own that writes them: a slow disk must not
+hold the hub.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ def log_line(
     seconds: str,
     range_: str,
     end: str,
+    user: str = "-",
 ) -> str:
     """One line, with its end; what clients wrote has been through ``escape``.
 
@@ -67,8 +69,8 @@ def log_line(
     ``seconds`` has three decimals.
     """
     return (
-        f'{client} - - [{stamp}] "{request_line}" {status} {body_bytes} "{referer}" "{user_agent}"'
-        f' {cache} {seconds} "{range_}" {end}\n'
+        f'{client} - {user} [{stamp}] "{request_line}" {status} {body_bytes} "{referer}"'
+        f' "{user_agent}" {cache} {seconds} "{range_}" {end}\n'
     )
 
 

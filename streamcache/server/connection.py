@@ -20,9 +20,11 @@ from typing import Final
 
 from greenlet import greenlet
 
+from streamcache.access.proxyprotocol import ProxyError, read_proxy_header
 from streamcache.http.body import BodyReader
 from streamcache.http.plan import head_bytes
 from streamcache.http.request import BadRequest, Request, RequestParser
+from streamcache.server.admission import Admission
 from streamcache.server.exchange import CutShort, Exchange, Interrupted, Task
 from streamcache.server.fastpath import ANSWERED, SLOW
 from streamcache.server.service import Service
@@ -48,7 +50,8 @@ class Phase(enum.Enum):
     """What a connection is about; each has its own deadline (I17)."""
 
     IDLE = enum.auto()  # nothing buffered, no greenlet: limits.keepalive_timeout
-    HEAD = enum.auto()  # a part of a head, no greenlet: limits.head_timeout, not extended
+    HEAD = enum.auto()  # a part of a head, no greenlet: limits.head_timeout, not extended; or a
+    # PROXY header is due, which has the same time
     BODY = enum.auto()  # reading a request's body: limits.body_timeout
     LOOKUP = enum.auto()  # in the cache, whose own deadlines hold
     AWAITING = enum.auto()  # for bytes of the file: the cache's deadlines; the client may leave
@@ -70,7 +73,9 @@ class Connection:
         "_exchange",
         "_greenlet",
         "_parser",
+        "_preface",
         "_service",
+        "_settled",
         "_transport",
         "_unsent",
         "_watching",
@@ -90,6 +95,8 @@ class Connection:
         self._ahead = 0  # bytes buffered while a request runs; LINGERING: bytes thrown away
         self._ended = False  # the client will send no more
         self._doubted_until = NEVER
+        self._preface: bytes | None = None  # of a PROXY header that is not whole yet
+        self._settled = service.admission is None  # no request of this peer need be asked about
         self._unsent = 0  # bytes the client had not acknowledged when the wait began
         self.phase = Phase.IDLE
         self.deadline = NEVER
@@ -101,6 +108,11 @@ class Connection:
 
     def open(self) -> None:
         """Wait for the first request."""
+        admission = self._service.admission
+        if admission is not None:
+            if admission.proxy_protocol:
+                self._preface = b""
+            self._introduce(admission, self.name)
         self._park()
 
     def refuse(self) -> None:
@@ -155,8 +167,12 @@ class Connection:
 
     def _arrived(self, data: bytes) -> None:
         """The first bytes after an answer, or more of a head."""
+        if self._preface is not None:
+            data = self._unwrapped(self._preface + data)
+            if not data:
+                return
         fast = self._service.fast
-        if fast is not None and self.phase is IDLE:
+        if fast is not None and self.phase is IDLE and self._settled:
             try:
                 outcome = fast.answer(data, self._transport, self.name)
             except OSError:
@@ -173,6 +189,34 @@ class Connection:
                 return
         self._parser.feed(data)
         self._park_or_start()
+
+    def _introduce(self, admission: Admission, name: str) -> None:
+        """Take this for the peer from now on."""
+        self.name = admission.named(name)
+        self._settled = admission.settled_by_peer(name)
+
+    def _unwrapped(self, received: bytes) -> bytes:
+        """What follows the PROXY header; b"" also while that is not whole, or none: then closed."""
+        admission = self._service.admission
+        assert admission is not None
+        try:
+            header = read_proxy_header(received)
+        except ProxyError as error:
+            log.debug("connection ends client=%s: %s", self.name, error)
+            self.close()
+            return b""
+        if header is None:
+            self._preface = received
+            self._park()
+            return b""
+        name = admission.origin(self.name, header)
+        if name is None:
+            self.close()
+            return b""
+        self._preface = None
+        self._introduce(admission, name)
+        self._park()
+        return received[header.size :]
 
     def _park_or_start(self) -> None:
         task = self._next()
@@ -197,7 +241,7 @@ class Connection:
 
     def _park(self) -> None:
         limits = self._service.limits
-        if not self._parser.in_head:
+        if not (self._parser.in_head or self._preface is not None):
             self.phase = Phase.IDLE
             self.deadline = monotonic() + limits.keepalive_timeout
         elif self.phase is not Phase.HEAD:
@@ -259,7 +303,7 @@ class Connection:
     def expire(self, now: float) -> None:
         """The deadline of this phase has passed; called by the ticker, in the hub."""
         limits = self._service.limits
-        if self.phase is Phase.HEAD:
+        if self.phase is Phase.HEAD and self._preface is None:
             self._start(BadRequest(408, "head too slow"))
         elif self.phase is Phase.BODY:
             self._interrupt(BadRequest(408, "body too slow"))

@@ -18,6 +18,7 @@ from streamcache.http.body import BodyReader
 from streamcache.http.plan import CONTINUE, FileRange, head_bytes
 from streamcache.http.request import BadRequest, Request
 from streamcache.server.accesslog import escape, log_line
+from streamcache.server.admission import Admission
 from streamcache.server.fastpath import Begun
 from streamcache.server.handler import Response
 from streamcache.server.pages import window_end
@@ -60,7 +61,7 @@ class Client(Protocol):
 
     @property
     def name(self) -> str:
-        """The client's address, for the log and the cache."""
+        """The peer's address."""
         ...
 
     @property
@@ -94,10 +95,12 @@ class Exchange:
         "_first",
         "_head_size",
         "_keep",
+        "_name",
         "_pending",
         "_request",
         "_service",
         "_started",
+        "_user",
         "_writer",
     )
 
@@ -107,6 +110,8 @@ class Exchange:
         self._writer = writer
         self._begun = task if isinstance(task, Begun) else None
         self._request = task.request if isinstance(task, Begun) else task
+        self._name = client.name  # behind trusted proxies, as soon as that is known
+        self._user = "-"
         self._started = monotonic()
         self._pending = b""  # bytes before the next range of the file: the head, a part's head
         self._head_size = 0
@@ -151,18 +156,36 @@ class Exchange:
         request, handler = self._request, self._service.handler
         if isinstance(request, BadRequest):
             return handler.refusal(request)
+        if self._service.admission is not None:
+            refused = self._ask(self._service.admission, request)
+            if refused is not None:
+                return refused
+            request = self._request
+            assert isinstance(request, Request)
         response = handler.early(request)
         if request.has_body and not (response is not None and response.plan.close):
             try:
                 self._drain(request)
-            except BadRequest as refused:
-                return handler.refusal(refused)
+            except BadRequest as refusal:
+                return handler.refusal(refusal)
         if response is not None:
             return response
         self._client.looking_up()
-        response = handler.respond(request, self._client.name)
+        response = handler.respond(request, self._name)
         self._client.resumed()
         return response
+
+    def _ask(self, admission: Admission, request: Request) -> Response | None:
+        """The answer to a request that is not let in; one that is names its file from here on."""
+        self._client.looking_up()
+        admitted = admission.ask(request, self._client.name)
+        self._client.resumed()
+        self._name, self._user = admitted.client, admitted.user
+        if admitted.path != request.path:
+            self._request = dataclasses.replace(request, path=admitted.path)
+        if not admitted.status:
+            return None
+        return self._service.handler.forbidden(request, admitted.status, admitted.fields)
 
     def _drain(self, request: Request) -> None:
         body = BodyReader(request, self._service.limits.body_size)
@@ -268,17 +291,21 @@ class Exchange:
 
     def _log(self, response: Response, written: int, *, whole: bool) -> None:
         access_log, request = self._service.access_log, self._request
+        admission = self._service.admission
         if not access_log.enabled:
             return
         line = referer = agent = wanted = "-"
         if isinstance(request, Request):
             get, (major, minor) = request.headers.get, request.version
-            line = escape(f"{request.method} {request.target} HTTP/{major}.{minor}")
-            referer = escape(get("referer") or "-")
+            target, referer = request.target, get("referer") or "-"
+            if admission is not None:
+                target, referer = admission.redacted(target), admission.redacted(referer)
+            line = escape(f"{request.method} {target} HTTP/{major}.{minor}")
+            referer = escape(referer)
             agent = escape(get("user-agent") or "-")
             wanted = escape(get("range") or "-")
         text = log_line(
-            self._client.name,
+            self._name,
             self._service.clock.stamp,
             line,
             response.plan.status,
@@ -289,5 +316,6 @@ class Exchange:
             f"{monotonic() - self._started:.3f}",
             wanted,
             "done" if whole else "cut",
+            self._user,
         )
         access_log.add(text)

@@ -129,6 +129,13 @@ class Handler:
         """The answer to what is no request that we read; the connection ends with it."""
         return _uncached(plan_refusal(refused))
 
+    def forbidden(
+        self, request: Request, status: int, fields: tuple[tuple[str, str], ...]
+    ) -> Response:
+        """The answer to who may not read that; a body that follows is not read."""
+        ends = request.has_body or request.method == "CONNECT"
+        return _uncached(plan_error(request, status, headers=fields, close=ends))
+
     def overloaded(self) -> Response:
         """The answer to a connection above the limit."""
         fields = (("Retry-After", str(OVERLOADED_RETRY)),)

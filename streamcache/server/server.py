@@ -16,11 +16,14 @@ from gevent import get_hub
 from gevent.event import Event
 from gevent.socket import socket as GeventSocket
 
+from streamcache.access.authorize import Access, AccessRules, Authorize
 from streamcache.config import Config
 from streamcache.http.request import Limits
 from streamcache.server.acceptor import ACCEPTS_PER_TURN, Acceptor, connection_limit
+from streamcache.server.accessfiles import read_access
 from streamcache.server.accesslog import AccessLog
 from streamcache.server.address import Address, SocketFile, peer_name
+from streamcache.server.admission import Admission
 from streamcache.server.backend import Backend
 from streamcache.server.clock import Clock
 from streamcache.server.connection import Connection
@@ -43,7 +46,8 @@ class StreamCacheServer:
     ``listener``: ("host", port), "host:port", "unix:PATH", or a socket that listens. ``config``
     defaults to that of the cache, which stays open when the server stops. ``max_accept``: most
     connections that are taken at once; 1 where several processes share the listener, else the
-    first to wake takes them all.
+    first to wake takes them all. ``authorize``: asked about each request that ``[access]`` lets in,
+    in its greenlet (``AccessRequest`` to ``Answer``); what it raises is 500.
     """
 
     _fast_path = True  # off in tests that hold both paths to the same table
@@ -55,6 +59,7 @@ class StreamCacheServer:
         *,
         config: Config | None = None,
         max_accept: int = ACCEPTS_PER_TURN,
+        authorize: Authorize | None = None,
     ) -> None:
         self._wanted: Address | None = None
         self._listener: Any = None
@@ -66,6 +71,7 @@ class StreamCacheServer:
         self._cache = cache
         self._config = config or cache.config
         self._max_accept = max_accept
+        self._authorize = authorize
         self._limit = 0
         self._address: Address | None = None
         self._acceptor: Acceptor | None = None
@@ -114,10 +120,16 @@ class StreamCacheServer:
         return self._bound().url
 
     def start(self) -> None:
-        """Bind and accept; OSError for an address or an access log that cannot be had."""
+        """Bind and accept; OSError for an address or an access log that cannot be had.
+
+        ConfigError for a file of ``[access]`` that cannot be used.
+        """
         if self.started:
             raise RuntimeError("the server is started already")
         hub, config = get_hub(), self._config
+        access = read_access(config.access)
+        if access is None and self._authorize is not None:
+            access = Access(AccessRules())
         access_log = AccessLog(config.log.access)
         try:
             listener = self._listen()
@@ -129,6 +141,8 @@ class StreamCacheServer:
         limits = config.limits
         head_limits = Limits(limits.head_size, limits.target_size, limits.fields)
         pages = PageCache()
+        realm = config.access.realm
+        admission = None if access is None else Admission(access, self._authorize, realm)
         fast = FastPath(self._cache, clock, access_log, pages, head_limits)
         self._service = Service(
             hub=hub,
@@ -141,6 +155,7 @@ class StreamCacheServer:
             prefetch=self._cache.prefetch,
             fast=fast if self._fast_path else None,
             closed=self._closed,
+            admission=admission,
         )
         shortest = min(
             limits.head_timeout, limits.keepalive_timeout, limits.send_timeout, limits.body_timeout
@@ -196,6 +211,12 @@ class StreamCacheServer:
         except OSError:
             sock.close()  # reset while it waited to be accepted
             return
+        name = peer_name(peer)
+        if service.admission is not None and not service.admission.admits(name):
+            counters.connections_refused += 1
+            log.debug("closed client=%s: no proxy of ours", name)
+            sock.close()
+            return
         refused = len(self._connections) - len(self._refused) >= self._limit
         if refused:
             counters.connections_refused += 1
@@ -204,7 +225,7 @@ class StreamCacheServer:
                 return
         else:
             counters.connections_accepted += 1
-        connection = Connection(service, SocketTransport(sock, service.hub), peer_name(peer))
+        connection = Connection(service, SocketTransport(sock, service.hub), name)
         self._connections.add(connection)
         self._empty.clear()
         if refused:
@@ -259,6 +280,8 @@ class StreamCacheServer:
         self._ticker.stop()
         self._ticker = None
         self._service.access_log.close()
+        if self._service.admission is not None:
+            self._service.admission.close()
         self._service = None
         self._stopped.set()
         log.info("stopped")

@@ -11,6 +11,7 @@ from gevent.hub import Hub
 from streamcache.config import LimitsConfig
 from streamcache.http.request import Limits
 from streamcache.server.accesslog import AccessLog
+from streamcache.server.admission import Admission
 from streamcache.server.clock import Clock
 from streamcache.server.fastpath import FastPath
 from streamcache.server.handler import Handler
@@ -34,4 +35,5 @@ class Service:
     prefetch: Callable[[int, int, int], None]  # see ``Backend.prefetch``
     fast: FastPath | None  # None: not any more, or not at all
     closed: Callable[[Connection], None]  # called once for each connection, in any greenlet
+    admission: Admission | None  # None: everybody may read everything
     draining: bool = False

@@ -78,6 +78,22 @@ def test_what_is_no_header_is_refused(raw: bytes) -> None:
         PartialHeader.decode(raw)
 
 
+@pytest.mark.parametrize("field", ["boot", "source", "path", "version", "size", "inode", "format"])
+@pytest.mark.parametrize("value", [b"null", b"1.5", b"true", b"[]", b"{}", b"[" * 600 + b"]" * 600])
+def test_a_header_with_a_field_of_another_type_is_refused(field: str, value: bytes) -> None:
+    """A map is found on disk, where anybody may have written it; deep lists exhaust the stack."""
+    texts = {"boot": '"', "source": '"', "path": '"', "version": '"'}
+    fields = {name: getattr(HEADER, name) for name in HEADER.__slots__}
+    pairs = []
+    for name, mine in fields.items():
+        quote = texts.get(name, "").encode()
+        written = value if name == field else quote + str(mine).encode() + quote
+        pairs.append(b'"%s": %s' % (name.encode(), written))
+    raw = (b"streamcache map\n00001000{" + b", ".join(pairs) + b"}").ljust(4096, b"\0")
+    with pytest.raises(ValueError):
+        PartialHeader.decode(raw)
+
+
 def test_a_header_of_another_format_is_another_header() -> None:
     raw = HEADER.encode().replace(b'"format": 1', b'"format": 2')
     assert PartialHeader.decode(raw)[0] != HEADER

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from streamcache.access.authorize import Authorize
 from streamcache.config import Config
 from streamcache.server.server import StreamCacheServer
 from tests.server.client import Client
@@ -89,10 +90,14 @@ def site(root: Path, contents: dict[str, bytes], path_taken: str) -> Iterator[Ca
     """``site(limits={...}, log={...}, listener=...)`` starts a server; it is stopped at the end."""
     running: list[Site] = []
 
-    def start(listener: object = ("127.0.0.1", 0), **sections: dict[str, object]) -> Site:
+    def start(
+        listener: object = ("127.0.0.1", 0),
+        authorize: Authorize | None = None,
+        **sections: dict[str, object],
+    ) -> Site:
         sections.setdefault("log", {"access": "off"})
         cache = FakeCache(root, with_options(**sections))
-        server = StreamCacheServer(listener, cache)
+        server = StreamCacheServer(listener, cache, authorize=authorize)
         server._fast_path = path_taken == "fast"
         server.start()
         running.append(Site(server, cache, contents))

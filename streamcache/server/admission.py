@@ -1,0 +1,167 @@
+"""Who is let in: asked about each request before the cache is.
+
+Runs in the connection's greenlet. Networks, grants and known passwords are decided at once. A
+password that is not known yet is hashed in a worker thread, which takes 50 ms and more, and an
+embedding program's own function may wait for whatever it asks. So both have a deadline here.
+
+Requests with equal credentials share one hash, which has a greenlet of its own: players open six
+connections, and whoever began the hash may leave.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import gevent
+from gevent import Greenlet
+
+from streamcache.access.authorize import (
+    Access,
+    Authorize,
+    Decision,
+    Fields,
+    Verdict,
+    access_request,
+    ask,
+    host_text,
+)
+from streamcache.access.networks import UNKNOWN, Host, read_host
+from streamcache.access.passwords import Credentials
+from streamcache.access.proxyprotocol import ProxyHeader
+from streamcache.access.signing import redacted
+from streamcache.cache.workers import WorkerPool
+from streamcache.errors import Closed, SourceBusy
+from streamcache.http.request import Request
+
+log = logging.getLogger(__name__)
+
+HASHES: Final = 2  # at once: the rest of the cores is for those who are in
+HASHES_WAITING: Final = 64
+ASK_WAIT: Final = 10.0  # s that a hash, or the embedder's function, may take
+CLOSE_WAIT: Final = 2.0  # s that running hashes get
+_RETRY: Final = (("Retry-After", "1"),)
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """What becomes of a request. ``status`` 0: it is let in."""
+
+    client: str  # the address behind trusted proxies, "unix" or "unknown"
+    path: str  # what it names, a grant taken out
+    user: str = "-"
+    status: int = 0  # of the refusal
+    fields: Fields = ()  # of the refusal
+
+
+class Admission:
+    """Asks what is configured, and the embedding program's function, if there is one."""
+
+    def __init__(self, access: Access, authorize: Authorize | None, realm: str) -> None:
+        self._access = access
+        self._authorize = authorize
+        self._realm = realm
+        self._pool = WorkerPool("passwords", size=HASHES, max_queue=HASHES_WAITING)
+        self._hashes: dict[Credentials, Greenlet[..., bool | None]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Admission {self._access!r} hashes={len(self._hashes)}>"
+
+    def close(self) -> None:
+        """Let the worker threads end. Switches, for ``CLOSE_WAIT`` s at most."""
+        self._pool.close()
+        self._pool.join(CLOSE_WAIT)
+
+    # -- about a connection; never switches
+
+    @property
+    def proxy_protocol(self) -> bool:
+        """Whether connections begin with a PROXY header."""
+        return self._access.proxy_protocol
+
+    def settled_by_peer(self, name: str) -> bool:
+        """Whether all requests of this peer are let in, so that they need not be asked about."""
+        return self._authorize is None and self._access.settled_by_peer(_host(name))
+
+    def named(self, name: str) -> str:
+        """A peer's name as the rules see it: an IPv4 address is one, also on [::]."""
+        return host_text(_host(name))
+
+    def admits(self, name: str) -> bool:
+        """Whether a connection of this peer may begin; all may who would be told 403."""
+        return not self.proxy_protocol or self._access.admits(_host(name))
+
+    def origin(self, name: str, header: ProxyHeader) -> str | None:
+        """Who is on a connection with this PROXY header; None: its peer is not trusted."""
+        origin = self._access.origin(_host(name), header)
+        return None if origin is None else host_text(origin)
+
+    # -- about a request
+
+    def ask(self, request: Request, peer: str) -> Admitted:
+        """SWITCHES for a password that is not known yet, and if the embedder's function does.
+
+        ``peer``: the name of the connection. Never raises an ``Exception``.
+        """
+        client = self._access.client(_host(peer), request.headers)
+        decision = self._access.decide(request, client, now=time.monotonic(), wall=time.time())
+        if decision.verdict is Verdict.CHECK:
+            right = self._check(decision.credentials)
+            if right is None:
+                return Admitted(host_text(client), decision.path, status=503, fields=_RETRY)
+            decision = self._access.settle(decision, right, now=time.monotonic())
+        if decision.verdict is Verdict.ALLOW and self._authorize is not None:
+            try:
+                with gevent.Timeout(ASK_WAIT, TimeoutError(f"no answer in {ASK_WAIT} s")):
+                    decision = ask(
+                        self._authorize,
+                        access_request(request, decision, client),
+                        realm=self._realm,
+                    )
+            except Exception:
+                log.exception("authorize() failed path=%r", decision.path)
+                return Admitted(host_text(client), decision.path, decision.user, status=500)
+        return self._admitted(decision, client)
+
+    def redacted(self, text: str) -> str:
+        """A target or Referer for the log, without signatures."""
+        return redacted(text) if self._access.signs else text
+
+    def _admitted(self, decision: Decision, client: Host) -> Admitted:
+        name = host_text(client)
+        if decision.verdict is Verdict.ALLOW:
+            return Admitted(name, decision.path, decision.user)
+        log.debug("refused client=%s status=%d: %s", name, decision.status, decision.reason)
+        return Admitted(name, decision.path, decision.user, decision.status, decision.headers)
+
+    def _check(self, credentials: Credentials | None) -> bool | None:
+        """Whether user and password fit; None: that could not be found out in time."""
+        assert credentials is not None
+        hash_ = self._hashes.get(credentials)
+        if hash_ is None:
+            hash_ = self._hashes[credentials] = gevent.spawn(self._hash, credentials)
+        hash_.join(ASK_WAIT)
+        return hash_.value if hash_.ready() else None
+
+    def _hash(self, credentials: Credentials) -> bool | None:
+        """Greenlet: one hash for all who wait for it."""
+        try:
+            return self._pool.call(self._access.check, credentials)
+        except (SourceBusy, Closed) as error:
+            log.warning("password not looked at: %s", error)
+            return None
+        except Exception:
+            log.exception("password not looked at")
+            return None
+        finally:
+            del self._hashes[credentials]
+
+
+def _host(name: str) -> Host:
+    """The client that a connection's name stands for; one that says nothing is UNKNOWN."""
+    try:
+        return read_host(name)
+    except ValueError:
+        return UNKNOWN
