@@ -11,7 +11,9 @@ from typing import Final, Protocol
 
 from streamcache.server.transport import Transport
 
-PIECE: Final = 256 * 1024  # bytes one sendfile may take
+PIECE: Final = (
+    1024 * 1024
+)  # bytes one sendfile may take; it takes no more than the socket has room for
 TURN: Final = 512 * 1024  # bytes after which others run
 SMALL: Final = (
     16 * 1024
