@@ -21,7 +21,6 @@ class Counters:
         self.copies_finished = 0
         self.copies_cancelled = 0
         self.copies_failed = 0
-        self.evictions = 0
         self.connections_accepted = 0
         self.connections_refused = 0
 

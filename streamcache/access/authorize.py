@@ -188,10 +188,15 @@ class Access:
         assert self._passwords is not None
         return self._passwords.check(credentials)
 
+    def remember(self, credentials: Credentials, right: bool, *, now: float) -> None:
+        """What ``check`` said; also if nobody waits for it any more."""
+        assert self._passwords is not None
+        self._passwords.remember(credentials, right, now)
+
     def settle(self, decision: Decision, right: bool, *, now: float) -> Decision:
         """The decision after CHECK."""
-        assert self._passwords is not None and decision.credentials is not None
-        self._passwords.remember(decision.credentials, right, now)
+        assert decision.credentials is not None
+        self.remember(decision.credentials, right, now=now)
         return self._of_password(decision.credentials, right, decision.path)
 
     def _by_password(self, headers: Headers, path: str, now: float) -> Decision | None:

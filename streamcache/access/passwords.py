@@ -116,7 +116,7 @@ class Passwords:
     def known(self, credentials: Credentials, now: float) -> bool | None:
         """What a check gave not long ago; None: ``check`` them. ``now``: monotonic seconds."""
         digest = self._digest(credentials)
-        if self._right.has(digest, now):
+        if self._right.use(digest, now):
             return True
         return False if self._wrong.has(digest, now) else None
 
@@ -153,6 +153,13 @@ class _Verdicts:
         """Whether it is there and counts still. A digest tells a guesser's clock nothing."""
         until = self._until.get(digest)
         return until is not None and now < until
+
+    def use(self, digest: bytes, now: float) -> bool:
+        """The same, and it counts longer: who is let in need not queue behind who is not."""
+        if not self.has(digest, now):
+            return False
+        self.add(digest, now)
+        return True
 
     def add(self, digest: bytes, now: float) -> None:
         """From ``now`` on."""

@@ -44,7 +44,9 @@ _GRANT: Final = re.compile(
     re.ASCII,
 )
 # A signature in a target, also where a client has escaped what needs no escape.
-_SIGNATURE: Final = re.compile(r"(\.|%2[Ee])[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])", re.ASCII)
+_SIGNATURE: Final = re.compile(
+    r"(\.|%2[Ee])(?:[A-Za-z0-9_-]|%(?!2[Ee])[0-9A-Fa-f]{2}){43,}", re.ASCII
+)
 MAX_EXPIRES: Final = 10**12 - 1
 
 

@@ -28,25 +28,40 @@ from streamcache.errors import SourceBusy
 log = logging.getLogger(__name__)
 
 LINES_HELD: Final = 256  # then they are written in one call: a flush per second costs a late p99
-WRITES_HELD: Final = 256  # that wait for the disk, 10 MB or so; then lines are lost
+BYTES_HELD: Final = 16 * 1024 * 1024  # that wait for the disk; then lines are lost
 CLOSE_WAIT: Final = 2.0  # s that the last lines get
+
+MOST_LOGGED: Final = 1024  # characters of a field; strangers choose what is in it
 
 # Whatever could end a field or a line, or change the terminal that shows it.
 _UNSAFE = re.compile(r"[^\x20\x21\x23-\x5b\x5d-\x7e]")
 
 
-def escape(text: str) -> str:
-    r"""``text`` for a quoted field: quotes, backslashes, controls and non-ASCII as ``\xHH``."""
-    if _UNSAFE.search(text) is None:
+class _Escapes(dict[int, str]):
+    """What each character becomes; filled as they come."""
+
+    def __missing__(self, code: int) -> str:
+        text = chr(code)
+        if _UNSAFE.match(text) is not None:
+            byte = code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code  # was no UTF-8 (PEP 383)
+            text = f"\\x{byte:02x}" if byte < 256 else f"\\u{{{byte:x}}}"
+        if len(self) < 4096:
+            self[code] = text
         return text
-    return _UNSAFE.sub(_escaped, text)
 
 
-def _escaped(match: re.Match[str]) -> str:
-    code = ord(match.group())
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that was no UTF-8 (PEP 383)
-        code -= 0xDC00
-    return f"\\x{code:02x}" if code < 256 else f"\\u{{{code:x}}}"
+_ESCAPES = _Escapes()
+
+
+def escape(text: str) -> str:
+    r"""``text`` for a quoted field: quotes, backslashes, controls and non-ASCII as ``\xHH``.
+
+    What is longer than ``MOST_LOGGED`` ends with "...".
+    """
+    if len(text) <= MOST_LOGGED and _UNSAFE.search(text) is None:
+        return text
+    escaped = text[: MOST_LOGGED + 1].translate(_ESCAPES)
+    return escaped if len(escaped) <= MOST_LOGGED else f"{escaped[:MOST_LOGGED]}..."
 
 
 def log_line(
@@ -85,6 +100,8 @@ class AccessLog:
         self._target = target
         self._lines: list[str] = []
         self._lost = 0  # lines since the last flush
+        self._given = 0  # bytes, to the worker
+        self._taken = 0  # bytes, by it: only the worker counts these
         self._error: BaseException | None = None  # of the last write; set by the worker
         self._failing = False
         self._fd = -1
@@ -113,13 +130,16 @@ class AccessLog:
         if not self._lines:
             return
         lines, self._lines = self._lines, []
-        if self._worker.pending >= WRITES_HELD:
+        if self._given - self._taken > BYTES_HELD:
             self._lost += len(lines)
             return
+        data = "".join(lines).encode("ascii", "backslashreplace")
         try:
-            self._worker.post(self._write, "".join(lines).encode("ascii", "backslashreplace"))
+            self._worker.post(self._write, data)
         except SourceBusy:  # no thread can be had
             self._lost += len(lines)
+        else:
+            self._given += len(data)
 
     def close(self) -> None:
         """Write what is held and close the file; idempotent. Switches, for ``CLOSE_WAIT`` s."""
@@ -144,6 +164,12 @@ class AccessLog:
 
     def _write(self, lines: bytes) -> None:
         """Worker thread: write all of it."""
+        try:
+            self._do_write(lines)
+        finally:
+            self._taken += len(lines)
+
+    def _do_write(self, lines: bytes) -> None:
         # The descriptor of stderr, not its Python object: that one may be patched, have a lock
         # or buffer. A file may have been closed meanwhile (a late line after close()).
         fd = self._fd

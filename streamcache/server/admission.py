@@ -120,7 +120,7 @@ class Admission:
                         access_request(request, decision, client),
                         realm=self._realm,
                     )
-            except Exception:
+            except (Exception, gevent.Timeout):  # theirs may be one that is no Exception
                 log.exception("authorize() failed path=%r", decision.path)
                 return Admitted(host_text(client), decision.path, decision.user, status=500)
         return self._admitted(decision, client)
@@ -146,9 +146,11 @@ class Admission:
         return hash_.value if hash_.ready() else None
 
     def _hash(self, credentials: Credentials) -> bool | None:
-        """Greenlet: one hash for all who wait for it."""
+        """Greenlet: one hash for all who wait for it, and for who asks again after that."""
         try:
-            return self._pool.call(self._access.check, credentials)
+            right = self._pool.call(self._access.check, credentials)
+            self._access.remember(credentials, right, now=time.monotonic())
+            return right
         except (SourceBusy, Closed) as error:
             log.warning("password not looked at: %s", error)
             return None

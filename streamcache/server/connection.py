@@ -319,7 +319,7 @@ class Connection:
             else:
                 self._interrupt(Interrupted("no byte taken"))
         else:
-            self.close()
+            self._cut()
 
     def _cut(self) -> None:
         if self._greenlet is None:
@@ -411,6 +411,7 @@ class Connection:
     def looking_up(self) -> None:
         """A short, bounded call of the cache begins."""
         self.phase = Phase.LOOKUP
+        self.deadline = NEVER  # a wait before it may have ended with an error
 
     def awaiting(self) -> None:
         """A wait for bytes of the file begins; OSError if the client has left."""

@@ -1,11 +1,11 @@
 """Whether bytes of a file are in the page cache, so that ``sendfile`` will not wait for the disk.
 
-Runs in the connection's greenlet. ``sendfile`` of a page that is not there holds the hub, and
-everybody with it, until the disk has it: 13 to 21 ms for a cold window (docs/performance.md). So
-each window of 1 MiB is looked at before it is sent, with reads that fail instead of waiting
-(RWF_NOWAIT); one that is not all there is read in a worker first. That costs a hot file three
-reads of one byte in each MiB. A page that is dropped between look and send is waited for, as
-before: it is rare, and only slow.
+Runs in the connection's greenlet; on the fast path in the hub. ``sendfile`` of a page that is not
+there holds the hub, and everybody with it, until the disk has it: 13 to 21 ms for a cold window
+(docs/performance.md). So each window of 1 MiB is looked at before it is sent, with reads that fail
+instead of waiting (RWF_NOWAIT); one that is not all there is read in a worker first. That costs a
+hot file three reads of one byte in each MiB. A page that is dropped between look and send is waited
+for, as before: it is rare, and only slow.
 """
 
 from __future__ import annotations

@@ -11,9 +11,6 @@ from typing import Final, Protocol
 
 from streamcache.server.transport import Transport
 
-PIECE: Final = (
-    1024 * 1024
-)  # bytes one sendfile may take; it takes no more than the socket has room for
 TURN: Final = 512 * 1024  # bytes after which others run
 SMALL: Final = (
     16 * 1024
@@ -72,7 +69,7 @@ class Writer:
         while offset < stop:
             if self._turn >= TURN:
                 self._wait()
-            taken = self._transport.sendfile(fd, offset, min(PIECE, stop - offset))
+            taken = self._transport.sendfile(fd, offset, min(TURN, stop - offset))
             if taken is None:
                 self._wait()
                 continue

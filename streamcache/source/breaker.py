@@ -163,7 +163,7 @@ class Breaker:
                 return
             del self._asked[question]
             # One that was asked before the last answer tells of its file, not of the source.
-            if question.since + self._timeout > self._answered:
+            if question.since >= self._answered:
                 self._count(question.path)
 
     def _count(self, path: str) -> None:
@@ -207,6 +207,9 @@ class Breaker:
                 self._pool.call(self._probe, self._known)
             except (StreamCacheError, OSError) as error:
                 log.debug("source probe failed error=%s", error)
+                continue
+            except Exception:  # a fault of ours, or of memory: without a probe it stays open
+                log.exception("source probe broke")
                 continue
             if self._prober is not gevent.getcurrent():  # closed meanwhile by an answer
                 return

@@ -35,13 +35,13 @@ from streamcache.source.turns import Turns
 from streamcache.stats import Counters
 
 FIRST_STEP = 64 * 1024  # bytes: the first block of a seek
-MAX_STEP = 1024 * 1024  # bytes: larger ones fall out of the processor's cache before the write
+MAX_STEP = 4 * 1024 * 1024  # bytes
+NEAR_STEP = 1024 * 1024  # bytes: larger ones fall out of the processor's cache before the write
 START_STEP = 256 * 1024  # bytes, until the source's rate is known
 _SAMPLE_TIME = 0.05  # s of busy source that make one sample of its rate
 _SAMPLE_BYTES = 2 * MAX_STEP
 _LATE = 2.0  # s after which a step no longer counts as in flight
 _LATE_WAITED_FOR = 2  # late steps of a file for its readers, until one of them comes back
-_LEAD = 256 * 1024  # bytes that a file may have more of than one that is just being asked for
 _QUICK = 0.0002  # s: a look at a file that takes no longer asks no server
 _KEPT_BUFFERS = 32 * 1024 * 1024  # bytes
 
@@ -185,7 +185,7 @@ class Scheduler:
         """Start what may start now. Does not switch."""
         if self._breaker.is_open:
             return
-        while self._seeks and self._pool.pending < self._pool.size:
+        while self._seeks and len(self._busy) < self._pool.size:
             feed, offset, _ = self._seeks.popleft()
             if self._hold(feed, offset, seek=True):
                 continue
@@ -195,8 +195,8 @@ class Scheduler:
                 self._demands.give(_key(feed), piece.length)
                 self._spawn(feed, piece, seek=True, waited_for=True)
         while self._demands and self._running < self._limit:
-            if self._seeks and self._demands.first > self._seeks[0][2] + _LEAD:
-                return  # nobody runs far ahead of those who are just coming
+            if self._seeks and self._demands.first > self._seeks[0][2]:
+                return  # who has bytes already lets those go first who came before and have none
             feed, offset = self._demands.pop()
             if not self._hold(feed, offset, seek=False):
                 piece = feed.demanded(offset, self._rate.step)
@@ -453,8 +453,8 @@ class _Rate:
         # A source that was not kept busy could have given more: believe only what is higher.
         if saturated or 0 < self._rate < sample:
             self._rate += (sample - self._rate) * (0.3 if self._rate else 1.0)
-            step_time = max(self._step_time, 1.5 * self._latency / self._in_flight)
-            wanted = max(1.0, self._rate * step_time)
+            far = self._rate * 1.5 * self._latency / self._in_flight
+            wanted = max(1.0, min(self._rate * self._step_time, NEAR_STEP), far)
             power = 1 << round(math.log2(wanted))  # buffers come in powers of two
             self.step = min(max(power, FIRST_STEP), MAX_STEP)
         self._bytes, self._busy = 0, 0.0

@@ -13,6 +13,7 @@ from heapq import heappop, heappush
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+_PRUNED = 1000  # files that are remembered although they do not wait
 
 
 class Turns(Generic[T]):
@@ -43,6 +44,8 @@ class Turns(Generic[T]):
         """The next one: of the file with the smallest share, what waits longest."""
         share, _, item = heappop(self._queue)
         self.now = max(self.now, share)
+        if len(self._shares) > _PRUNED + 2 * len(self._queue):  # those behind mean nothing more
+            self._shares = {file: at for file, at in self._shares.items() if at > self.now}
         return item
 
     def give(self, file: Hashable, length: int) -> None:

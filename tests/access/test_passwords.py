@@ -96,7 +96,8 @@ def test_a_verdict_is_known_for_a_while() -> None:
     assert passwords.known(bad, 1) is False
     assert passwords.known(bad, REMEMBERED_WRONG) is None
     assert passwords.known(good, REMEMBERED - 1) is True
-    assert passwords.known(good, REMEMBERED) is None
+    assert passwords.known(good, 2 * REMEMBERED - 2) is True, "who is in stays in"
+    assert passwords.known(good, 3 * REMEMBERED) is None
     assert passwords.known(Credentials(b"Anna", b"secret"), 1) is None
 
 

@@ -233,6 +233,8 @@ def test_the_log_gets_no_signature() -> None:
         assert signature in target
         assert signature not in redacted(target)
         assert str(LATER) in redacted(target)
+        other = target.replace(signature, f"%{ord(signature[0]):02X}{signature[1:]}x")
+        assert signature[1:] not in redacted(other), "escaped without need, or too long"
     for target in ("/a", "/films/a.b.mp4?x=y", "*", "/" + "a" * 200 + ".mp4"):
         assert redacted(target) == target
 

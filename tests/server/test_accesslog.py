@@ -137,6 +137,13 @@ def test_escape(text, escaped):
     assert escape(text) == escaped
 
 
+@pytest.mark.parametrize("text", ["\udcff" * 40_000, "x" * 40_000, '"' * 40_000])
+def test_what_strangers_write_is_cut(text):
+    assert escape(text)[:1024] == escape(text[:1024])[:1024]
+    assert len(escape(text)) == 1027
+    assert escape(text).endswith("...")
+
+
 def test_lines_are_written_when_many_are_held(tmp_path):
     log = AccessLog(str(tmp_path / "log"))
     for _ in range(LINES_HELD - 1):
@@ -150,7 +157,7 @@ def test_lines_are_written_when_many_are_held(tmp_path):
 
 
 def test_a_disk_that_hangs_holds_nobody_and_costs_lines(monkeypatch, caplog):
-    monkeypatch.setattr("streamcache.server.accesslog.WRITES_HELD", 3)
+    monkeypatch.setattr("streamcache.server.accesslog.BYTES_HELD", 2 * LINES_HELD * 1000)
     reader, writer = os.pipe()
     log = AccessLog(f"/proc/self/fd/{writer}")
     os.close(writer)

@@ -141,6 +141,17 @@ def test_a_file_that_hangs_while_others_answer_does_not_open_it(
     assert not breaker.is_open, "those that hang tell nothing new"
 
 
+def test_an_answer_before_their_time_is_up_speaks_for_the_source(
+    breaker: Breaker, clock: Clock
+) -> None:
+    """Also one that came long before: a full queue of ours is no silence of the source."""
+    asked = [breaker.ask(path) for path in "abcde"]
+    clock.now += TIMEOUT / 2
+    breaker.answered(asked[0])
+    clock.now += TIMEOUT
+    assert not breaker.is_open
+
+
 def test_errors_and_silence_count_together(breaker: Breaker, clock: Clock) -> None:
     breaker.ask("a")
     breaker.ask("b")

@@ -20,6 +20,7 @@ from streamcache.source.breaker import Breaker
 from streamcache.source.scheduler import (
     FIRST_STEP,
     MAX_STEP,
+    NEAR_STEP,
     START_STEP,
     Piece,
     Scheduler,
@@ -263,6 +264,18 @@ def test_seeks_are_served_in_the_order_in_which_they_came() -> None:
     assert order == "abcd"
 
 
+def test_seeks_that_come_at_once_take_no_more_than_the_workers() -> None:
+    """They are claimed when a worker is free, not to wait in its queue and look late."""
+    reads = Reads(size=2)
+    scheduler = made(reads)
+    for name in "abcde":
+        scheduler.demand(FakeFeed(name), 0, seek=True)
+    assert "seeks=3+2" in repr(scheduler)
+    turn()
+    assert reads.names == "ab"
+    reads.end()
+
+
 def test_the_oldest_demand_goes_first_and_before_all_sequential_steps(reads: Reads) -> None:
     scheduler = made(reads, in_flight=1)
     scheduler.add(FakeFeed("s"), idle=False)
@@ -470,7 +483,7 @@ def stepped(
         (1e6, FIRST_STEP, 2 * FIRST_STEP),
         (20e6, 1 << 18, 1 << 19),
         (100e6, 1 << 20, 1 << 21),
-        (5e9, MAX_STEP, MAX_STEP),
+        (5e9, NEAR_STEP, NEAR_STEP),
     ],
 )
 def test_a_step_is_what_the_source_delivers_in_step_time(

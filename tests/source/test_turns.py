@@ -55,6 +55,15 @@ def test_when_cleared_all_are_equal() -> None:
     assert [turns.pop(), turns.pop()] == ["a", "b"]
 
 
+def test_files_that_were_read_long_ago_are_forgotten() -> None:
+    turns: Turns[int] = Turns()
+    for file in range(10_000):
+        for each in (-1, file):  # one always competes
+            turns.add(each, each)
+            turns.give(turns.pop(), 1000)
+    assert len(turns._shares) < 3000
+
+
 @given(lengths=st.lists(st.integers(1, 1000), min_size=2, max_size=12))
 def test_shares_in_bytes_differ_by_no_more_than_one_step(lengths: list[int]) -> None:
     """Each file always waits, with steps of its own size."""
