@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from streamcache.errors import ConfigError
 
-REMEMBERED: Final = 300.0  # s that a right password is good without another hash
+REMEMBERED: Final = 300.0  # s from its last use that a right password is good without a hash
 REMEMBERED_WRONG: Final = 5.0  # s that a wrong one is wrong: players repeat what failed
 MOST_REMEMBERED: Final = 1024  # verdicts of each kind
 COSTS: Final = range(4, 17)  # log2 of the rounds; 16 takes seconds, 31 would take a day
