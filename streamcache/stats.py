@@ -21,6 +21,7 @@ class Counters:
         self.copies_finished = 0
         self.copies_cancelled = 0
         self.copies_failed = 0
+        self.evictions = 0  # objects
         self.connections_accepted = 0
         self.connections_refused = 0
 

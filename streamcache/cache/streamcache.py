@@ -179,7 +179,6 @@ class StreamCache:
         parts = self._parts
         if parts is None:
             return Statistics(**counters)
-        counters["evictions"] = parts.evictor.evicted_objects
         return Statistics(
             **counters,
             source_answers=not parts.breaker.is_open,
@@ -339,7 +338,7 @@ class _Parts:
             self.space,
             self.ledger,
             catalog_call=self.ledger.call,
-            remove=objects.evict,
+            remove=self._evict,
             leased=objects.leased,
             drop_idle_partials=self.recovery.drop_oldest,
             interval=cache.evict_interval,
@@ -376,6 +375,11 @@ class _Parts:
     def _no_thread_left(self) -> bool:
         """To ask the source with: all hang in it."""
         return self.meta.stuck(self.config.source.timeout) >= self.meta.size
+
+    def _evict(self, names: list[str]) -> list[str]:
+        gone = self.objects.evict(names)
+        self.counters.evictions += len(gone)
+        return gone
 
     def close(self, *, timeout: float) -> None:
         """In the opposite order; also what was opened only in part. Switches."""
