@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import Protocol
 
-from streamcache.config import Identity
+from streamcache.config.source import Identity
 
 AHEAD_BYTES = 64 * 1024  # read together with the open, when it is asked for
 
