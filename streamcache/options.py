@@ -25,6 +25,8 @@ from streamcache.units import (
 
 Value = str | int | float | bool
 
+SHORTEST: Final = 0.001  # s, of a deadline: one of 0 would fail everything
+
 _MOST_BYTES: Final = 2**63 - 1  # what the kernel's off_t holds
 _MOST_SECONDS: Final = 10 * 365 * 86400.0  # timers take no infinity
 _MOST: Final = 2**31 - 1

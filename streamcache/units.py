@@ -6,6 +6,8 @@ import re
 from decimal import Decimal
 from typing import Final
 
+KiB, MiB, GiB = 1024, 1024**2, 1024**3
+
 SIZE_FORMS: Final = (
     "bytes as a plain number, or with B, kB, MB, GB, TB, PB (powers of 1000) "
     "or KiB, MiB, GiB, TiB, PiB (powers of 1024), such as 500MB or 10GiB"

@@ -8,21 +8,14 @@ from typing import Any
 
 import pytest
 
-from streamcache import config as table
-from streamcache.config import (
-    SECTIONS,
-    TABLE,
-    AccessConfig,
-    CacheConfig,
-    Config,
-    CopyConfig,
-    LimitsConfig,
-    LogConfig,
-    ServerConfig,
-    SourceConfig,
-    changed,
-    default_of,
-)
+from streamcache.config import SECTIONS, TABLE, Config, changed, default_of
+from streamcache.config.access import AccessConfig
+from streamcache.config.cache import CacheConfig
+from streamcache.config.copy import CopyConfig
+from streamcache.config.limits import LimitsConfig
+from streamcache.config.log import LogConfig
+from streamcache.config.server import ServerConfig
+from streamcache.config.source import SourceConfig
 from streamcache.errors import ConfigError
 from streamcache.options import Kind
 
@@ -47,7 +40,7 @@ def test_the_table_has_every_section_of_the_configuration() -> None:
 @pytest.mark.parametrize(("section", "key"), EVERY)
 def test_every_option_has_the_kind_of_its_type_and_a_reason(section: str, key: str) -> None:
     option = TABLE[section][key]
-    declared = typing.get_type_hints(SECTIONS[section], vars(table))[key]
+    declared = typing.get_type_hints(SECTIONS[section])[key]
     if option.kind is Kind.CHOICE:
         assert option.choices == typing.get_args(declared)
     else:

@@ -29,7 +29,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cache": {"source", "stats", *SETTINGS},
     "server": {"access", "http", "cache", "source", "stats", *SETTINGS},
     "daemon": {"server", "http", "cache", "source", "stats", "settings", *SETTINGS},
-    "cli": {"access", "daemon", "settings", *SETTINGS},
+    "commands": {"access", "http", "daemon", "settings", *SETTINGS},
+    "cli": {"commands", "daemon", *SETTINGS},
     "__main__": {"cli"},
     "__init__": {"server", "cache", "source", "stats", *SETTINGS},  # when a name is first used
 }
@@ -38,8 +39,8 @@ IMPURE = {
     "threading", "subprocess", "signal", "asyncio", "random", "secrets", "pathlib", "tempfile",
     "shutil", "fcntl", "sys",
 }  # fmt: skip
-WITH_EFFECTS = {"access/passwords.py", "access/command.py"}  # random key; clock and a file
-DAEMON = {"daemon", "cli", "__main__"}
+WITH_EFFECTS = {"access/passwords.py"}  # a random key
+DAEMON = {"daemon", "commands", "cli", "__main__"}
 VAGUE = {"manager", "helper", "helpers", "util", "utils", "data", "info", "misc", "common"}
 
 

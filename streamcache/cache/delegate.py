@@ -279,6 +279,11 @@ class _DirectRead:
         self._owner = owner
         self._failed = False
 
+    @property
+    def seen(self) -> Fingerprint:
+        """What the file was before the read."""
+        return self.before
+
     def demanded(self, offset: int, length: int) -> Piece | None:
         before = self._owner.started() if self.wanted else None
         if before is None:

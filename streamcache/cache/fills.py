@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from streamcache.cache.session import CopySession
 from streamcache.cache.states import Event, State
-from streamcache.config import CopyConfig
+from streamcache.config.copy import CopyConfig
 
 _QUEUED = 10_000  # paths of paused copies that are remembered
 

@@ -17,7 +17,7 @@ import gevent
 from gevent.event import AsyncResult
 
 from streamcache.cache.workers import WorkerPool
-from streamcache.config import SourceConfig
+from streamcache.config.source import SourceConfig
 from streamcache.errors import (
     AccessDenied,
     NotFound,

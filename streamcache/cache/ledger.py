@@ -22,7 +22,7 @@ from streamcache.cache.mender import Files, Mender, open_catalog
 from streamcache.cache.space import Space
 from streamcache.cache.store import Store
 from streamcache.cache.workers import WorkerPool
-from streamcache.config import CacheConfig
+from streamcache.config.cache import CacheConfig
 from streamcache.errors import Closed, SourceBusy
 
 _WRITE_INTERVAL = 1.0  # s between writes of touches

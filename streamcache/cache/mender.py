@@ -36,7 +36,7 @@ from streamcache.cache.database import (
 from streamcache.cache.space import Space
 from streamcache.cache.store import Store, StoredObject
 from streamcache.cache.workers import WorkerPool
-from streamcache.config import CacheConfig
+from streamcache.config.cache import CacheConfig
 from streamcache.errors import SourceBusy
 
 _LOOK_INTERVAL = 0.5  # s between looks whether the catalog is still the one that is open

@@ -368,6 +368,11 @@ class CopySession:
             self._quiet.set()
         self._schedule()
 
+    @property
+    def seen(self) -> Fingerprint:
+        """What the source file was at the last look."""
+        return self._seen
+
     def arrived(self, piece: Piece, data: memoryview, now: Fingerprint) -> None:
         """A step's bytes: keep them if they are of our version, and wake who waits. Switches."""
         extent, kept, ours = _extent(piece), False, not isinstance(piece, _Borrowed)

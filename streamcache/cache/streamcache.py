@@ -26,7 +26,8 @@ from streamcache.cache.resources import Resources
 from streamcache.cache.space import Space
 from streamcache.cache.store import Store
 from streamcache.cache.workers import WorkerPool
-from streamcache.config import Config, SourceConfig, changed
+from streamcache.config import Config, changed
+from streamcache.config.source import SourceConfig
 from streamcache.errors import CacheError, Closed, ConfigError, StreamCacheError
 from streamcache.source.breaker import Breaker
 from streamcache.source.filesystem import FileSystemSource

@@ -7,7 +7,7 @@ import stat
 from typing import Final
 
 from streamcache.access.authorize import Access
-from streamcache.config import AccessConfig
+from streamcache.config.access import AccessConfig
 from streamcache.errors import ConfigError
 
 _MOST: Final = 1 << 20  # bytes of a file of keys or passwords

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from gevent.hub import Hub
 
-from streamcache.config import LimitsConfig
+from streamcache.config.limits import LimitsConfig
 from streamcache.http.request import Limits
 from streamcache.server.accesslog import AccessLog
 from streamcache.server.admission import Admission

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import hashlib
 import os
 from dataclasses import dataclass
 from typing import Protocol
 
-from streamcache.config import Identity
+from streamcache.config.source import Identity
 
 AHEAD_BYTES = 64 * 1024  # read together with the open, when it is asked for
 
@@ -83,6 +84,15 @@ class Fingerprint:
             return Change.APPENDED
         renamed = now.mtime_ns == self.mtime_ns and now.links != self.links
         return Change.NONE if renamed else Change.REWRITTEN
+
+    def may_be_growing(self, now: Fingerprint) -> bool:
+        """Whether only the times moved since this look: a rewrite, or the beginning of an append.
+
+        A write moves the times before it moves the size (Linux, and so its file servers), so a
+        look can fall between the two.
+        """
+        times = {"mtime_ns": now.mtime_ns, "ctime_ns": now.ctime_ns}
+        return now != self and dataclasses.replace(self, **times) == now
 
     def compare_any(self, other: Fingerprint) -> Change:
         """The same of two looks that were under way at once: their ctimes tell which was first.

@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 
-from streamcache.config import Identity
+from streamcache.config.source import Identity
 from streamcache.errors import AccessDenied, NotFound, SourceChanged, SourceUnavailable
 from streamcache.source.base import (
     AHEAD_BYTES,

@@ -40,6 +40,7 @@ NEAR_STEP = 1024 * 1024  # bytes: larger ones fall out of the processor's cache 
 START_STEP = 256 * 1024  # bytes, until the source's rate is known
 _SAMPLE_TIME = 0.05  # s of busy source that make one sample of its rate
 _SAMPLE_BYTES = 2 * MAX_STEP
+_WRITE_TIME = 0.02  # s that an append gets between its times and its size
 _LATE = 2.0  # s after which a step no longer counts as in flight
 _LATE_WAITED_FOR = 2  # late steps of a file for its readers, until one of them comes back
 _QUICK = 0.0002  # s: a look at a file that takes no longer asks no server
@@ -63,6 +64,11 @@ class Feed(Protocol):
     @property
     def file(self) -> SourceFile:
         """What to read from; stays open until every step has come back."""
+        ...
+
+    @property
+    def seen(self) -> Fingerprint:
+        """What the file was at the last look."""
         ...
 
     def demanded(self, offset: int, length: int) -> Piece | None:
@@ -275,6 +281,8 @@ class Scheduler:
             data, now = self._read(feed, piece, memoryview(buffer)[: piece.length], step)
             if now is None:
                 now, self._look_time = self._pool.call(_look, self.source, feed.file)
+            if feed.seen.may_be_growing(now):
+                now = self._pool.call(_look_later, self.source, feed.file)
         except StreamCacheError as error:
             self._counters.source_errors += 1
             self._breaker.failed(question, error)
@@ -383,6 +391,12 @@ def _look(source: Source, file: SourceFile) -> tuple[Fingerprint, float]:
     begun = time.monotonic()
     now = source.fingerprint(file)
     return now, time.monotonic() - begun
+
+
+def _look_later(source: Source, file: SourceFile) -> Fingerprint:
+    """Worker thread: what the file is when a write that is under way has ended."""
+    time.sleep(_WRITE_TIME)
+    return source.fingerprint(file)
 
 
 def _read_and_look(

@@ -15,7 +15,7 @@ from streamcache.cache.ledger import Ledger
 from streamcache.cache.space import Space
 from streamcache.cache.store import Store
 from streamcache.cache.workers import WorkerPool
-from streamcache.config import CacheConfig
+from streamcache.config.cache import CacheConfig
 
 _STUCK = 20.0  # s
 

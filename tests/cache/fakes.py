@@ -34,7 +34,10 @@ from streamcache.cache.space import Space
 from streamcache.cache.states import Event, State
 from streamcache.cache.store import Store
 from streamcache.cache.workers import WorkerPool
-from streamcache.config import CacheConfig, Config, CopyConfig, SourceConfig
+from streamcache.config import Config
+from streamcache.config.cache import CacheConfig
+from streamcache.config.copy import CopyConfig
+from streamcache.config.source import SourceConfig
 from streamcache.errors import SourceUnavailable
 from streamcache.source.base import SourceFile
 from streamcache.source.filesystem import FileSystemSource

@@ -17,7 +17,7 @@ from streamcache.cache.evictor import BATCH_FILES, Evictor
 from streamcache.cache.policy import POLICIES, PolicyName
 from streamcache.cache.queues import MemoryQueues
 from streamcache.cache.space import Draw
-from streamcache.config import CacheConfig
+from streamcache.config.cache import CacheConfig
 from streamcache.errors import NoSpace
 from tests.cache.accounts import Sharer, checked, name, until
 from tests.cache.traces import (

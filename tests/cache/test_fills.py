@@ -8,7 +8,7 @@ import pytest
 
 from streamcache.cache.fills import IdleFills
 from streamcache.cache.states import Event, State
-from streamcache.config import CopyConfig
+from streamcache.config.copy import CopyConfig
 
 
 @dataclass(eq=False)

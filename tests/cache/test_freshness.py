@@ -13,7 +13,7 @@ import pytest
 
 from streamcache.cache import freshness as freshness_module
 from streamcache.cache.freshness import Freshness
-from streamcache.config import SourceConfig
+from streamcache.config.source import SourceConfig
 from streamcache.errors import (
     AccessDenied,
     NotFound,

@@ -19,7 +19,7 @@ from streamcache.cache.ledger import Ledger
 from streamcache.cache.partial import PartialHeader
 from streamcache.cache.space import Space
 from streamcache.cache.store import Store
-from streamcache.config import CacheConfig
+from streamcache.config.cache import CacheConfig
 from streamcache.errors import CacheError, NoSpace
 from tests.cache.accounts import Sharer, checked, name, until
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import gevent
@@ -40,6 +41,7 @@ class Reads:
         self._workers = BoundedSemaphore(size)
         self.waiting: list[Read] = []
         self.shut = True
+        self.looks: list[Fingerprint] = []  # what the file is next, and then STILL
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         self.pending += 1
@@ -60,7 +62,7 @@ class Reads:
         return min(len(buffer), read.at_most)
 
     def fingerprint(self, file: SourceFile) -> Fingerprint:
-        return STILL
+        return self.looks.pop(0) if self.looks else STILL
 
     def let(self, *reads: Read) -> None:
         """These reads, or all that wait, go on."""
@@ -106,10 +108,12 @@ class FakeFeed:
     def __init__(self, name: str, size: int = 1 << 40) -> None:
         self.file = SourceFile(-1, Version(name, size, 0), STILL)
         self.size = size
+        self.seen = STILL
         self.next = 0
         self.wanted = True
         self.got: list[tuple[Piece, int]] = []
         self.failures: list[StreamCacheError] = []
+        self.looked: list[Fingerprint] = []
         self.keep: Event | None = None
 
     def demanded(self, offset: int, length: int) -> Piece | None:
@@ -124,7 +128,7 @@ class FakeFeed:
 
     def arrived(self, piece: Piece, data: memoryview, now: Fingerprint) -> None:
         assert bytes(data) == bytes([piece.offset >> 16 & 0xFF]) * len(data)
-        assert now is STILL
+        self.looked.append(now)
         if self.keep is not None:
             self.keep.wait()
         assert bytes(data[:1]) == bytes([piece.offset >> 16 & 0xFF]), "the buffer was taken away"
@@ -749,3 +753,26 @@ def test_failed_reads_of_several_files_open_the_breaker(reads: Reads) -> None:
     reads.let()
     assert breaker.is_open
     breaker.stop()
+
+
+@pytest.mark.parametrize(
+    ("looks", "told"),
+    [
+        # The times of an append are there before its size.
+        ([replace(STILL, mtime_ns=9, ctime_ns=9), replace(STILL, size=8, ctime_ns=9)], 1),
+        ([replace(STILL, mtime_ns=9), replace(STILL, mtime_ns=9)], 1),  # rewritten: still so
+        ([replace(STILL, mtime_ns=9, inode=9)], 0),
+        ([replace(STILL, mtime_ns=9, size=0)], 0),
+        ([replace(STILL, mtime_ns=9, links=9)], 0),
+        ([STILL], 0),
+    ],
+)
+def test_a_file_whose_times_alone_moved_is_looked_at_again(
+    looks: list[Fingerprint], told: int, reads: Reads
+) -> None:
+    reads.looks, reads.shut = list(looks), False
+    feed = FakeFeed("a", size=START_STEP)
+    made(reads).demand(feed, 0, seek=True)
+    gevent.sleep(0.1)
+    assert feed.looked == [looks[told]]
+    assert not reads.looks

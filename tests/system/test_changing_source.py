@@ -18,7 +18,7 @@ import gevent
 import pytest
 
 from streamcache import CacheStatus, StreamCache
-from streamcache.config import Identity
+from streamcache.config.source import Identity
 from streamcache.errors import SourceChanged, SourceError
 from streamcache.source.base import Version
 from tests.content import SETTLED, content, verify, write

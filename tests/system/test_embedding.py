@@ -221,12 +221,14 @@ def test_other_greenlets_work_while_the_server_serves(
             gevent.sleep(0)
 
     worker = gevent.spawn(work)
-    with Client(server.address) as client:
-        for _ in range(3):
-            answer = client.ask("/film")
-            assert verify("film", 0, answer.body) is None
-    assert len(worked) > 20
-    worker.kill()
+    try:
+        with Client(server.address) as client:
+            for _ in range(3):
+                answer = client.ask("/film")
+                assert verify("film", 0, answer.body) is None
+        assert len(worked) > 20
+    finally:
+        worker.kill()
     server.stop(timeout=5)
     served.join(5)
     assert served.ready()

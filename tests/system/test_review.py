@@ -52,6 +52,7 @@ from tests.system.site import (
     take,
 )
 
+NOW = Fingerprint(1, 2, 3, 4, 5, 6)
 CROWD = 500
 NAME = "ab" * 16 + "." + "cd" * 16  # of a partial, as it could be
 
@@ -473,16 +474,17 @@ class FakeSource:
     def read_into(self, file: object, buffer: memoryview, offset: int) -> int:
         return len(buffer)
 
-    def fingerprint(self, file: object) -> None:
-        return None
+    def fingerprint(self, file: object) -> Fingerprint:
+        return NOW
 
 
 class FakeFeed:
     """Wants more as long as the race goes on."""
 
-    file = SourceFile(-1, Version("0", 1 << 30, 0), Fingerprint(1, 2, 3, 4, 5, 6))
+    file = SourceFile(-1, Version("0", 1 << 30, 0), NOW)
 
     def __init__(self, race: list[FakeFeed], steps: int, on_step: Callable[[], None]) -> None:
+        self.seen = NOW
         self.got = 0
         self._race = race
         self._steps = steps

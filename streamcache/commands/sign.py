@@ -1,43 +1,48 @@
-"""``streamcache sign``: what it takes and what it does, without the reading of a command line.
-
-Main thread of a program of its own; nothing runs beside it.
-"""
+"""``streamcache sign``: a signed URL that expires. Nothing is asked of a server for it."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
+import sys
 import time
 import urllib.parse
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, TextIO
+from typing import Final
 
 from streamcache.access.signing import MAX_EXPIRES, PARAMETER, Keys, in_path, sign
+from streamcache.commands.command import OK, Command
 from streamcache.errors import ConfigError
 from streamcache.http.syntax import BadRequest
 from streamcache.http.target import resolve
 from streamcache.units import parse_duration
 
-OK: Final = 0
 _MOST_KEYS: Final = 1 << 20  # bytes of a key file
 _SAFE: Final = "/-._~!$&'()*+,;=:@"  # what a path has unescaped, beside letters and digits
 _URL: Final = re.compile(r"https?://", re.IGNORECASE)
 
-ABOUT: Final = """\
+_ABOUT: Final = """\
 Print a URL that is good until it expires, for a server whose access.keys is the same key file.
 
 TARGET is a URL of that server, or a path below the served directory, which is not percent-encoded
 and begins with "/". With --prefix the grant is for its folder and all below it, and stands in the
 path, so that the names in a playlist (HLS, DASH) carry it on."""
 
-# What the command line takes: a flag or a name, its metavar ("" for a switch), and its help.
-FLAGS: Final = (
-    ("target", "TARGET", "a URL, or a path below the served directory"),
-    ("--key-file", "FILE", "lines of a key id and hexadecimal digits; the first one signs"),
-    ("--expires", "DURATION", "how long the URL is good, such as 2h or 7d"),
-    ("--prefix", "", "for the whole folder: that of the file, or TARGET if it ends in /"),
-)
+_MORE: Final = """\
+A key file is made with:   echo "k1 $(openssl rand -hex 32)" > keys; chmod 600 keys
+The server reads it with:  access.keys = "keys" in its configuration, and then lets nobody in
+                           without a signed URL (or a password, with access.htpasswd).
+
+One file, for two hours:
+    streamcache sign http://films.example/a/b.mp4 --key-file keys --expires 2h
+A playlist and the segments beside it, for an evening:
+    streamcache sign http://films.example/x/main.m3u8 --key-file keys --expires 6h --prefix
+
+DURATION is seconds, or a number with a unit: 30m, 2h, 7d. The clocks of this machine and the server
+must agree. A URL that is out cannot be called back before it expires, but by taking its key out
+of the file and starting the server again. Exit codes: 0 printed, 2 an argument or the key file is
+wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +55,36 @@ class SignArguments:
     prefix: bool = False
 
 
-def run(arguments: SignArguments, *, out: TextIO, clock: Callable[[], float] = time.time) -> int:
-    """Write the signed URL, or path, and a line end to ``out``; the exit code.
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its arguments; their names are those of ``SignArguments``."""
+    parser.add_argument(
+        "target", metavar="TARGET", help="a URL, or a path below the served directory"
+    )
+    parser.add_argument(
+        "--key-file",
+        metavar="FILE",
+        required=True,
+        help="lines of a key id and hexadecimal digits; the first one signs",
+    )
+    parser.add_argument(
+        "--expires",
+        metavar="DURATION",
+        required=True,
+        help="how long the URL is good, such as 2h or 7d",
+    )
+    parser.add_argument(
+        "--prefix",
+        action="store_true",
+        help="for the whole folder: that of the file, or TARGET if it ends in /",
+    )
 
-    Raises ConfigError for an argument or file that must be changed.
-    """
-    out.write(signed(arguments, clock()) + "\n")
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the signed URL or path. ConfigError for an argument or file that must be changed."""
+    wanted = SignArguments(
+        arguments.target, arguments.key_file, arguments.expires, prefix=arguments.prefix
+    )
+    sys.stdout.write(signed(wanted, time.time()) + "\n")
     return OK
 
 
@@ -114,3 +143,6 @@ def _read_keys(path: str) -> Keys:
         return Keys.parse(text)
     except ValueError as error:
         raise ConfigError(f"--key-file: {os.fspath(path)!r}: {error}") from None
+
+
+COMMAND: Final = Command("sign", "print a signed URL that expires", _ABOUT, _MORE, add, run)

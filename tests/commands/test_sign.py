@@ -1,14 +1,13 @@
-"""``streamcache sign``, but for the command line."""
+"""``streamcache sign``."""
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import pytest
 
-from streamcache.access.command import FLAGS, SignArguments, run
 from streamcache.access.signing import Keys, Outcome, verify
+from streamcache.commands.sign import SignArguments, signed
 from streamcache.errors import ConfigError
 from streamcache.http.target import resolve
 
@@ -23,11 +22,8 @@ def key_file(tmp_path: Path) -> str:
     return str(path)
 
 
-def signed(target: str, key_file: str, expires: str = "2h", *, prefix: bool = False) -> str:
-    out = io.StringIO()
-    assert run(SignArguments(target, key_file, expires, prefix), out=out, clock=lambda: NOW) == 0
-    assert out.getvalue().endswith("\n")
-    return out.getvalue()[:-1]
+def sign(target: str, key_file: str, expires: str = "2h", *, prefix: bool = False) -> str:
+    return signed(SignArguments(target, key_file, expires, prefix), NOW)
 
 
 def outcome(url: str, now: float = NOW) -> tuple[Outcome, str]:
@@ -48,7 +44,7 @@ def outcome(url: str, now: float = NOW) -> tuple[Outcome, str]:
     ],
 )
 def test_a_file_s_url(target: str, begin: str, path: str, key_file: str) -> None:
-    url = signed(target, key_file)
+    url = sign(target, key_file)
     assert url.startswith(begin)
     assert outcome(url) == (Outcome.OK, path)
     assert outcome(url, NOW + 7199) == (Outcome.OK, path)
@@ -66,7 +62,7 @@ def test_a_file_s_url(target: str, begin: str, path: str, key_file: str) -> None
     ],
 )
 def test_a_folder_s_url(target: str, begin: str, end: str, key_file: str) -> None:
-    url = signed(target, key_file, prefix=True)
+    url = sign(target, key_file, prefix=True)
     assert url.startswith(begin) and url.endswith(end)
     assert outcome(url)[0] is Outcome.OK
     assert outcome(url.partition("?")[0].rpartition("/")[0] + "/other.ts")[0] is Outcome.OK
@@ -92,21 +88,16 @@ def test_a_folder_s_url(target: str, begin: str, end: str, key_file: str) -> Non
 )
 def test_what_cannot_be_signed(target: str, expires: str, problem: str, key_file: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        signed(target, key_file, expires)
+        sign(target, key_file, expires)
     assert problem in str(caught.value)
 
 
 def test_a_key_file_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--key-file: .*No such file"):
-        signed("/a", str(tmp_path / "none"))
+        sign("/a", str(tmp_path / "none"))
     with pytest.raises(ConfigError, match=r"--key-file: .*Is a directory"):
-        signed("/a", str(tmp_path))
+        sign("/a", str(tmp_path))
     (tmp_path / "keys").write_bytes(b"k1 secret")
     with pytest.raises(ConfigError, match=r"--key-file: .*line 1") as caught:
-        signed("/a", str(tmp_path / "keys"))
+        sign("/a", str(tmp_path / "keys"))
     assert "secret" not in str(caught.value).removeprefix(str(tmp_path))
-
-
-def test_each_flag_is_an_argument() -> None:
-    names = [flag.removeprefix("--").replace("-", "_") for flag, _, _ in FLAGS]
-    assert names == list(SignArguments.__slots__)

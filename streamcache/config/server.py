@@ -1,0 +1,67 @@
+"""``[server]``: the listener and its processes."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Final
+
+from streamcache.options import Kind, check_fields, option
+
+_MOST_WORKERS: Final = 1024
+
+
+def usable_cores() -> int:
+    """How many cores this process may use (taskset, cpuset); a quota of CPU time is not seen."""
+    return min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """The listener."""
+
+    listen: str = field(
+        default="127.0.0.1:8080",
+        metadata=option(
+            Kind.TEXT,
+            "where clients connect: HOST:PORT, [IPv6]:PORT or unix:PATH; port 0 takes a free one,"
+            " 0.0.0.0 or [::] let other machines in",
+            flag="--listen",
+            metavar="HOST:PORT",
+        ),
+    )
+    workers: int = field(
+        default_factory=usable_cores,
+        metadata=option(
+            Kind.COUNT,
+            "processes that serve, as one uses one core: a crash of one of several ends its own"
+            " responses only, and it is started again; a single one has no supervisor, and its"
+            " crash ends the daemon",
+            flag="--workers",
+            metavar="N",
+            minimum=1,
+            maximum=_MOST_WORKERS,
+            word="cores",
+            word_means="one for each core that the daemon may use",
+            measured=usable_cores,
+        ),
+    )
+    backlog: int = field(
+        default=4096,
+        metadata=option(
+            Kind.COUNT,
+            "connections that the kernel holds until they are accepted; it lowers this to"
+            " net.core.somaxconn",
+            minimum=1,
+        ),
+    )
+    drain_timeout: float = field(
+        default=300.0,
+        metadata=option(
+            Kind.DURATION,
+            "how long running responses may take to finish after the first SIGTERM or SIGINT",
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self, "server")
