@@ -13,6 +13,8 @@ from tests.bench.programs import PACKAGES as BENCH_PACKAGES
 PACKAGES = {  # program -> apt package
     "aria2c": "aria2",
     "caddy": "caddy",
+    "chromedriver": "chromium-driver",
+    "chromium": "chromium",
     "curl": "curl",
     "ffmpeg": "ffmpeg",
     "ffprobe": "ffmpeg",
