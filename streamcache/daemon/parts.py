@@ -46,7 +46,11 @@ class ServerPart(Protocol):
         ...
 
     def start(self) -> None:
-        """Bind, unless it was given a listener, and accept; OSError."""
+        """Accept; OSError."""
+        ...
+
+    def reopen_logs(self) -> None:
+        """Take what the names of its log files stand for now. Switches."""
         ...
 
     def stop(self, timeout: float | None = None) -> None:
@@ -59,23 +63,23 @@ class Parts:
     """How they are made; importing what they need makes no hub."""
 
     cache: Callable[[Config], CachePart]
-    # Of an address; or of a socket that listens, which other processes accept from too.
-    server: Callable[[str | socket.socket, CachePart], ServerPart]
+    # Of a socket that listens, which other processes may accept from too.
+    server: Callable[[socket.socket, CachePart], ServerPart]
 
 
 def real_parts() -> Parts:
     """The cache and server of this package."""
     from streamcache.cache.streamcache import StreamCache
+    from streamcache.server.acceptor import ACCEPTS_PER_TURN
     from streamcache.server.server import StreamCacheServer
 
     def make_cache(config: Config) -> StreamCache:
         return StreamCache(config=config)
 
-    def make_server(listen: str | socket.socket, cache: CachePart) -> StreamCacheServer:
+    def make_server(listener: socket.socket, cache: CachePart) -> StreamCacheServer:
         assert isinstance(cache, StreamCache)
-        if isinstance(listen, str):
-            return StreamCacheServer(listen, cache)
-        # One connection a turn: a worker that takes all that wait has them all.
-        return StreamCacheServer(listen, cache, max_accept=1)
+        # One connection a turn where there are others: who takes all that wait has them all.
+        most = ACCEPTS_PER_TURN if cache.config.server.workers == 1 else 1
+        return StreamCacheServer(listener, cache, max_accept=most)
 
     return Parts(make_cache, make_server)

@@ -27,6 +27,8 @@ def resolve(settings: Settings, environ: Mapping[str, str] = os.environ) -> Sett
     if config.server.listen.startswith(_UNIX):
         socket = config.server.listen.removeprefix(_UNIX)
         config = changed(config, "server", listen=_UNIX + absolute(socket) if socket else _UNIX)
+    if config.server.pid_file:
+        config = changed(config, "server", pid_file=absolute(config.server.pid_file))
     if config.log.access not in ("-", "off"):
         config = changed(config, "log", access=absolute(config.log.access))
     for key in ("keys", "htpasswd"):

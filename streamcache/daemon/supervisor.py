@@ -25,23 +25,19 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
-from streamcache.config import Config, changed
-from streamcache.daemon import checks, logs, worker
+from streamcache.daemon import logs, worker
 from streamcache.daemon.board import Board
 from streamcache.daemon.forking import WATCHED, fork
 from streamcache.daemon.line import Line
+from streamcache.daemon.mainprocess import MainProcess
 from streamcache.daemon.parts import Parts
 from streamcache.daemon.place import Place
 from streamcache.daemon.shares import share_of
-from streamcache.daemon.signals import IGNORED, STOPPING
+from streamcache.daemon.signals import ORDERS, REOPEN, STOPPING, UPGRADE
 from streamcache.errors import ConfigError, StreamCacheError
-from streamcache.server.address import Address, SocketFile
-from streamcache.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -51,47 +47,22 @@ DRAIN_GRACE: Final = 30.0  # s beside server.drain_timeout until a worker that h
 monotonic = time.monotonic
 
 
-def supervise(settings: Settings, parts: Parts, announce: Callable[[str, Config], None]) -> int:
+def supervise(main: MainProcess, parts: Parts) -> int:
     """Serve with ``server.workers`` processes until a signal comes and all are drained.
 
     The exit code: 0, or 1 when one of them did not drain. Raises ConfigError for whatever a
-    setting can mend, before ``announce`` is called, which is once.
+    setting can mend, before the ready line is printed.
     """
-    config = settings.config
-    address = checks.parse_address(settings)
-    with ExitStack() as stack:
-        try:
-            listener = address.bind(config.server.backlog, socket.socket)
-        except OSError as error:
-            if worker.is_address_error(error):
-                raise checks.cannot_listen(settings, error) from error
-            raise
-        stack.callback(listener.close)
-        if address.path:
-            stack.callback(SocketFile(address.path).remove)
-        supervisor = _Supervisor(settings, parts, listener, announce, let_go=stack.close)
-        return supervisor.run()
+    return _Supervisor(main, parts).run()
 
 
 class _Supervisor:
-    def __init__(
-        self,
-        settings: Settings,
-        parts: Parts,
-        listener: socket.socket,
-        announce: Callable[[str, Config], None],
-        let_go: Callable[[], None],
-    ) -> None:
-        self._settings = settings
+    def __init__(self, main: MainProcess, parts: Parts) -> None:
+        self._main = main
         self._parts = parts
-        self._listener = listener
-        self._announce = announce
-        self._let_go = let_go  # of the address: nobody new gets in
-        self._url = Address.of(listener).url
-        workers = settings.config.server.workers
+        workers = main.settings.config.server.workers
         self._places = [Place(index) for index in range(workers)]
         self._board = Board(workers)
-        self._drain_timeout = settings.config.server.drain_timeout
         self._announced = False
         self._draining = False
         self._kill_at = math.inf
@@ -134,6 +105,8 @@ class _Supervisor:
         for place in self._places:
             self._listen(place)
             self._reap(place)
+        if self._main.is_succeeded() and not self._draining:
+            self._drain(self._main.settings.config.server.drain_timeout + DRAIN_GRACE)
         if self._draining:
             if monotonic() >= self._kill_at:
                 self._kill_at = math.inf
@@ -144,7 +117,7 @@ class _Supervisor:
                 self._fork(place)
         if not self._announced and all(place.accepts for place in self._places):
             self._announced = True
-            self._announce(self._url, self._settings.config)
+            self._main.serves()
         return True
 
     def _wait(self) -> bytes:
@@ -155,6 +128,9 @@ class _Supervisor:
             if place.line is not None:
                 poll.register(place.line, select.POLLIN)
         next_ = min(self._kill_at, *(place.due for place in self._places))
+        if (successor := self._main.successor) is not None:
+            poll.register(successor, select.POLLIN)
+            next_ = min(next_, successor.deadline)
         timeout = None if next_ == math.inf else max(0.0, next_ - monotonic()) * 1000
         poll.poll(None if timeout is None else math.ceil(timeout))
         with contextlib.suppress(BlockingIOError):
@@ -164,8 +140,8 @@ class _Supervisor:
     # -- signals
 
     def _signalled(self, number: int) -> None:
-        if number in IGNORED:
-            log.info("ignored signal=%s", signal.Signals(number).name)
+        if number in ORDERS:
+            self._ordered(signal.Signals(number))
         if number not in STOPPING:
             return
         name = signal.Signals(number).name
@@ -176,16 +152,32 @@ class _Supervisor:
             # Not waited for: a worker may hang in the kernel.
             os._exit(128 + number)
         log.info("draining signal=%s; a second signal ends at once", name)
-        self._drain(self._drain_timeout + DRAIN_GRACE)
+        self._drain(self._main.settings.config.server.drain_timeout + DRAIN_GRACE)
+
+    def _ordered(self, number: signal.Signals) -> None:
+        if self._draining or not self._announced:
+            state = "draining" if self._draining else "the daemon is not ready yet"
+            log.info("ignored signal=%s: %s", number.name, state)
+            return
+        log.info("received signal=%s", number.name)
+        if number == REOPEN:
+            self._order("reopen")
+        elif number == UPGRADE:
+            self._main.start_successor()
+
+    def _order(self, order: str, **more: Any) -> None:
+        """Tell all workers."""
+        for place in self._places:
+            if place.line is not None:
+                place.line.tell(order=order, **more)
 
     def _drain(self, timeout: float) -> None:
         self._draining = True
         self._kill_at = monotonic() + timeout
-        self._let_go()
+        self._main.stopping()
         for place in self._places:
             place.due = math.inf
-            if place.line is not None:
-                place.line.tell(order="drain")
+        self._order("drain")
 
     def _kill(self, why: str) -> None:
         for place in self._places:
@@ -213,19 +205,20 @@ class _Supervisor:
 
     def _live(self, place: Place, line: Line) -> int:
         """The life of the worker that was born here, in its own process; its exit code."""
+        self._main.forked()
         self._woken.close()
         self._waker.close()
         for other in self._places:
             if other.line is not None:
                 other.line.close()  # else nobody would read the end of those
-        settings = self._settings
+        settings = self._main.settings
         logs.configure(settings.config.log.level, role=place.name)
         logs.name_process(f"streamcache {place.name}")
         share = share_of(settings.config, len(self._places))
         return worker.main(
             replace(settings, config=share),
             self._parts,
-            self._listener,
+            self._main.listener.socket,
             self._board.slot(place.index),
             line,
         )
@@ -240,8 +233,7 @@ class _Supervisor:
                 continue
             place.accepts = True
             if not self._announced and place.index == 0:
-                config = changed(self._settings.config, "cache", size=message["size"])
-                self._settings = replace(self._settings, config=config)
+                self._main.found_size(message["size"])
                 if not self._draining:
                     for other in self._places[1:]:
                         other.due = 0.0

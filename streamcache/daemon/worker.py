@@ -1,30 +1,28 @@
 """A process that serves: open the cache, listen, say so, wait, drain.
 
 Main greenlet, with one that publishes counts and, in a worker of several, the hub's callback that
-hears the supervisor. ``serve.py`` runs this in the daemon itself when there is one worker,
+hears the supervisor. ``alone.py`` runs this in the daemon itself when there is one worker,
 ``supervisor.py`` in a forked process each.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 import gevent
 from gevent.event import Event
 
-from streamcache.config import Config
-from streamcache.daemon import checks
 from streamcache.daemon.board import Slot
 from streamcache.daemon.line import Line
 from streamcache.daemon.parts import CachePart, Parts, ServerPart
-from streamcache.daemon.signals import STOPPING, StopSignals
+from streamcache.daemon.signals import STOPPING, Signals
 from streamcache.errors import CacheError, CacheInUse, ConfigError, SourceError, StreamCacheError
 from streamcache.settings import Settings
 
@@ -34,35 +32,30 @@ PUBLISHED_EVERY: Final = 1.0  # s
 ORPHAN_DRAIN: Final = 5.0  # s that running responses get when the supervisor is gone
 ORPHAN_END: Final = 25.0  # s until an orphan ends whatever still hangs
 
-Ready = Callable[[str, Config], None]  # told the URL, and the config with its real size
 
-_ADDRESS_ERRORS: Final = frozenset(
-    {
-        errno.EADDRINUSE,
-        errno.EADDRNOTAVAIL,
-        errno.EACCES,
-        errno.EPERM,
-        errno.EAFNOSUPPORT,
-        errno.ENOENT,
-        errno.ENOTDIR,
-        errno.EROFS,
-        errno.ENAMETOOLONG,
-    }
-)
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A cache and a server that accepts, and what can be done to them meanwhile."""
+
+    cache: CachePart
+    server: ServerPart
+
+    def reopen_logs(self) -> None:
+        """Take what the names of the log files stand for now. Switches."""
+        self.server.reopen_logs()
 
 
-def run(
+@contextmanager
+def serving(
     settings: Settings,
     parts: Parts,
-    listen: str | socket.socket,
+    listener: socket.socket,
     slot: Slot,
-    signals: StopSignals,
-    ready: Ready,
     orphaned: Event | None = None,
-) -> None:
-    """Serve until ``signals`` says stop, then drain. Switches.
+) -> Iterator[Serving]:
+    """Open the cache and accept; in the end drain, and close it. Switches.
 
-    Raises ConfigError for whatever a setting can mend, before ``ready`` is called.
+    Raises ConfigError for whatever a setting can mend, before it yields.
     """
     with ExitStack() as stack:
         cache = parts.cache(settings.config)
@@ -71,23 +64,11 @@ def run(
         except (CacheError, OSError) as error:
             raise cannot_start(settings, error) from error
         stack.callback(cache.close)
-        server = parts.server(listen, cache)
-        try:
-            server.start()
-        except OSError as error:
-            if is_address_error(error):
-                raise checks.cannot_listen(settings, error) from error
-            raise
+        server = parts.server(listener, cache)
+        server.start()
         stack.enter_context(_Publishing(slot, cache, server))
-        stack.callback(_drain, server, settings.config.server.drain_timeout, orphaned)
-        if not signals.stopping:
-            ready(server.url, cache.config)
-            signals.wait()
-
-
-def is_address_error(error: OSError) -> bool:
-    """Whether another address would do."""
-    return isinstance(error, socket.gaierror) or error.errno in _ADDRESS_ERRORS
+        stack.callback(_drain, cache, server, orphaned)
+        yield Serving(cache, server)
 
 
 def cannot_start(settings: Settings, error: CacheError | OSError) -> ConfigError:
@@ -100,7 +81,8 @@ def cannot_start(settings: Settings, error: CacheError | OSError) -> ConfigError
     return ConfigError(f"{where}: {error}; allowed: a writable directory on a local disk")
 
 
-def _drain(server: ServerPart, timeout: float, orphaned: Event | None) -> None:
+def _drain(cache: CachePart, server: ServerPart, orphaned: Event | None) -> None:
+    timeout = cache.config.server.drain_timeout
     if orphaned is None:
         server.stop(timeout=timeout)
         return
@@ -151,17 +133,18 @@ def main(settings: Settings, parts: Parts, listener: socket.socket, slot: Slot, 
     ``line`` leads to the supervisor. It hears {"ready": ...} or {"error": ..., "code": ...} from
     here, and we hear {"order": "drain"}, or its end.
     """
-    signals = StopSignals()
+    signals = Signals()
     orphaned = Event()
     watcher = gevent.get_hub().loop.io(line.fileno(), 1)
-    watcher.start(_heard, line, watcher, signals, orphaned)
+    inbox = _Inbox(line, watcher, signals, orphaned)
+    watcher.start(inbox.heard)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
-
-    def ready(_: str, config: Config) -> None:
-        line.tell(ready=True, size=config.cache.size)
-
     try:
-        run(settings, parts, listener, slot, signals, ready, orphaned)
+        with serving(settings, parts, listener, slot, orphaned) as this:
+            if not signals.stopping:
+                inbox.serving = this
+                line.tell(ready=True, size=this.cache.config.cache.size)
+                signals.wait()
     except ConfigError as error:
         line.tell(error=str(error), code=2)
         return 2
@@ -173,13 +156,29 @@ def main(settings: Settings, parts: Parts, listener: socket.socket, slot: Slot, 
     return 0
 
 
-def _heard(line: Line, watcher: Any, signals: StopSignals, orphaned: Event) -> None:
-    for _ in line.hear():
-        signals.stop("the supervisor says so")
-    if not line.ended:
-        return
-    watcher.stop()
-    log.error("the supervisor is gone, ending")
-    orphaned.set()
-    signals.stop("no supervisor")
-    gevent.spawn_later(ORPHAN_END, os._exit, 1)
+class _Inbox:
+    """What the supervisor says. Called by the hub."""
+
+    def __init__(self, line: Line, watcher: Any, signals: Signals, orphaned: Event) -> None:
+        self.serving: Serving | None = None  # None: not yet
+        self._line, self._watcher = line, watcher
+        self._signals, self._orphaned = signals, orphaned
+
+    def heard(self) -> None:
+        """Do what was ordered; when the supervisor is gone, end."""
+        for message in self._line.hear():
+            self._obey(message)
+        if not self._line.ended:
+            return
+        self._watcher.stop()
+        log.error("the supervisor is gone, ending")
+        self._orphaned.set()
+        self._signals.stop("no supervisor")
+        gevent.spawn_later(ORPHAN_END, os._exit, 1)
+
+    def _obey(self, message: dict[str, Any]) -> None:
+        match message["order"]:
+            case "drain":
+                self._signals.stop("the supervisor says so")
+            case "reopen" if self.serving is not None:
+                gevent.spawn(self.serving.reopen_logs)

@@ -141,6 +141,13 @@ class AccessLog:
         else:
             self._given += len(data)
 
+    def reopen(self) -> None:
+        """Write on to the file that has the name now. Does not switch."""
+        self.flush()
+        if self._fd >= 0:
+            with contextlib.suppress(SourceBusy):
+                self._worker.post(self._reopen)
+
     def close(self) -> None:
         """Write what is held and close the file; idempotent. Switches, for ``CLOSE_WAIT`` s."""
         self.flush()
@@ -161,6 +168,16 @@ class AccessLog:
             self._failing = True
             reason = error or f"the disk does not keep up, lines lost={lost}"
             log.warning("access log %s cannot be written: %s", self._target, reason)
+
+    def _reopen(self) -> None:
+        """Worker thread."""
+        try:
+            fd = os.open(self._target, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            self._error = error
+            return
+        old, self._fd = self._fd, fd
+        os.close(old)
 
     def _write(self, lines: bytes) -> None:
         """Worker thread: write all of it."""

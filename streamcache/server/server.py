@@ -200,6 +200,14 @@ class StreamCacheServer:
             if not self._stopped.is_set():
                 self.stop(timeout=0)
 
+    def reopen_logs(self) -> None:
+        """Write on to the file that ``log.access`` names now: the old one was renamed.
+
+        Without a file, or before the start, it does nothing.
+        """
+        if self._service is not None:
+            self._service.access_log.reopen()
+
     # -- the hub's side
 
     def _accepted(self, sock: _socket.socket, peer: Any) -> None:

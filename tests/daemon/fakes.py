@@ -22,7 +22,6 @@ import sys
 import time
 
 import gevent
-from gevent.socket import socket as GeventSocket
 
 from streamcache.cli import main
 from streamcache.config import Config, changed
@@ -91,23 +90,19 @@ class FakeCache:
 class FakeServer:
     connections = 0
 
-    def __init__(self, listen: str | socket.socket, cache: CachePart) -> None:
-        self._listener: GeventSocket | socket.socket | None = None
-        if isinstance(listen, str):
-            self._address = Address.parse(listen)
-        else:
-            self._listener, self._address = listen, Address.of(listen)
+    def __init__(self, listener: socket.socket, cache: CachePart) -> None:
+        self._listener = listener
 
     @property
     def url(self) -> str:
-        return self._address.url
+        return Address.of(self._listener).url
 
     def start(self) -> None:
         if is_said("broken-server"):
             raise OSError(errno.EIO, "the network card is on fire")
-        if self._listener is None:
-            self._listener = self._address.bind(1)
-        self._address = Address.of(self._listener)
+
+    def reopen_logs(self) -> None:
+        tell("server.reopen_logs")
 
     def stop(self, timeout: float | None = None) -> None:
         tell(f"server.stop timeout={timeout}")
