@@ -46,6 +46,11 @@ class IdleFills:
         self._paused.pop(session.path, None)
         self._next()
 
+    def reconfigure(self, config: CopyConfig) -> None:
+        """Other options. Does not switch."""
+        self._config = config
+        self._next()
+
     def stop(self) -> None:
         """Resume nothing any more: the cache closes."""
         self._stopped = True

@@ -22,12 +22,15 @@ class LogConfig:
             flag="--log-level",
             metavar="LEVEL",
             choices=get_args(Level),
+            reload=True,
         ),
     )
     access: str = field(
         default="-",
         metadata=option(
-            Kind.PATH, 'where one line per response goes: a file, "-" for stderr, or "off"'
+            Kind.PATH,
+            'where one line per response goes: a file, "-" for stderr, or "off"',
+            reload=True,
         ),
     )
 

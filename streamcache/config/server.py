@@ -63,6 +63,7 @@ class ServerConfig:
         metadata=option(
             Kind.DURATION,
             "how long running responses may take to finish after the first SIGTERM or SIGINT",
+            reload=True,
         ),
     )
 

@@ -7,6 +7,7 @@ notice, which then hears nothing more.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 import gevent
@@ -16,7 +17,9 @@ from streamcache.daemon import worker
 from streamcache.daemon.board import Board
 from streamcache.daemon.mainprocess import MainProcess
 from streamcache.daemon.parts import Parts
-from streamcache.daemon.signals import REOPEN, UPGRADE, Signals
+from streamcache.daemon.reloading import Reload
+from streamcache.daemon.signals import RELOAD, REOPEN, UPGRADE, Signals
+from streamcache.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +51,11 @@ class _Alone:
         self._main = main
         self._serving: worker.Serving | None = None  # None: not yet
         self._greenlets: list[gevent.Greenlet[..., None]] = []
-        self.signals = Signals({REOPEN: self._reopen_logs, UPGRADE: self._upgrade})
+        self._reload_wanted = False
+        self._reloading = False
+        self.signals = Signals(
+            {RELOAD: self._reload, REOPEN: self._reopen_logs, UPGRADE: self._upgrade}
+        )
 
     def serves(self, serving: worker.Serving) -> None:
         """It accepts."""
@@ -57,6 +64,8 @@ class _Alone:
         self._main.serves()
         if self._main.notifier.watchdog:
             self._greenlets.append(gevent.spawn(self._feed))
+        if self._reload_wanted:
+            self._greenlets.append(gevent.spawn(self._reload))
 
     def close(self) -> None:
         """Wait for nothing any more."""
@@ -67,6 +76,32 @@ class _Alone:
         while True:
             self._main.notifier.alive()
             gevent.sleep(self._main.notifier.watchdog / 3)
+
+    def _reload(self) -> None:
+        """One reload after the other; not before it serves. Switches."""
+        self._reload_wanted = True
+        if self._reloading or self._serving is None:
+            return
+        self._reloading = True
+        try:
+            while self._reload_wanted:
+                self._reload_wanted = False
+                self._do_reload(self._serving)
+        finally:
+            self._reloading = False
+
+    def _do_reload(self, serving: worker.Serving) -> None:
+        main = self._main
+        main.notifier.reloading()
+        try:
+            # Files are read, and the hub must not wait for them.
+            reload: Reload = gevent.get_hub().threadpool.apply(main.read_again)
+            serving.reconfigure(reload.settings.config)
+        except ConfigError as error:
+            main.not_reloaded(error)
+            return
+        main.adopt(reload)
+        main.reloaded(reload)
 
     def _reopen_logs(self) -> None:
         if self._serving is not None:
@@ -82,7 +117,7 @@ class _Alone:
     def _wait_for_successor(self) -> None:
         """Greenlet."""
         while (successor := self._main.successor) is not None:
-            with gevent.Timeout(1.0, False):
-                wait_read(successor.fileno())
+            with contextlib.suppress(TimeoutError):
+                wait_read(successor.fileno(), timeout=1.0)
             if self._main.is_succeeded():
                 self.signals.stop("another process serves now")

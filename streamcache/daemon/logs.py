@@ -29,6 +29,11 @@ def configure(level: str, role: str = "") -> None:
     logging.raiseExceptions = False
 
 
+def set_level(level: str) -> None:
+    """Another level, after ``configure``."""
+    logging.getLogger().setLevel(level.upper())
+
+
 def name_process(name: str) -> None:
     """What ``ps -e`` and ``top`` show instead of "python"; the kernel keeps 15 bytes."""
     with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as comm:

@@ -16,12 +16,13 @@ from dataclasses import replace
 from typing import Self
 
 from streamcache.config import changed
-from streamcache.daemon import checks
+from streamcache.daemon import checks, logs
 from streamcache.daemon.announce import ready_line, say
 from streamcache.daemon.identity import Identity
 from streamcache.daemon.listener import PUBLIC, Listener, activated
 from streamcache.daemon.notify import Notifier
 from streamcache.daemon.pidfile import PidFile, PidFileError
+from streamcache.daemon.reloading import Reload
 from streamcache.daemon.upgrade import Predecessor, Progress, Successor
 from streamcache.errors import ConfigError
 from streamcache.settings import Settings
@@ -94,6 +95,25 @@ class MainProcess:
         """The first start has found out what a ``cache.size`` of 0 stands for."""
         config = changed(self.settings.config, "cache", size=size)
         self.settings = replace(self.settings, config=config)
+
+    def read_again(self) -> Reload:
+        """What a reload would do. Blocks on files. Raises ConfigError."""
+        return Reload.of(self.settings, self._read)
+
+    def adopt(self, reload: Reload) -> None:
+        """It is done from now on: in those who are told, and in who is born later."""
+        self.settings = reload.settings
+        logs.set_level(self.settings.config.log.level)
+
+    def reloaded(self, reload: Reload) -> None:
+        """All who were told have done it."""
+        (log.warning if reload.restart else log.info)("reloaded %s", reload)
+        self.notifier.ready(f"{self.status}; reloaded {reload}")
+
+    def not_reloaded(self, error: ConfigError) -> None:
+        """It cannot be: all goes on as it was."""
+        log.error("not reloaded, nothing has changed: %s", error)
+        self.notifier.ready(f"{self.status}; not reloaded: {error}")
 
     def serves(self) -> None:
         """All workers accept: say so to whoever waits for it."""

@@ -23,6 +23,10 @@ class CachePart(Protocol):
         """Open the directory; CacheInUse, CacheError, ConfigError."""
         ...
 
+    def reconfigure(self, config: Config) -> tuple[str, ...]:
+        """Take what can change; options that need a restart. Does not switch. ConfigError."""
+        ...
+
     def statistics(self) -> Statistics:
         """What this process counted."""
         ...
@@ -49,8 +53,12 @@ class ServerPart(Protocol):
         """Accept; OSError."""
         ...
 
+    def reconfigure(self, config: Config) -> tuple[str, ...]:
+        """Take what can change; options that need a restart. Switches. ConfigError."""
+        ...
+
     def reopen_logs(self) -> None:
-        """Take what the names of its log files stand for now. Switches."""
+        """Take what the names of its log files stand for now. Does not switch."""
         ...
 
     def stop(self, timeout: float | None = None) -> None:

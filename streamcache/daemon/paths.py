@@ -14,15 +14,20 @@ _ROOT_CACHE: Final = "/var/cache/streamcache"
 _UNIX: Final = "unix:"
 
 
-def resolve(settings: Settings, environ: Mapping[str, str] = os.environ) -> Settings:
+def resolve(
+    settings: Settings, environ: Mapping[str, str] = os.environ, user: int | None = None
+) -> Settings:
     """The same settings with absolute paths, and with the default cache directory filled in.
 
-    Symbolic links are kept: the paths are shown to people, who know them by these names.
+    ``user``: who started the daemon, if that is not who it is now. Symbolic links are kept: the
+    paths are shown to people, who know them by these names.
     """
     config = settings.config
     if config.source.path:
         config = changed(config, "source", path=absolute(config.source.path))
-    directory = config.cache.dir or default_cache_dir(environ, os.geteuid())
+    directory = config.cache.dir or default_cache_dir(
+        environ, os.geteuid() if user is None else user
+    )
     config = changed(config, "cache", dir=absolute(directory))
     if config.server.listen.startswith(_UNIX):
         socket = config.server.listen.removeprefix(_UNIX)

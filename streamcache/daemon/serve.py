@@ -6,6 +6,7 @@ error messages come at once.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from streamcache.daemon import checks, logs
@@ -28,13 +29,18 @@ def check(settings: Settings) -> None:
     say(report(settings))
 
 
-def serve(read: Callable[[], Settings], parts: Parts | None = None) -> int:
+def serve(load: Callable[[], Settings], parts: Parts | None = None) -> int:
     """Serve until a signal comes, then drain; the exit code. Switches with one worker.
 
-    ``read`` gives the settings, now and again at each reload. Raises ConfigError for whatever a
+    ``load`` gives the settings, now and again at each reload. Raises ConfigError for whatever a
     setting can mend, before the ready line is printed.
     """
-    settings = resolve(read())
+    user = os.geteuid()  # the default of the cache directory stays when the user is another
+
+    def read() -> Settings:
+        return resolve(load(), user=user)
+
+    settings = read()
     workers = settings.config.server.workers
     logs.configure(settings.config.log.level, role="" if workers == 1 else "supervisor")
     logs.name_process("streamcache")

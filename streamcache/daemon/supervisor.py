@@ -28,6 +28,7 @@ import time
 from dataclasses import replace
 from typing import Any, Final
 
+from streamcache.config import as_mapping
 from streamcache.daemon import logs, worker
 from streamcache.daemon.board import Board
 from streamcache.daemon.forking import WATCHED, fork
@@ -35,12 +36,15 @@ from streamcache.daemon.line import Line
 from streamcache.daemon.mainprocess import MainProcess
 from streamcache.daemon.parts import Parts
 from streamcache.daemon.place import Place
+from streamcache.daemon.reloading import Reload
 from streamcache.daemon.shares import share_of
-from streamcache.daemon.signals import ORDERS, REOPEN, STOPPING, UPGRADE
+from streamcache.daemon.signals import ORDERS, RELOAD, REOPEN, STOPPING, UPGRADE
 from streamcache.errors import ConfigError, StreamCacheError
+from streamcache.settings import Settings
 
 log = logging.getLogger(__name__)
 
+RELOAD_WAIT: Final = 10.0  # s that workers may take to reload until they are not waited for
 START_OVER: Final = 5.0  # s that the others get to end when one cannot start
 DRAIN_GRACE: Final = 30.0  # s beside server.drain_timeout until a worker that hangs is killed
 
@@ -66,6 +70,9 @@ class _Supervisor:
         self._announced = False
         self._draining = False
         self._kill_at = math.inf
+        self._reload: Reload | None = None  # the one that workers are at
+        self._reload_end = math.inf
+        self._reload_wanted = False
         self._failed = False  # while it drained
         # Python's signal handlers run late; the bytes that its C handler writes here wake poll().
         self._woken, self._waker = socket.socketpair()
@@ -118,6 +125,10 @@ class _Supervisor:
         if not self._announced and all(place.accepts for place in self._places):
             self._announced = True
             self._main.serves()
+        if self._reload is not None:
+            self._go_on_reloading()
+        elif self._reload_wanted and self._announced:
+            self._begin_reload()
         return True
 
     def _wait(self) -> bytes:
@@ -131,6 +142,8 @@ class _Supervisor:
         if (successor := self._main.successor) is not None:
             poll.register(successor, select.POLLIN)
             next_ = min(next_, successor.deadline)
+        if self._reload is not None:
+            next_ = min(next_, self._reload_end)
         timeout = None if next_ == math.inf else max(0.0, next_ - monotonic()) * 1000
         poll.poll(None if timeout is None else math.ceil(timeout))
         with contextlib.suppress(BlockingIOError):
@@ -140,7 +153,9 @@ class _Supervisor:
     # -- signals
 
     def _signalled(self, number: int) -> None:
-        if number in ORDERS:
+        if number == RELOAD and not self._draining:
+            self._reload_wanted = True  # not lost when another one runs, or before the start
+        elif number in ORDERS:
             self._ordered(signal.Signals(number))
         if number not in STOPPING:
             return
@@ -164,6 +179,36 @@ class _Supervisor:
             self._order("reopen")
         elif number == UPGRADE:
             self._main.start_successor()
+
+    def _begin_reload(self) -> None:
+        """Read all again; workers are told, and answer in time or are not waited for."""
+        self._reload_wanted = False
+        log.info("reloading")
+        self._main.notifier.reloading()
+        try:
+            reload = self._main.read_again()
+        except ConfigError as error:
+            self._main.not_reloaded(error)
+            return
+        self._main.adopt(reload)
+        self._reload = reload
+        self._reload_end = monotonic() + RELOAD_WAIT
+        for place in self._places:
+            place.reloading = place.line is not None
+        self._order("reload", config=as_mapping(self._share.config))
+
+    def _go_on_reloading(self) -> None:
+        """Until all have answered, or for long enough."""
+        assert self._reload is not None
+        late = [place.name for place in self._places if place.reloading]
+        if late and monotonic() < self._reload_end:
+            return
+        if late:
+            log.error("not reloaded by workers=%s: no answer", ",".join(late))
+        for place in self._places:
+            place.reloading = False
+        self._main.reloaded(self._reload)
+        self._reload = None
 
     def _order(self, order: str, **more: Any) -> None:
         """Tell all workers."""
@@ -211,17 +256,22 @@ class _Supervisor:
         for other in self._places:
             if other.line is not None:
                 other.line.close()  # else nobody would read the end of those
-        settings = self._main.settings
+        settings = self._share
         logs.configure(settings.config.log.level, role=place.name)
         logs.name_process(f"streamcache {place.name}")
-        share = share_of(settings.config, len(self._places))
         return worker.main(
-            replace(settings, config=share),
+            settings,
             self._parts,
             self._main.listener.socket,
             self._board.slot(place.index),
             line,
         )
+
+    @property
+    def _share(self) -> Settings:
+        """The settings of each worker."""
+        settings = self._main.settings
+        return replace(settings, config=share_of(settings.config, len(self._places)))
 
     def _listen(self, place: Place) -> None:
         """Take what a worker says until it accepts, and the end of its line."""
@@ -230,6 +280,11 @@ class _Supervisor:
         for message in place.line.hear():
             if "error" in message:
                 place.problem, place.code = message["error"], message["code"]
+                continue
+            if "reloaded" in message:
+                place.reloading = False
+                if message["problem"]:
+                    log.error("not reloaded worker=%s: %s", place.name, message["problem"])
                 continue
             place.accepts = True
             if not self._announced and place.index == 0:

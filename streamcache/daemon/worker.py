@@ -19,6 +19,8 @@ from typing import Any, Final
 import gevent
 from gevent.event import Event
 
+from streamcache.config import Config, of_mapping
+from streamcache.daemon import logs
 from streamcache.daemon.board import Slot
 from streamcache.daemon.line import Line
 from streamcache.daemon.parts import CachePart, Parts, ServerPart
@@ -40,8 +42,14 @@ class Serving:
     cache: CachePart
     server: ServerPart
 
+    def reconfigure(self, config: Config) -> None:
+        """Take what can change from ``config``, all of it at once. Switches. Raises ConfigError."""
+        self.server.reconfigure(config)  # reads files, and may fail
+        self.cache.reconfigure(config)
+        logs.set_level(config.log.level)
+
     def reopen_logs(self) -> None:
-        """Take what the names of the log files stand for now. Switches."""
+        """Take what the names of the log files stand for now. Does not switch."""
         self.server.reopen_logs()
 
 
@@ -142,8 +150,8 @@ def main(settings: Settings, parts: Parts, listener: socket.socket, slot: Slot, 
     try:
         with serving(settings, parts, listener, slot, orphaned) as this:
             if not signals.stopping:
-                inbox.serving = this
                 line.tell(ready=True, size=this.cache.config.cache.size)
+                inbox.serves(this)
                 signals.wait()
     except ConfigError as error:
         line.tell(error=str(error), code=2)
@@ -160,9 +168,16 @@ class _Inbox:
     """What the supervisor says. Called by the hub."""
 
     def __init__(self, line: Line, watcher: Any, signals: Signals, orphaned: Event) -> None:
-        self.serving: Serving | None = None  # None: not yet
+        self._serving: Serving | None = None  # None: not yet
         self._line, self._watcher = line, watcher
         self._signals, self._orphaned = signals, orphaned
+        self._wanted: Config | None = None  # what to reload, once it serves
+        self._reloading: gevent.Greenlet[..., None] | None = None
+
+    def serves(self, serving: Serving) -> None:
+        """Whose orders these are."""
+        self._serving = serving
+        self._reload()
 
     def heard(self) -> None:
         """Do what was ordered; when the supervisor is gone, end."""
@@ -180,5 +195,25 @@ class _Inbox:
         match message["order"]:
             case "drain":
                 self._signals.stop("the supervisor says so")
-            case "reopen" if self.serving is not None:
-                gevent.spawn(self.serving.reopen_logs)
+            case "reopen" if self._serving is not None:
+                self._serving.reopen_logs()
+            case "reload":
+                self._wanted = of_mapping(message["config"])
+                self._reload()
+
+    def _reload(self) -> None:
+        if self._serving is not None and self._wanted is not None and not self._reloading:
+            self._reloading = gevent.spawn(self._do_reload, self._serving)
+
+    def _do_reload(self, serving: Serving) -> None:
+        """Greenlet: one reload after the other, the last one wins."""
+        while self._wanted is not None:
+            wanted, self._wanted = self._wanted, None
+            problem = ""
+            try:
+                serving.reconfigure(wanted)
+            except Exception as error:
+                log.debug("not reloaded", exc_info=True)
+                problem = str(error) or type(error).__name__
+            self._line.tell(reloaded=not problem, problem=problem)
+        self._reloading = None
