@@ -8,13 +8,12 @@ hears the supervisor. ``serve.py`` runs this in the daemon itself when there is 
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import signal
 import socket
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Any, Final
 
 import gevent
@@ -23,6 +22,7 @@ from gevent.event import Event
 from streamcache.config import Config
 from streamcache.daemon import checks
 from streamcache.daemon.board import Slot
+from streamcache.daemon.line import Line
 from streamcache.daemon.parts import CachePart, Parts, ServerPart
 from streamcache.daemon.signals import STOPPING, StopSignals
 from streamcache.errors import CacheError, CacheInUse, ConfigError, SourceError, StreamCacheError
@@ -145,13 +145,11 @@ class _Publishing:
 # -- in a process of its own
 
 
-def main(
-    settings: Settings, parts: Parts, listener: socket.socket, slot: Slot, line: socket.socket
-) -> int:
+def main(settings: Settings, parts: Parts, listener: socket.socket, slot: Slot, line: Line) -> int:
     """The life of one worker of several; its exit code. Signals are blocked when it begins.
 
     ``line`` leads to the supervisor. It hears {"ready": ...} or {"error": ..., "code": ...} from
-    here, and we hear an order to drain, or its end.
+    here, and we hear {"order": "drain"}, or its end.
     """
     signals = StopSignals()
     orphaned = Event()
@@ -160,37 +158,25 @@ def main(
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
     def ready(_: str, config: Config) -> None:
-        _tell(line, ready=True, size=config.cache.size)
+        line.tell(ready=True, size=config.cache.size)
 
     try:
         run(settings, parts, listener, slot, signals, ready, orphaned)
     except ConfigError as error:
-        _tell(line, error=str(error), code=2)
+        line.tell(error=str(error), code=2)
         return 2
     except (StreamCacheError, OSError) as error:
         log.debug("failed", exc_info=True)
-        _tell(line, error=str(error), code=1)
+        line.tell(error=str(error), code=1)
         return 1
     log.info("stopped")
     return 0
 
 
-def _tell(line: socket.socket, **message: Any) -> None:
-    with suppress(OSError):  # then the supervisor is gone, and we hear of it
-        line.setblocking(True)
-        line.sendall(json.dumps(message).encode() + b"\n")
-        line.setblocking(False)
-
-
-def _heard(line: socket.socket, watcher: Any, signals: StopSignals, orphaned: Event) -> None:
-    try:
-        order = line.recv(64)
-    except BlockingIOError:
-        return
-    except OSError:
-        order = b""
-    if order:
+def _heard(line: Line, watcher: Any, signals: StopSignals, orphaned: Event) -> None:
+    for _ in line.hear():
         signals.stop("the supervisor says so")
+    if not line.ended:
         return
     watcher.stop()
     log.error("the supervisor is gone, ending")

@@ -26,7 +26,7 @@ from gevent.socket import socket as GeventSocket
 
 from streamcache.cli import main
 from streamcache.config import Config, changed
-from streamcache.daemon import supervisor
+from streamcache.daemon import place, supervisor
 from streamcache.daemon.parts import CachePart, Parts
 from streamcache.errors import CacheError, CacheInUse, SourceUnavailable
 from streamcache.server.address import Address
@@ -117,8 +117,8 @@ class FakeServer:
 
 def hasten() -> None:
     """Make the supervisor's times shorter, where a test cannot wait for them."""
-    supervisor.SHORTEST_DELAY = float(os.environ.get("TEMPO_DELAY", supervisor.SHORTEST_DELAY))
-    supervisor.LIVED = float(os.environ.get("TEMPO_LIVED", supervisor.LIVED))
+    place.SHORTEST_DELAY = float(os.environ.get("TEMPO_DELAY", place.SHORTEST_DELAY))
+    place.LIVED = float(os.environ.get("TEMPO_LIVED", place.LIVED))
     supervisor.DRAIN_GRACE = float(os.environ.get("TEMPO_GRACE", supervisor.DRAIN_GRACE))
 
 
