@@ -183,6 +183,7 @@ class CopySession:
 
         Raises SourceTimeout, SourceUnavailable, SourceChanged or Closed.
         """
+        waited = 0  # bytes that are not there yet when they are due
         while True:
             if self.state is State.CLOSED:
                 raise Closed(f"{self.path}: the copy session is closed")
@@ -197,11 +198,12 @@ class CopySession:
                 if self.handle is None:
                     count = min(count, _READY_BYTES)
                 reader.expected = offset + count
-                return Ready(self._fd, offset, count)
+                return Ready(self._fd, offset, count, fetched=min(count, waited))
+            waited = waited or self.map.missing(offset, stop)
             data = self._delegated_read(reader, offset, stop)
             if data:
                 reader.expected = offset + len(data)
-                return Ready(-1, offset, len(data), data)
+                return Ready(-1, offset, len(data), data, fetched=len(data))
 
     def _delegated_read(self, reader: Reader, offset: int, stop: int) -> memoryview | None:
         """Wait for the block at ``offset``; None: it is present now."""

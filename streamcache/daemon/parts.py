@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from streamcache.config import Config
+from streamcache.daemon import logs
 from streamcache.stats import Statistics
 
 
@@ -74,8 +75,8 @@ def real_parts() -> Parts:
     def make_server(listen: str | socket.socket, cache: CachePart) -> StreamCacheServer:
         assert isinstance(cache, StreamCache)
         if isinstance(listen, str):
-            return StreamCacheServer(listen, cache)
+            return StreamCacheServer(listen, cache, worker=logs.role())
         # One connection a turn: a worker that takes all that wait has them all.
-        return StreamCacheServer(listen, cache, max_accept=1)
+        return StreamCacheServer(listen, cache, max_accept=1, worker=logs.role())
 
     return Parts(make_cache, make_server)

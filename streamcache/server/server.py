@@ -47,7 +47,8 @@ class StreamCacheServer:
     defaults to that of the cache, which stays open when the server stops. ``max_accept``: most
     connections that are taken at once; 1 where several processes share the listener, else the
     first to wake takes them all. ``authorize``: asked about each request that ``[access]`` lets in,
-    in its greenlet (``AccessRequest`` to ``Answer``); what it raises is 500.
+    in its greenlet (``AccessRequest`` to ``Answer``); what it raises is 500. ``worker``: what this
+    process is called in the access log.
     """
 
     _fast_path = True  # off in tests that hold both paths to the same table
@@ -60,6 +61,7 @@ class StreamCacheServer:
         config: Config | None = None,
         max_accept: int = ACCEPTS_PER_TURN,
         authorize: Authorize | None = None,
+        worker: str = "",
     ) -> None:
         self._wanted: Address | None = None
         self._listener: Any = None
@@ -72,6 +74,7 @@ class StreamCacheServer:
         self._config = config or cache.config
         self._max_accept = max_accept
         self._authorize = authorize
+        self._worker = worker
         self._limit = 0
         self._address: Address | None = None
         self._acceptor: Acceptor | None = None
@@ -130,14 +133,14 @@ class StreamCacheServer:
         access = read_access(config.access)
         if access is None and self._authorize is not None:
             access = Access(AccessRules())
-        access_log = AccessLog(config.log.access)
+        clock = Clock()
+        access_log = AccessLog(config.log, clock, self._worker)
         try:
             listener = self._listen()
         except BaseException:
             access_log.close()
             raise
         self._limit = connection_limit(config.limits.connections)
-        clock = Clock()
         limits = config.limits
         head_limits = Limits(limits.head_size, limits.target_size, limits.fields)
         pages = PageCache()
