@@ -6,8 +6,10 @@ Runs in the main thread before anything is served, so it may block on the source
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
+import stat
 from typing import Final
 
 from streamcache.errors import ConfigError
@@ -112,6 +114,8 @@ def check_access_log(settings: Settings) -> None:
             return
         problem = f"{directory} is no writable directory"
     except OSError as error:
+        if error.errno == errno.ENXIO and stat.S_ISFIFO(os.stat(path).st_mode):
+            return  # nobody reads it yet
         problem = (error.strerror or str(error)).lower()
     raise ConfigError(
         f"{settings.where('log', 'access')}: {path} cannot be written: {problem}; allowed: a file,"

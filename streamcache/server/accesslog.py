@@ -5,32 +5,17 @@
 
 USER is who gave a right password, else "-". CACHE is hit, stale, collapsed, miss, bypass or "-"
 (the cache was not asked); END is "done", or "cut" for a response that did not leave whole, with the
-bytes that really left. Lines are held in the hub, with no lock, and handed on every ``LINES_HELD``
-lines and at every tick, to a worker thread of the log's own that writes them: a slow disk must not
-hold the hub.
+bytes that really left. A slow disk never holds the hub (``linewriter.py``).
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
 import re
-import select
-import stat
-import sys
-from collections.abc import Iterator
 from typing import Final
 
-from streamcache.cache.workers import WorkerPool
-from streamcache.errors import SourceBusy
+from streamcache.server.linewriter import LineWriter
 
-log = logging.getLogger(__name__)
-
-LINES_HELD: Final = 256  # then they are written in one call: a flush per second costs a late p99
-BYTES_HELD: Final = 16 * 1024 * 1024  # that wait for the disk; then lines are lost
-CLOSE_WAIT: Final = 2.0  # s that the last lines get
-
+OFF: Final = "off"
 MOST_LOGGED: Final = 1024  # characters of a field; strangers choose what is in it
 
 # Whatever could end a field or a line, or change the terminal that shows it.
@@ -90,112 +75,32 @@ def log_line(
 
 
 class AccessLog:
-    """Where the lines go: "-" is stderr, "off" nowhere, else a file that is appended to.
-
-    Opening it raises OSError; later errors, and a disk that does not keep up, never hurt a
-    request: one warning, and lines are lost until writing works again.
-    """
+    """Where the lines go: "-" is stderr, "off" nowhere, else a file (see ``LineWriter``)."""
 
     def __init__(self, target: str) -> None:
-        self._target = target
-        self._lines: list[str] = []
-        self._lost = 0  # lines since the last flush
-        self._given = 0  # bytes, to the worker
-        self._taken = 0  # bytes, by it: only the worker counts these
-        self._error: BaseException | None = None  # of the last write; set by the worker
-        self._failing = False
-        self._fd = -1
-        if target not in ("-", "off"):
-            self._fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        self._worker = WorkerPool("log", size=1)  # one: lines stay in order
+        """Raises OSError."""
+        self._writer = None if target == OFF else LineWriter(target)
+        self.enabled: Final = self._writer is not None  # whether anything is written at all
 
     def __repr__(self) -> str:
-        return f"<AccessLog {self._target} lines={len(self._lines)}>"
-
-    @property
-    def enabled(self) -> bool:
-        """Whether anything is written at all."""
-        return self._target != "off"
+        return f"<AccessLog {self._writer or OFF}>"
 
     def add(self, line: str) -> None:
         """Take one line, with its end."""
-        if self.enabled:
-            self._lines.append(line)
-            if len(self._lines) >= LINES_HELD:
-                self.flush()
+        if self._writer is not None:
+            self._writer.add(line)
 
     def flush(self) -> None:
         """Have written what is held. Does not switch."""
-        self._complain()
-        if not self._lines:
-            return
-        lines, self._lines = self._lines, []
-        if self._given - self._taken > BYTES_HELD:
-            self._lost += len(lines)
-            return
-        data = "".join(lines).encode("ascii", "backslashreplace")
-        try:
-            self._worker.post(self._write, data)
-        except SourceBusy:  # no thread can be had
-            self._lost += len(lines)
-        else:
-            self._given += len(data)
+        if self._writer is not None:
+            self._writer.flush()
+
+    def reopen(self) -> None:
+        """Go on in the file that has the name now: the old one was renamed. Does not switch."""
+        if self._writer is not None:
+            self._writer.reopen()
 
     def close(self) -> None:
-        """Write what is held and close the file; idempotent. Switches, for ``CLOSE_WAIT`` s."""
-        self.flush()
-        self._worker.close()
-        if self._worker.join(CLOSE_WAIT):
-            fd, self._fd = self._fd, -1
-            if fd >= 0:
-                with contextlib.suppress(OSError):
-                    os.close(fd)
-        self._complain()
-
-    def _complain(self) -> None:
-        error, lost = self._error, self._lost
-        self._lost = 0
-        if error is None and not lost:
-            self._failing = False
-        elif not self._failing:
-            self._failing = True
-            reason = error or f"the disk does not keep up, lines lost={lost}"
-            log.warning("access log %s cannot be written: %s", self._target, reason)
-
-    def _write(self, lines: bytes) -> None:
-        """Worker thread: write all of it."""
-        try:
-            self._do_write(lines)
-        finally:
-            self._taken += len(lines)
-
-    def _do_write(self, lines: bytes) -> None:
-        # The descriptor of stderr, not its Python object: that one may be patched, have a lock
-        # or buffer. A file may have been closed meanwhile (a late line after close()).
-        fd = self._fd
-        if self._target == "-":
-            fd = sys.__stderr__.fileno() if sys.__stderr__ is not None else -1
-        try:
-            if fd < 0:
-                raise ValueError("it is closed")
-            # Several processes may write there. A file is appended to as one piece, and a pipe
-            # takes one only up to PIPE_BUF.
-            regular = stat.S_ISREG(os.fstat(fd).st_mode)
-            for piece in _pieces(lines, len(lines) if regular else select.PIPE_BUF):
-                view = memoryview(piece)
-                while view:
-                    view = view[os.write(fd, view) :]
-        except (OSError, ValueError) as error:
-            self._error = error
-        else:
-            self._error = None
-
-
-def _pieces(lines: bytes, most: int) -> Iterator[bytes]:
-    """Whole lines, together no longer than ``most`` bytes; a longer line alone."""
-    start = 0
-    while len(lines) - start > most:
-        end = lines.rfind(b"\n", start, start + most) + 1 or lines.index(b"\n", start) + 1
-        yield lines[start:end]
-        start = end
-    yield lines[start:]
+        """Write what is held; idempotent. Switches, for 2 s at most."""
+        if self._writer is not None:
+            self._writer.close()

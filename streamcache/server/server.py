@@ -207,6 +207,14 @@ class StreamCacheServer:
             if not self._stopped.is_set():
                 self.stop(timeout=0)
 
+    def reopen_logs(self) -> None:
+        """Go on in a new access log, as the old one was renamed. Does not switch or raise.
+
+        What was logged before goes to the old file; every line goes to one of the two, whole.
+        """
+        if self._service is not None:
+            self._service.access_log.reopen()
+
     # -- the hub's side
 
     def _accepted(self, sock: _socket.socket, peer: Any) -> None:
