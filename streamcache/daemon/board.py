@@ -22,6 +22,7 @@ import mmap
 from dataclasses import dataclass, field
 from typing import Final
 
+from streamcache.server.addresses import AddressRow, AddressTable
 from streamcache.stats import Statistics
 
 STATUSES: Final = ("hit", "stale", "collapsed", "miss", "bypass")
@@ -74,10 +75,11 @@ class Board:
         self._memory = mmap.mmap(-1, workers * _SLOT * _WORD)
         words = memoryview(self._memory).cast("q")
         self._slots = [words[start : start + _SLOT] for start in range(0, workers * _SLOT, _SLOT)]
+        self._addresses = AddressTable(workers)
 
     def slot(self, index: int) -> Slot:
         """What the worker of this index writes to; goes on with what was counted there."""
-        return Slot(self._slots[index])
+        return Slot(self._slots[index], self._addresses.row(index))
 
     def totals(self) -> Totals:
         """The sum over all slots, as they were last published."""
@@ -97,8 +99,9 @@ class Board:
 class Slot:
     """One worker's place on the board."""
 
-    def __init__(self, words: memoryview) -> None:
+    def __init__(self, words: memoryview, addresses: AddressRow) -> None:
         self._words = words
+        self.addresses = addresses  # its clients' connections, beside those of the others
         self._before = _read(words)[:_COUNTS]  # what was counted by those who died here
 
     def publish(self, statistics: Statistics, connections: int) -> None:
@@ -114,6 +117,7 @@ class Slot:
     def vacate(self) -> None:
         """Nobody lives here now: the counts stay, the gauges go."""
         self._write([*_read(self._words)[:_COUNTS], 0, 0, 0])
+        self.addresses.clear()
 
     def _write(self, numbers: list[int]) -> None:
         words = self._words

@@ -71,7 +71,7 @@ def run(
         except (CacheError, OSError) as error:
             raise cannot_start(settings, error) from error
         stack.callback(cache.close)
-        server = parts.server(listen, cache)
+        server = parts.server(listen, cache, slot.addresses)
         try:
             server.start()
         except OSError as error:
