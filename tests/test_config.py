@@ -71,6 +71,7 @@ def test_the_flags_are_those_of_the_contract() -> None:
         "--cache-dir": "cache.dir",
         "--cache-size": "cache.size",
         "--workers": "server.workers",
+        "--admin": "server.admin",
         "--revalidate": "source.revalidate",
         "--log-level": "log.level",
     }

@@ -30,6 +30,7 @@ from streamcache.daemon import place, supervisor
 from streamcache.daemon.parts import CachePart, Parts
 from streamcache.errors import CacheError, CacheInUse, SourceUnavailable
 from streamcache.server.address import Address
+from streamcache.server.addresses import AddressRow
 from streamcache.stats import Statistics
 
 WORDS = os.environ.get("FAKE", "").split()
@@ -91,7 +92,9 @@ class FakeCache:
 class FakeServer:
     connections = 0
 
-    def __init__(self, listen: str | socket.socket, cache: CachePart) -> None:
+    def __init__(
+        self, listen: str | socket.socket, cache: CachePart, addresses: AddressRow
+    ) -> None:
         self._listener: GeventSocket | socket.socket | None = None
         if isinstance(listen, str):
             self._address = Address.parse(listen)
