@@ -32,13 +32,7 @@ from streamcache.cache.names import key_of
 from streamcache.cache.objects import ObjectHandle
 from streamcache.cache.partial import PartialHeader
 from streamcache.cache.publication import Look, Published, publish
-from streamcache.cache.reading import (
-    DELIVERED_BYTES,
-    PendingRead,
-    Reader,
-    Ready,
-    Waiting,
-)
+from streamcache.cache.reading import DELIVERED_BYTES, PendingRead, Reader, Ready, Waiting
 from streamcache.cache.reopening import Reopening
 from streamcache.cache.resources import Resources
 from streamcache.cache.states import Event, State, after
