@@ -13,8 +13,8 @@ import logging
 import gevent
 from gevent.socket import wait_read
 
+from streamcache.admin.board import Board
 from streamcache.daemon import worker
-from streamcache.daemon.board import Board
 from streamcache.daemon.mainprocess import MainProcess
 from streamcache.daemon.parts import Parts
 from streamcache.daemon.reloading import Reload
@@ -31,7 +31,9 @@ def serve_alone(main: MainProcess, parts: Parts) -> int:
     signals = alone.signals
     try:
         listener = main.listener.socket
-        with worker.serving(main.settings, parts, listener, board.slot(0)) as serving:
+        with worker.serving(
+            main.settings, parts, listener, board.slot(0), signals, main.admin
+        ) as serving:
             if not signals.stopping:
                 alone.serves(serving)
                 signals.wait()

@@ -10,8 +10,10 @@ import errno
 import logging
 import os
 import socket
+import stat
 from typing import Final
 
+from streamcache.admin.sockets import parse as parse_admin
 from streamcache.errors import ConfigError
 from streamcache.server.accessfiles import read_access
 from streamcache.server.address import Address, SocketFile
@@ -55,6 +57,7 @@ def check(settings: Settings) -> None:
     check_access_log(settings)
     check_access(settings)
     parse_address(settings)
+    parse_admin(settings)
 
 
 def check_source(settings: Settings) -> None:
@@ -128,6 +131,8 @@ def check_access_log(settings: Settings) -> None:
             return
         problem = f"{directory} is no writable directory"
     except OSError as error:
+        if error.errno == errno.ENXIO and stat.S_ISFIFO(os.stat(path).st_mode):
+            return  # nobody reads it yet
         problem = (error.strerror or str(error)).lower()
     raise ConfigError(
         f"{settings.where('log', 'access')}: {path} cannot be written: {problem}; allowed: a file,"

@@ -10,21 +10,24 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import socket
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Self
 
+from streamcache.admin.sockets import Sockets, open_sockets
 from streamcache.config import changed
 from streamcache.daemon import checks, logs
 from streamcache.daemon.announce import ready_line, say
 from streamcache.daemon.identity import Identity
-from streamcache.daemon.listener import PUBLIC, Listener, activated
+from streamcache.daemon.listener import ADMIN, PUBLIC, Inherited, Listener, activated
 from streamcache.daemon.notify import Notifier
 from streamcache.daemon.pidfile import PidFile, PidFileError
 from streamcache.daemon.reloading import Reload
 from streamcache.daemon.upgrade import Predecessor, Progress, Successor
 from streamcache.errors import ConfigError
+from streamcache.server.address import Address
 from streamcache.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -41,9 +44,13 @@ class MainProcess:
         predecessor: Predecessor | None,
         listener: Listener,
         pid_file: PidFile | None,
+        admin: Sockets | None,
+        admin_listen: str | None,
     ) -> None:
         self.settings = settings  # what holds now; after the first start with the size of the cache
         self.notifier = notifier
+        self.admin = admin  # there until all are drained
+        self._admin_listen = admin_listen  # see ``Inherited``
         self.successor: Successor | None = None
         self._read = read
         self._predecessor = predecessor
@@ -80,8 +87,11 @@ class MainProcess:
             if identity is not None:
                 identity.become(settings)
             checks.check(settings)
+            admin, admin_listen = _admin_sockets(settings, listener, given.get(ADMIN))
             stack.pop_all()
-        return cls(settings, read, Notifier(), predecessor, listener, pid_file)
+        return cls(
+            *(settings, read, Notifier(), predecessor, listener, pid_file, admin, admin_listen)
+        )
 
     def __repr__(self) -> str:
         return f"<MainProcess {self._listener.url} successor={self.successor!r}>"
@@ -121,6 +131,9 @@ class MainProcess:
         predecessor, self._predecessor = self._predecessor, None
         if predecessor is not None:
             self._take_over(predecessor)
+        log.info("serving url=%s size=%d", self._listener.url, config.cache.size)
+        if self.admin is not None:
+            log.info("admin listener url=%s", self.admin.address.url)
         line = ready_line(
             self._listener.url,
             source=config.source.path,
@@ -132,7 +145,6 @@ class MainProcess:
         except (OSError, ValueError, AttributeError) as error:
             log.warning("ready, but stdout cannot be written: %s", error)
         self.notifier.ready(self.status)
-        log.info("serving url=%s size=%d", self._listener.url, config.cache.size)
 
     @property
     def status(self) -> str:
@@ -164,6 +176,11 @@ class MainProcess:
         self.leave_address()
         if self.successor is not None:
             self.successor.dismiss()
+        if self.admin is not None:
+            if not self._is_alone:
+                self.admin.hand_over()
+            self.admin.close()
+            self.admin = None
         if self._pid_file is None:
             return
         if self._is_alone:
@@ -184,7 +201,7 @@ class MainProcess:
             log.warning("ignored: an upgrade runs already pid=%d", self.successor.pid)
             return False
         try:
-            self.successor = Successor.start({PUBLIC: self._listener}, self._pid_file)
+            self.successor = Successor.start(self._listeners, self._pid_file)
         except OSError as error:
             log.error("upgrade failed: cannot start the new process: %s", error)
             return False
@@ -215,6 +232,14 @@ class MainProcess:
         log.info("upgrade done: pid=%d serves, this process drains", successor.pid)
         return True
 
+    @property
+    def _listeners(self) -> dict[str, Listener]:
+        """What a successor inherits."""
+        found = {PUBLIC: self._listener}
+        if self.admin is not None:
+            found[ADMIN] = Listener(self.admin.listener, self._admin_listen)
+        return found
+
     def _take_over(self, predecessor: Predecessor) -> None:
         wanted = self.settings.config.server.pid_file
         try:
@@ -227,6 +252,26 @@ class MainProcess:
             log.error("no pid file: %s", error)
         predecessor.leave()
         log.info("succeeded pid=%d", predecessor.pid)
+
+
+def _admin_sockets(
+    settings: Settings, public: Listener, inherited: Inherited | None
+) -> tuple[Sockets | None, str | None]:
+    """The admin listener, and what it was bound for (see ``Inherited``)."""
+    listen: str | None = settings.config.server.admin
+    sock = None
+    if inherited is not None:
+        sock = socket.socket(fileno=inherited.fd)
+        sock.set_inheritable(False)
+        if inherited.listen in (None, listen):
+            listen = inherited.listen
+        else:  # it is to be elsewhere now
+            sock.close()
+            sock = None
+    sockets = open_sockets(settings, Address.of(public.socket), inherited=sock)
+    if sockets is not None and listen is None:
+        sockets.hand_over()  # its file is systemd's
+    return sockets, listen
 
 
 def _take_pid_file(settings: Settings) -> PidFile:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from streamcache.config import Config
+from streamcache.daemon import logs
+from streamcache.server.addresses import AddressRow
 from streamcache.stats import Statistics
 
 
@@ -71,8 +73,9 @@ class Parts:
     """How they are made; importing what they need makes no hub."""
 
     cache: Callable[[Config], CachePart]
-    # Of a socket that listens, which other processes may accept from too.
-    server: Callable[[socket.socket, CachePart], ServerPart]
+    # Of a socket that listens, which other processes may accept from too. The row: where its
+    # connections are counted by client.
+    server: Callable[[socket.socket, CachePart, AddressRow], ServerPart]
 
 
 def real_parts() -> Parts:
@@ -84,10 +87,14 @@ def real_parts() -> Parts:
     def make_cache(config: Config) -> StreamCache:
         return StreamCache(config=config)
 
-    def make_server(listener: socket.socket, cache: CachePart) -> StreamCacheServer:
+    def make_server(
+        listener: socket.socket, cache: CachePart, addresses: AddressRow
+    ) -> StreamCacheServer:
         assert isinstance(cache, StreamCache)
         # One connection a turn where there are others: who takes all that wait has them all.
         most = ACCEPTS_PER_TURN if cache.config.server.workers == 1 else 1
-        return StreamCacheServer(listener, cache, max_accept=most)
+        return StreamCacheServer(
+            listener, cache, max_accept=most, addresses=addresses, worker=logs.role()
+        )
 
     return Parts(make_cache, make_server)

@@ -29,9 +29,10 @@ def resolve(
         environ, os.geteuid() if user is None else user
     )
     config = changed(config, "cache", dir=absolute(directory))
-    if config.server.listen.startswith(_UNIX):
-        socket = config.server.listen.removeprefix(_UNIX)
-        config = changed(config, "server", listen=_UNIX + absolute(socket) if socket else _UNIX)
+    for key in ("listen", "admin"):
+        address = getattr(config.server, key)
+        if socket := address.removeprefix(_UNIX) if address.startswith(_UNIX) else "":
+            config = changed(config, "server", **{key: _UNIX + absolute(socket)})
     if config.server.pid_file:
         config = changed(config, "server", pid_file=absolute(config.server.pid_file))
     if config.log.access not in ("-", "off"):

@@ -28,9 +28,9 @@ import time
 from dataclasses import replace
 from typing import Any, Final
 
+from streamcache.admin.board import Board
 from streamcache.config import as_mapping
 from streamcache.daemon import logs, worker
-from streamcache.daemon.board import Board
 from streamcache.daemon.forking import WATCHED, fork
 from streamcache.daemon.line import Line
 from streamcache.daemon.mainprocess import MainProcess
@@ -127,7 +127,7 @@ class _Supervisor:
             self._main.serves()
         if self._reload is not None:
             self._go_on_reloading()
-        elif self._reload_wanted and self._announced:
+        if self._reload is None and self._reload_wanted and self._announced:
             self._begin_reload()
         return True
 
@@ -216,6 +216,12 @@ class _Supervisor:
             if place.line is not None:
                 place.line.tell(order=order, **more)
 
+    def _wished(self, place: Place) -> None:
+        """Whoever reached its admin listener wants the end; it may be wished for twice."""
+        if not self._draining:
+            log.info("draining: the admin listener of %s was asked to", place.name)
+            self._drain(self._main.settings.config.server.drain_timeout + DRAIN_GRACE)
+
     def _drain(self, timeout: float) -> None:
         self._draining = True
         self._kill_at = monotonic() + timeout
@@ -265,6 +271,7 @@ class _Supervisor:
             self._main.listener.socket,
             self._board.slot(place.index),
             line,
+            self._main.admin,
         )
 
     @property
@@ -280,6 +287,9 @@ class _Supervisor:
         for message in place.line.hear():
             if "error" in message:
                 place.problem, place.code = message["error"], message["code"]
+                continue
+            if "wish" in message:
+                self._wished(place)
                 continue
             if "reloaded" in message:
                 place.reloading = False

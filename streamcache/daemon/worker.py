@@ -1,8 +1,8 @@
 """A process that serves: open the cache, listen, say so, wait, drain.
 
-Main greenlet, with one that publishes counts and, in a worker of several, the hub's callback that
-hears the supervisor. ``alone.py`` runs this in the daemon itself when there is one worker,
-``supervisor.py`` in a forked process each.
+Main greenlet, with those that publish counts and answer the admin listener and, in a worker of
+several, the hub's callback that hears the supervisor. ``alone.py`` runs this in the daemon itself
+when there is one worker, ``supervisor.py`` in a forked process each.
 """
 
 from __future__ import annotations
@@ -11,17 +11,23 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import gevent
 from gevent.event import Event
 
+from streamcache.admin.board import Slot
+from streamcache.admin.peers import Peers
+from streamcache.admin.publishing import Publishing
+from streamcache.admin.site import answering
+from streamcache.admin.sockets import Sockets
+from streamcache.admin.subject import Subject
 from streamcache.config import Config, of_mapping
 from streamcache.daemon import logs
-from streamcache.daemon.board import Slot
 from streamcache.daemon.line import Line
 from streamcache.daemon.parts import CachePart, Parts, ServerPart
 from streamcache.daemon.signals import STOPPING, Signals
@@ -30,7 +36,6 @@ from streamcache.settings import Settings
 
 log = logging.getLogger(__name__)
 
-PUBLISHED_EVERY: Final = 1.0  # s
 ORPHAN_DRAIN: Final = 5.0  # s that running responses get when the supervisor is gone
 ORPHAN_END: Final = 25.0  # s until an orphan ends whatever still hangs
 
@@ -59,10 +64,15 @@ def serving(
     parts: Parts,
     listener: socket.socket,
     slot: Slot,
+    signals: Signals,
+    admin: Sockets | None,
+    *,
     orphaned: Event | None = None,
+    drain: Callable[[], object] | None = None,
 ) -> Iterator[Serving]:
     """Open the cache and accept; in the end drain, and close it. Switches.
 
+    ``drain``: ends the whole server, if that is not the same as telling ``signals`` to stop.
     Raises ConfigError for whatever a setting can mend, before it yields.
     """
     with ExitStack() as stack:
@@ -72,9 +82,22 @@ def serving(
         except (CacheError, OSError) as error:
             raise cannot_start(settings, error) from error
         stack.callback(cache.close)
-        server = parts.server(listener, cache)
+        server = parts.server(listener, cache, slot.addresses)
         server.start()
-        stack.enter_context(_Publishing(slot, cache, server))
+        publishing = Publishing(slot, cache, server)
+        stack.enter_context(publishing.running())
+        if admin is not None:
+            subject = Subject(
+                name=slot.worker,
+                cache=cache,
+                server=server,
+                board=slot.board,
+                publishing=publishing,
+                peers=Peers(admin, slot.worker),
+                draining=lambda: signals.stopping,
+                drain=drain or partial(signals.stop, "the admin listener was asked to"),
+            )
+            stack.enter_context(answering(admin, subject))
         stack.callback(_drain, cache, server, orphaned)
         yield Serving(cache, server)
 
@@ -106,40 +129,21 @@ def _hurry(server: ServerPart, timeout: float, orphaned: Event) -> None:
     server.stop(timeout=min(timeout, ORPHAN_DRAIN))
 
 
-class _Publishing:
-    """Keeps the slot up to date while the server runs."""
-
-    def __init__(self, slot: Slot, cache: CachePart, server: ServerPart) -> None:
-        self._slot, self._cache, self._server = slot, cache, server
-
-    def __enter__(self) -> None:
-        self._publish()
-        self._greenlet = gevent.spawn(self._run)
-
-    def __exit__(self, *_: object) -> None:
-        self._greenlet.kill()
-        self._publish()
-
-    def _run(self) -> None:
-        while True:
-            gevent.sleep(PUBLISHED_EVERY)
-            self._publish()
-
-    def _publish(self) -> None:
-        try:
-            self._slot.publish(self._cache.statistics(), self._server.connections)
-        except Exception:  # counts are worth no response
-            log.exception("counts are not published")
-
-
 # -- in a process of its own
 
 
-def main(settings: Settings, parts: Parts, listener: socket.socket, slot: Slot, line: Line) -> int:
+def main(
+    settings: Settings,
+    parts: Parts,
+    listener: socket.socket,
+    slot: Slot,
+    line: Line,
+    admin: Sockets | None,
+) -> int:
     """The life of one worker of several; its exit code. Signals are blocked when it begins.
 
-    ``line`` leads to the supervisor. It hears {"ready": ...} or {"error": ..., "code": ...} from
-    here, and we hear {"order": "drain"}, or its end.
+    ``line`` leads to the supervisor. It hears {"ready": ...}, {"error": ..., "code": ...},
+    {"reloaded": ...} or {"wish": "drain"} from here, and we hear {"order": ...}, or its end.
     """
     signals = Signals()
     orphaned = Event()
@@ -148,7 +152,10 @@ def main(settings: Settings, parts: Parts, listener: socket.socket, slot: Slot, 
     watcher.start(inbox.heard)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     try:
-        with serving(settings, parts, listener, slot, orphaned) as this:
+        wish = partial(line.tell, wish="drain")
+        with serving(
+            settings, parts, listener, slot, signals, admin, orphaned=orphaned, drain=wish
+        ) as this:
             if not signals.stopping:
                 line.tell(ready=True, size=this.cache.config.cache.size)
                 inbox.serves(this)

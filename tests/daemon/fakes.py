@@ -30,6 +30,7 @@ from streamcache.daemon import place, supervisor
 from streamcache.daemon.parts import CachePart, Parts
 from streamcache.errors import CacheError, CacheInUse, ConfigError, SourceUnavailable
 from streamcache.server.address import Address
+from streamcache.server.addresses import AddressRow
 from streamcache.stats import Statistics
 
 WORDS = os.environ.get("FAKE", "").split()
@@ -96,7 +97,7 @@ class FakeCache:
 class FakeServer:
     connections = 0
 
-    def __init__(self, listener: socket.socket, cache: CachePart) -> None:
+    def __init__(self, listener: socket.socket, cache: CachePart, addresses: AddressRow) -> None:
         self._listener = listener
 
     @property

@@ -67,7 +67,7 @@ def sockets(pid: int) -> int:
     for name in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(FileNotFoundError):
             count += os.readlink(f"/proc/{pid}/fd/{name}").startswith("socket:")
-    return count - 2  # the listener, the line to the supervisor
+    return count - 4  # listener, line to the supervisor, the shared admin listener and its own
 
 
 def spread(daemon: DaemonProcess) -> list[int]:
@@ -283,7 +283,7 @@ def test_lines_of_the_access_log_are_whole(start: Start, tmp_path: Path, where: 
     text = b"".join(pieces).decode() if where == "pipe" else access.read_text()
     line = re.compile(
         r'127\.0\.0\.1 - - \[[^]]+\] "GET /small HTTP/1\.1" 200 1024'
-        r' "-" "u{900}" \w+ [\d.]+ "-" done'
+        r' "-" "u{900}" \w+ [\d.]+ "-" done \d+ \d+ [\d.]+'
     )
     lines = text.splitlines()
     assert [each for each in lines if not line.fullmatch(each)][:3] == []
