@@ -12,10 +12,14 @@ from tests.bench.programs import PACKAGES as BENCH_PACKAGES
 
 PACKAGES = {  # program -> apt package
     "aria2c": "aria2",
+    "caddy": "caddy",
+    "chromedriver": "chromium-driver",
+    "chromium": "chromium",
     "curl": "curl",
     "ffmpeg": "ffmpeg",
     "ffprobe": "ffmpeg",
     "fusermount3": "fuse3",
+    "haproxy": "haproxy",
     "sftp-server": "openssh-sftp-server",
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",

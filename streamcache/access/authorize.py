@@ -145,6 +145,10 @@ class Access:
             and self._networks.allow(peer)
         )
 
+    def trusts(self, peer: Host) -> bool:
+        """Whether this is a trusted proxy."""
+        return self._proxies.trusts(peer)
+
     def admits(self, peer: Host) -> bool:
         """Whether a connection of this peer can come to anything; asked before its first byte."""
         if self._proxies.trusts(peer):

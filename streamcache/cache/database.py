@@ -33,8 +33,13 @@ NAME_BYTES: Final = 32  # of an object's name, packed
 _MOST: Final = 1 << 62  # of any number in a row
 BUSY: Final = 5.0  # s that a transaction waits for another process's
 
+# Came with a later version, and one that knows nothing of it goes on with the same file.
+_PINS: Final = (
+    "CREATE TABLE IF NOT EXISTS pins (key BLOB PRIMARY KEY, path BLOB NOT NULL) WITHOUT ROWID"
+)
 _SCHEMA = (
     *QUEUE_SCHEMA,
+    _PINS,
     """CREATE TABLE objects (
         name BLOB PRIMARY KEY, path BLOB NOT NULL, size INTEGER NOT NULL, blocks INTEGER NOT NULL,
         created REAL NOT NULL, used REAL NOT NULL, hits INTEGER NOT NULL, leaving INTEGER NOT NULL
@@ -168,6 +173,7 @@ class Database:
         found = (_pragma(db, "application_id"), _pragma(db, "user_version"))
         if found != (APPLICATION_ID, FORMAT):
             raise CatalogCorrupt(f"{self.path}: no catalog of format {FORMAT}")
+        db.execute(_PINS)
         db.execute("PRAGMA synchronous = NORMAL")
         db.execute(f"PRAGMA cache_size = -{PAGE_CACHE}")
         db.execute("PRAGMA journal_size_limit = 67108864")

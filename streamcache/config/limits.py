@@ -21,6 +21,16 @@ class LimitsConfig:
             zero="as many as each worker may open files for",
         ),
     )
+    per_address: int = field(
+        default=0,
+        metadata=option(
+            Kind.COUNT,
+            "connections of one client address (of IPv6: of a /64) at once, over all workers; one"
+            " more is answered with 429; a player has up to 6, and a household, a school or a"
+            " mobile network may be one address; trusted proxies and Unix sockets are not counted",
+            zero="no limit",
+        ),
+    )
     head_size: int = field(
         default=32 * KiB,
         metadata=option(

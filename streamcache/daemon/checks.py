@@ -6,10 +6,13 @@ Runs in the main thread before anything is served, so it may block on the source
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
+import stat
 from typing import Final
 
+from streamcache.admin.sockets import parse as parse_admin
 from streamcache.errors import ConfigError
 from streamcache.server.accessfiles import read_access
 from streamcache.server.address import Address, SocketFile
@@ -39,6 +42,7 @@ def check(settings: Settings) -> None:
     check_access_log(settings)
     check_access(settings)
     parse_address(settings)
+    parse_admin(settings)
 
 
 def check_source(settings: Settings) -> None:
@@ -112,6 +116,8 @@ def check_access_log(settings: Settings) -> None:
             return
         problem = f"{directory} is no writable directory"
     except OSError as error:
+        if error.errno == errno.ENXIO and stat.S_ISFIFO(os.stat(path).st_mode):
+            return  # nobody reads it yet
         problem = (error.strerror or str(error)).lower()
     raise ConfigError(
         f"{settings.where('log', 'access')}: {path} cannot be written: {problem}; allowed: a file,"

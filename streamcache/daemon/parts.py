@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from streamcache.config import Config
+from streamcache.daemon import logs
+from streamcache.server.addresses import AddressRow
 from streamcache.stats import Statistics
 
 
@@ -60,7 +62,8 @@ class Parts:
 
     cache: Callable[[Config], CachePart]
     # Of an address; or of a socket that listens, which other processes accept from too.
-    server: Callable[[str | socket.socket, CachePart], ServerPart]
+    # The row: where its connections are counted by client.
+    server: Callable[[str | socket.socket, CachePart, AddressRow], ServerPart]
 
 
 def real_parts() -> Parts:
@@ -71,11 +74,15 @@ def real_parts() -> Parts:
     def make_cache(config: Config) -> StreamCache:
         return StreamCache(config=config)
 
-    def make_server(listen: str | socket.socket, cache: CachePart) -> StreamCacheServer:
+    def make_server(
+        listen: str | socket.socket, cache: CachePart, addresses: AddressRow
+    ) -> StreamCacheServer:
         assert isinstance(cache, StreamCache)
         if isinstance(listen, str):
-            return StreamCacheServer(listen, cache)
+            return StreamCacheServer(listen, cache, addresses=addresses, worker=logs.role())
         # One connection a turn: a worker that takes all that wait has them all.
-        return StreamCacheServer(listen, cache, max_accept=1)
+        return StreamCacheServer(
+            listen, cache, max_accept=1, addresses=addresses, worker=logs.role()
+        )
 
     return Parts(make_cache, make_server)

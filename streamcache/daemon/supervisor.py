@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import logging
 import math
 import os
@@ -26,17 +25,19 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import replace
+from typing import Final
 
-from gevent._hub_local import get_hub_if_exists
-
+from streamcache.admin.board import Board
+from streamcache.admin.sockets import Sockets, open_sockets
 from streamcache.config import Config, changed
 from streamcache.daemon import checks, logs, worker
-from streamcache.daemon.board import Board
+from streamcache.daemon.forking import WATCHED, fork
+from streamcache.daemon.line import Line
 from streamcache.daemon.parts import Parts
+from streamcache.daemon.place import Place
 from streamcache.daemon.shares import share_of
 from streamcache.daemon.signals import IGNORED, STOPPING
 from streamcache.errors import ConfigError, StreamCacheError
@@ -45,35 +46,10 @@ from streamcache.settings import Settings
 
 log = logging.getLogger(__name__)
 
-SHORTEST_DELAY: Final = 1.0  # s until a dead worker has a successor; twice that for the next one
-LONGEST_DELAY: Final = 30.0  # s
-LIVED: Final = 60.0  # s after which a death counts as the first
 START_OVER: Final = 5.0  # s that the others get to end when one cannot start
 DRAIN_GRACE: Final = 30.0  # s beside server.drain_timeout until a worker that hangs is killed
 
-_WATCHED: Final = (*STOPPING, signal.SIGCHLD, *IGNORED)
-
 monotonic = time.monotonic
-
-
-@dataclass(slots=True)
-class _Place:
-    """Where one worker after the other lives."""
-
-    index: int
-    due: float = math.inf  # when the next one is forked; s of ``time.monotonic``
-    pid: int = 0  # 0: nobody is here
-    line: socket.socket | None = None  # until its end was read
-    heard: bytes = b""
-    accepts: bool = False
-    problem: str = ""  # why it could not start, in its own words
-    code: int = 1  # the daemon's, for that
-    born: float = 0.0
-    delay: float = 0.0  # s; the last one
-
-    @property
-    def name(self) -> str:
-        return f"w{self.index + 1}"
 
 
 def supervise(settings: Settings, parts: Parts, announce: Callable[[str, Config], None]) -> int:
@@ -84,7 +60,7 @@ def supervise(settings: Settings, parts: Parts, announce: Callable[[str, Config]
     """
     config = settings.config
     address = checks.parse_address(settings)
-    with ExitStack() as stack:
+    with ExitStack() as outlast, ExitStack() as stack:
         try:
             listener = address.bind(config.server.backlog, socket.socket)
         except OSError as error:
@@ -94,7 +70,10 @@ def supervise(settings: Settings, parts: Parts, announce: Callable[[str, Config]
         stack.callback(listener.close)
         if address.path:
             stack.callback(SocketFile(address.path).remove)
-        supervisor = _Supervisor(settings, parts, listener, announce, let_go=stack.close)
+        admin = open_sockets(settings, Address.of(listener))
+        if admin is not None:  # it is there until all are drained
+            outlast.enter_context(admin)
+        supervisor = _Supervisor(settings, parts, listener, announce, stack.close, admin)
         return supervisor.run()
 
 
@@ -106,15 +85,17 @@ class _Supervisor:
         listener: socket.socket,
         announce: Callable[[str, Config], None],
         let_go: Callable[[], None],
+        admin: Sockets | None,
     ) -> None:
         self._settings = settings
         self._parts = parts
         self._listener = listener
         self._announce = announce
         self._let_go = let_go  # of the address: nobody new gets in
+        self._admin = admin
         self._url = Address.of(listener).url
         workers = settings.config.server.workers
-        self._places = [_Place(index) for index in range(workers)]
+        self._places = [Place(index) for index in range(workers)]
         self._board = Board(workers)
         self._drain_timeout = settings.config.server.drain_timeout
         self._announced = False
@@ -129,7 +110,7 @@ class _Supervisor:
         self._woken.setblocking(False)
         self._waker.setblocking(False)
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
-        for number in _WATCHED:
+        for number in WATCHED:
             signal.signal(number, _nothing)
         gc.collect()
         gc.freeze()  # a collection in a worker writes to no page of what is there now
@@ -203,6 +184,12 @@ class _Supervisor:
         log.info("draining signal=%s; a second signal ends at once", name)
         self._drain(self._drain_timeout + DRAIN_GRACE)
 
+    def _wished(self, place: Place) -> None:
+        """Whoever reached its admin listener wants the end; it may be wished for twice."""
+        if not self._draining:
+            log.info("draining: the admin listener of %s was asked to", place.name)
+            self._drain(self._drain_timeout + DRAIN_GRACE)
+
     def _drain(self, timeout: float) -> None:
         self._draining = True
         self._kill_at = monotonic() + timeout
@@ -210,8 +197,7 @@ class _Supervisor:
         for place in self._places:
             place.due = math.inf
             if place.line is not None:
-                with contextlib.suppress(OSError):
-                    place.line.send(b"drain\n")
+                place.line.tell(order="drain")
 
     def _kill(self, why: str) -> None:
         for place in self._places:
@@ -228,77 +214,45 @@ class _Supervisor:
 
     # -- workers
 
-    def _fork(self, place: _Place) -> None:
-        if get_hub_if_exists() is not None:
-            raise RuntimeError("a hub was made before the fork")
-        place.due = math.inf
-        # The child's own handlers are there before a signal reaches it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+    def _fork(self, place: Place) -> None:
         try:
-            with ExitStack() as stack:
-                ours, theirs = socket.socketpair()
-                stack.callback(ours.close)
-                stack.callback(theirs.close)
-                pid = os.fork()
-                if pid == 0:
-                    ours.close()
-                    self._become_worker(place, theirs)
-                stack.pop_all()
+            fork(place, lambda line: self._live(place, line))
         except OSError as error:  # no process to be had, or no descriptor
             if not self._announced:
                 raise StreamCacheError(f"cannot start a worker: {error.strerror}") from error
-            self._wait_longer(place)
+            place.wait()
             log.error("no worker=%s: %s; again in %g s", place.name, error.strerror, place.delay)
-            return
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
-        theirs.close()
-        ours.setblocking(False)
-        place.pid, place.line, place.born = pid, ours, monotonic()
-        place.heard, place.accepts, place.problem = b"", False, ""
-        log.info("started worker=%s pid=%d", place.name, pid)
 
-    def _become_worker(self, place: _Place, line: socket.socket) -> None:
-        """In the child, which never returns from here."""
-        code = 1
-        try:
-            signal.set_wakeup_fd(-1)
-            for number in (*STOPPING, signal.SIGCHLD):
-                signal.signal(number, signal.SIG_DFL)
-            for number in IGNORED:
-                signal.signal(number, signal.SIG_IGN)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGCHLD, *IGNORED))
-            self._woken.close()
-            self._waker.close()
-            for other in self._places:
-                if other.line is not None:
-                    other.line.close()  # else nobody would read the end of those
-            _leave_stdout()
-            settings = self._settings
-            logs.configure(settings.config.log.level, role=place.name)
-            logs.name_process(f"streamcache {place.name}")
-            share = share_of(settings.config, len(self._places))
-            line.setblocking(False)
-            code = worker.main(
-                replace(settings, config=share),
-                self._parts,
-                self._listener,
-                self._board.slot(place.index),
-                line,
-            )
-        except BaseException:
-            log.exception("worker failed")
-        finally:
-            # Not through the frames above, which are the supervisor's.
-            with contextlib.suppress(Exception):
-                sys.stderr.flush()
-            os._exit(code)
+    def _live(self, place: Place, line: Line) -> int:
+        """The life of the worker that was born here, in its own process; its exit code."""
+        self._woken.close()
+        self._waker.close()
+        for other in self._places:
+            if other.line is not None:
+                other.line.close()  # else nobody would read the end of those
+        settings = self._settings
+        logs.configure(settings.config.log.level, role=place.name)
+        logs.name_process(f"streamcache {place.name}")
+        share = share_of(settings.config, len(self._places))
+        return worker.main(
+            replace(settings, config=share),
+            self._parts,
+            self._listener,
+            self._board.slot(place.index),
+            line,
+            self._admin,
+        )
 
-    def _listen(self, place: _Place) -> None:
+    def _listen(self, place: Place) -> None:
         """Take what a worker says until it accepts, and the end of its line."""
-        for message in _messages(place):
+        if place.line is None:
+            return
+        for message in place.line.hear():
             if "error" in message:
                 place.problem, place.code = message["error"], message["code"]
+                continue
+            if "wish" in message:
+                self._wished(place)
                 continue
             place.accepts = True
             if not self._announced and place.index == 0:
@@ -307,20 +261,20 @@ class _Supervisor:
                 if not self._draining:
                     for other in self._places[1:]:
                         other.due = 0.0
+        if place.line.ended:
+            place.line.close()
+            place.line = None
 
-    def _reap(self, place: _Place) -> None:
+    def _reap(self, place: Place) -> None:
         if not place.pid:
             return
         pid, status = os.waitpid(place.pid, os.WNOHANG)
         if not pid:
             return
         self._listen(place)  # its last words
-        if place.line is not None:
-            place.line.close()
         code = os.waitstatus_to_exitcode(status)
         how = f"signal={_signal_name(-code)}" if code < 0 else f"code={code}"
-        lived = monotonic() - place.born
-        place.pid, place.line, place.accepts = 0, None, False
+        lived = place.vacate()
         self._board.slot(place.index).vacate()
         if self._draining:
             self._failed |= code != 0
@@ -332,9 +286,7 @@ class _Supervisor:
                 kind = ConfigError if place.code == 2 else StreamCacheError
                 raise kind(place.problem)
             raise StreamCacheError(f"worker {place.name} died at its start ({how})")
-        if lived >= LIVED:
-            place.delay = 0.0
-        self._wait_longer(place)
+        place.wait(lived=lived)
         log.error(
             "died worker=%s pid=%d %s lived=%.1f%s; the next one in %g s",
             *(place.name, pid, how, lived),
@@ -343,29 +295,9 @@ class _Supervisor:
         )
         log.info("%s", self._board.totals())
 
-    def _wait_longer(self, place: _Place) -> None:
-        place.delay = min(LONGEST_DELAY, place.delay * 2 or SHORTEST_DELAY)
-        place.due = monotonic() + place.delay
-
 
 def _nothing(_number: int, _frame: object) -> None:
     """Python writes a signal to the wakeup descriptor only if it has a handler."""
-
-
-def _messages(place: _Place) -> Iterator[dict[str, Any]]:
-    while place.line is not None:
-        try:
-            more = place.line.recv(65536)
-        except BlockingIOError:
-            return
-        except OSError:
-            more = b""
-        if not more:
-            place.line.close()
-            place.line = None
-        place.heard += more
-        *lines, place.heard = place.heard.split(b"\n")
-        yield from map(json.loads, lines)
 
 
 def _signal_name(number: int) -> str:
@@ -373,13 +305,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return str(number)  # real-time signals have no names
-
-
-def _leave_stdout() -> None:
-    """Who waits for the end of stdout waits for the supervisor only."""
-    if sys.__stdout__ is None:
-        return  # closed from the start: descriptor 1 is something else
-    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(null, sys.__stdout__.fileno())
-    os.close(null)

@@ -93,6 +93,10 @@ class Admission:
         """Whether a connection of this peer may begin; all may who would be told 403."""
         return not self.proxy_protocol or self._access.admits(_host(name))
 
+    def is_proxy(self, name: str) -> bool:
+        """Whether this peer is a trusted proxy: its connections are those of many clients."""
+        return self._access.trusts(_host(name))
+
     def origin(self, name: str, header: ProxyHeader) -> str | None:
         """Who is on a connection with this PROXY header; None: its peer is not trusted."""
         origin = self._access.origin(_host(name), header)

@@ -24,9 +24,11 @@ from streamcache.access.proxyprotocol import ProxyError, read_proxy_header
 from streamcache.http.body import BodyReader
 from streamcache.http.plan import head_bytes
 from streamcache.http.request import BadRequest, Request, RequestParser
+from streamcache.server.addresses import Place
 from streamcache.server.admission import Admission
 from streamcache.server.exchange import CutShort, Exchange, Interrupted, Task
 from streamcache.server.fastpath import ANSWERED, SLOW
+from streamcache.server.handler import Response
 from streamcache.server.service import Service
 from streamcache.server.transport import Transport
 from streamcache.server.writer import Writer
@@ -60,7 +62,22 @@ class Phase(enum.Enum):
     CLOSED = enum.auto()
 
 
+NO_PROXY_HEADER: Final = "closed without a PROXY header"
+
 IDLE: Final = Phase.IDLE  # looked at for each request: the attribute of an enum is slower
+
+
+class Opening(enum.Enum):
+    """What a connection begins with; nothing any more once a byte of a request has come."""
+
+    PROXY = enum.auto()  # a PROXY header is due
+    SILENT = enum.auto()  # a request is due
+
+
+_EXPIRED: Final = {
+    Opening.PROXY: NO_PROXY_HEADER,
+    Opening.SILENT: "closed, as it asked for nothing",
+}
 
 
 class Connection:
@@ -72,6 +89,7 @@ class Connection:
         "_ended",
         "_exchange",
         "_greenlet",
+        "_opening",
         "_parser",
         "_preface",
         "_service",
@@ -82,6 +100,7 @@ class Connection:
         "deadline",
         "name",
         "phase",
+        "place",
     )
 
     def __init__(self, service: Service, transport: Transport, name: str) -> None:
@@ -95,11 +114,13 @@ class Connection:
         self._ahead = 0  # bytes buffered while a request runs; LINGERING: bytes thrown away
         self._ended = False  # the client will send no more
         self._doubted_until = NEVER
-        self._preface: bytes | None = None  # of a PROXY header that is not whole yet
+        self._opening: Opening | None = Opening.SILENT
+        self._preface = b""  # of a PROXY header that is not whole yet
         self._settled = service.admission is None  # no request of this peer need be asked about
         self._unsent = 0  # bytes the client had not acknowledged when the wait began
         self.phase = Phase.IDLE
         self.deadline = NEVER
+        self.place: Place | None = None  # where its client's connections are counted, if they are
 
     def __repr__(self) -> str:
         return f"<Connection {self.name} {self.phase.name} {self._transport!r}>"
@@ -111,13 +132,12 @@ class Connection:
         admission = self._service.admission
         if admission is not None:
             if admission.proxy_protocol:
-                self._preface = b""
+                self._opening = Opening.PROXY
             self._introduce(admission, self.name)
         self._park()
 
-    def refuse(self) -> None:
-        """Answer 503 without reading a request, then linger."""
-        response = self._service.handler.overloaded()
+    def refuse(self, response: Response) -> None:
+        """Answer with this error without reading a request, then linger."""
         extra = (("Cache-Status", response.cache_status),)
         head = head_bytes(response.plan, date=self._service.clock.date, extra=extra)
         body = b"".join(piece for piece in response.plan.pieces if isinstance(piece, bytes))
@@ -167,8 +187,8 @@ class Connection:
 
     def _arrived(self, data: bytes) -> None:
         """The first bytes after an answer, or more of a head."""
-        if self._preface is not None:
-            data = self._unwrapped(self._preface + data)
+        if self._opening is not None:
+            data = self._begin(data)
             if not data:
                 return
         fast = self._service.fast
@@ -195,14 +215,26 @@ class Connection:
         self.name = admission.named(name)
         self._settled = admission.settled_by_peer(name)
 
+    def _begin(self, data: bytes) -> bytes:
+        """What of the first bytes is a request's; b"": that is yet to come, or will not come."""
+        if self._opening is Opening.PROXY:
+            data = self._unwrapped(self._preface + data)
+            if self._opening is Opening.PROXY:
+                return b""
+        if data:
+            self._opening = None
+        self._park()
+        return data
+
     def _unwrapped(self, received: bytes) -> bytes:
-        """What follows the PROXY header; b"" also while that is not whole, or none: then closed."""
+        """What follows the PROXY header; if that is not whole, or none, it stays due."""
         admission = self._service.admission
         assert admission is not None
         try:
             header = read_proxy_header(received)
         except ProxyError as error:
             log.debug("connection ends client=%s: %s", self.name, error)
+            self._service.notices.add(NO_PROXY_HEADER, self.name)
             self.close()
             return b""
         if header is None:
@@ -213,10 +245,11 @@ class Connection:
         if name is None:
             self.close()
             return b""
-        self._preface = None
         self._introduce(admission, name)
-        self._park()
-        return received[header.size :]
+        if self._service.introduced(self):
+            self._opening, self._preface = Opening.SILENT, b""
+            return received[header.size :]
+        return b""
 
     def _park_or_start(self) -> None:
         task = self._next()
@@ -241,7 +274,7 @@ class Connection:
 
     def _park(self) -> None:
         limits = self._service.limits
-        if not (self._parser.in_head or self._preface is not None):
+        if not (self._parser.in_head or self._opening is Opening.PROXY):
             self.phase = Phase.IDLE
             self.deadline = monotonic() + limits.keepalive_timeout
         elif self.phase is not Phase.HEAD:
@@ -303,7 +336,11 @@ class Connection:
     def expire(self, now: float) -> None:
         """The deadline of this phase has passed; called by the ticker, in the hub."""
         limits = self._service.limits
-        if self.phase is Phase.HEAD and self._preface is None:
+        if self.phase in (Phase.HEAD, Phase.IDLE) and self._opening is not None:
+            level = logging.INFO if self._opening is Opening.SILENT else logging.WARNING
+            self._service.notices.add(_EXPIRED[self._opening], self.name, level=level)
+            self._cut()
+        elif self.phase is Phase.HEAD:
             self._start(BadRequest(408, "head too slow"))
         elif self.phase is Phase.BODY:
             self._interrupt(BadRequest(408, "body too slow"))

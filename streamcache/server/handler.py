@@ -141,6 +141,14 @@ class Handler:
         fields = (("Retry-After", str(OVERLOADED_RETRY)),)
         return _uncached(plan_error(None, 503, headers=fields))
 
+    def crowded(self) -> Response:
+        """The answer to a connection above the limit of its address (RFC 6585 4).
+
+        Not 503: to a load balancer that would say that all clients should go elsewhere.
+        """
+        fields = (("Retry-After", str(OVERLOADED_RETRY)),)
+        return _uncached(plan_error(None, 429, headers=fields))
+
     def _answer(self, request: Request, found: Found, client: str) -> Response:
         entity = entity_of(request.path, found.version)
         answer = plan(request, entity, max_ranges=self._max_ranges, now=self._clock.second)

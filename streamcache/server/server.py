@@ -23,12 +23,14 @@ from streamcache.server.acceptor import ACCEPTS_PER_TURN, Acceptor, connection_l
 from streamcache.server.accessfiles import read_access
 from streamcache.server.accesslog import AccessLog
 from streamcache.server.address import Address, SocketFile, peer_name
+from streamcache.server.addresses import AddressRow, AddressTable, Place, shown
 from streamcache.server.admission import Admission
 from streamcache.server.backend import Backend
 from streamcache.server.clock import Clock
 from streamcache.server.connection import Connection
 from streamcache.server.fastpath import FastPath
-from streamcache.server.handler import Handler
+from streamcache.server.handler import Handler, Response
+from streamcache.server.notices import Notices
 from streamcache.server.pages import PageCache
 from streamcache.server.service import Service
 from streamcache.server.ticker import Ticker
@@ -47,7 +49,9 @@ class StreamCacheServer:
     defaults to that of the cache, which stays open when the server stops. ``max_accept``: most
     connections that are taken at once; 1 where several processes share the listener, else the
     first to wake takes them all. ``authorize``: asked about each request that ``[access]`` lets in,
-    in its greenlet (``AccessRequest`` to ``Answer``); what it raises is 500.
+    in its greenlet (``AccessRequest`` to ``Answer``); what it raises is 500. ``addresses``: where
+    connections are counted by client, if other processes count theirs there too. ``worker``: what
+    this process is called in the access log.
     """
 
     _fast_path = True  # off in tests that hold both paths to the same table
@@ -60,6 +64,8 @@ class StreamCacheServer:
         config: Config | None = None,
         max_accept: int = ACCEPTS_PER_TURN,
         authorize: Authorize | None = None,
+        addresses: AddressRow | None = None,
+        worker: str = "",
     ) -> None:
         self._wanted: Address | None = None
         self._listener: Any = None
@@ -72,6 +78,8 @@ class StreamCacheServer:
         self._config = config or cache.config
         self._max_accept = max_accept
         self._authorize = authorize
+        self._addresses = addresses or AddressTable(1).row(0)
+        self._worker = worker
         self._limit = 0
         self._address: Address | None = None
         self._acceptor: Acceptor | None = None
@@ -130,14 +138,14 @@ class StreamCacheServer:
         access = read_access(config.access)
         if access is None and self._authorize is not None:
             access = Access(AccessRules())
-        access_log = AccessLog(config.log.access)
+        clock = Clock()
+        access_log = AccessLog(config.log, clock, self._worker)
         try:
             listener = self._listen()
         except BaseException:
             access_log.close()
             raise
         self._limit = connection_limit(config.limits.connections)
-        clock = Clock()
         limits = config.limits
         head_limits = Limits(limits.head_size, limits.target_size, limits.fields)
         pages = PageCache()
@@ -155,6 +163,8 @@ class StreamCacheServer:
             prefetch=self._cache.prefetch,
             fast=fast if self._fast_path else None,
             closed=self._closed,
+            introduced=self._introduced,
+            notices=Notices(),
             admission=admission,
         )
         shortest = min(
@@ -200,6 +210,14 @@ class StreamCacheServer:
             if not self._stopped.is_set():
                 self.stop(timeout=0)
 
+    def reopen_logs(self) -> None:
+        """Go on in a new access log, as the old one was renamed. Does not switch or raise.
+
+        What was logged before goes to the old file; every line goes to one of the two, whole.
+        """
+        if self._service is not None:
+            self._service.access_log.reopen()
+
     # -- the hub's side
 
     def _accepted(self, sock: _socket.socket, peer: Any) -> None:
@@ -214,29 +232,75 @@ class StreamCacheServer:
         name = peer_name(peer)
         if service.admission is not None and not service.admission.admits(name):
             counters.connections_refused += 1
-            log.debug("closed client=%s: no proxy of ours", name)
+            service.notices.add("closed, as no proxy of ours", name)
             sock.close()
             return
-        refused = len(self._connections) - len(self._refused) >= self._limit
-        if refused:
+        place = self._place(name)
+        refusal = self._refusal(name, place)
+        if refusal is not None and len(self._refused) >= REFUSED_AT_ONCE:
             counters.connections_refused += 1
-            if len(self._refused) >= REFUSED_AT_ONCE:
-                sock.close()
-                return
-        else:
-            counters.connections_accepted += 1
+            sock.close()
+            return
         connection = Connection(service, SocketTransport(sock, service.hub), name)
         self._connections.add(connection)
         self._empty.clear()
-        if refused:
-            self._refused.add(connection)
-            connection.refuse()
-        else:
-            connection.open()
+        if refusal is not None:
+            self._refuse(connection, refusal)
+            return
+        counters.connections_accepted += 1
+        self._count(connection, place)
+        connection.open()
+
+    def _introduced(self, connection: Connection) -> bool:
+        """A proxy has said whose connection this is; whether it may stay."""
+        place = self._place(connection.name)
+        refusal = self._refusal(connection.name, place, room=True)
+        if refusal is not None:
+            self._refuse(connection, refusal)
+            return False
+        self._count(connection, place)
+        return True
+
+    def _place(self, name: str) -> Place | None:
+        """Where the connections of this client are counted; None: they are not."""
+        service = self._service
+        assert service is not None
+        if not self._config.limits.per_address:
+            return None
+        if service.admission is not None and service.admission.is_proxy(name):
+            return None
+        return self._addresses.place(name)
+
+    def _refusal(self, name: str, place: Place | None, *, room: bool = False) -> Response | None:
+        """What a new connection is refused with; ``room``: it is counted in ours already."""
+        service, limits = self._service, self._config.limits
+        assert service is not None
+        if not room and len(self._connections) - len(self._refused) >= self._limit:
+            service.notices.add("refused, as limits.connections are open", name)
+            return service.handler.overloaded()
+        if place is not None and self._addresses.count(place) >= limits.per_address:
+            service.notices.add("refused, as limits.per_address are open", shown(name))
+            return service.handler.crowded()
+        return None
+
+    def _count(self, connection: Connection, place: Place | None) -> None:
+        if place is not None:
+            self._addresses.enter(place)
+            connection.place = place
+
+    def _refuse(self, connection: Connection, response: Response) -> None:
+        self._cache.counters.connections_refused += 1
+        if len(self._refused) >= REFUSED_AT_ONCE:
+            connection.close()
+            return
+        self._refused.add(connection)
+        connection.refuse(response)
 
     def _closed(self, connection: Connection) -> None:
         self._connections.discard(connection)
         self._refused.discard(connection)
+        if connection.place is not None:
+            self._addresses.leave(connection.place)
         if not self._connections:
             self._empty.set()
         if self._acceptor is not None:
@@ -246,6 +310,7 @@ class StreamCacheServer:
         assert self._service is not None
         self._service.clock.update(time.time())
         self._service.access_log.flush()
+        self._service.notices.tick(time.monotonic())
         if self._acceptor is not None:
             self._acceptor.tick()
 
@@ -280,6 +345,7 @@ class StreamCacheServer:
         self._ticker.stop()
         self._ticker = None
         self._service.access_log.close()
+        self._service.notices.close()
         if self._service.admission is not None:
             self._service.admission.close()
         self._service = None

@@ -15,6 +15,7 @@ from streamcache.server.admission import Admission
 from streamcache.server.clock import Clock
 from streamcache.server.fastpath import FastPath
 from streamcache.server.handler import Handler
+from streamcache.server.notices import Notices
 from streamcache.server.pages import PageCache
 
 if TYPE_CHECKING:
@@ -35,5 +36,7 @@ class Service:
     prefetch: Callable[[int, int, int], None]  # see ``Backend.prefetch``
     fast: FastPath | None  # None: not any more, or not at all
     closed: Callable[[Connection], None]  # called once for each connection, in any greenlet
+    introduced: Callable[[Connection], bool]  # its client is known now: may it stay?
+    notices: Notices
     admission: Admission | None  # None: everybody may read everything
     draining: bool = False

@@ -26,10 +26,11 @@ from gevent.socket import socket as GeventSocket
 
 from streamcache.cli import main
 from streamcache.config import Config, changed
-from streamcache.daemon import supervisor
+from streamcache.daemon import place, supervisor
 from streamcache.daemon.parts import CachePart, Parts
 from streamcache.errors import CacheError, CacheInUse, SourceUnavailable
 from streamcache.server.address import Address
+from streamcache.server.addresses import AddressRow
 from streamcache.stats import Statistics
 
 WORDS = os.environ.get("FAKE", "").split()
@@ -91,7 +92,9 @@ class FakeCache:
 class FakeServer:
     connections = 0
 
-    def __init__(self, listen: str | socket.socket, cache: CachePart) -> None:
+    def __init__(
+        self, listen: str | socket.socket, cache: CachePart, addresses: AddressRow
+    ) -> None:
         self._listener: GeventSocket | socket.socket | None = None
         if isinstance(listen, str):
             self._address = Address.parse(listen)
@@ -117,8 +120,8 @@ class FakeServer:
 
 def hasten() -> None:
     """Make the supervisor's times shorter, where a test cannot wait for them."""
-    supervisor.SHORTEST_DELAY = float(os.environ.get("TEMPO_DELAY", supervisor.SHORTEST_DELAY))
-    supervisor.LIVED = float(os.environ.get("TEMPO_LIVED", supervisor.LIVED))
+    place.SHORTEST_DELAY = float(os.environ.get("TEMPO_DELAY", place.SHORTEST_DELAY))
+    place.LIVED = float(os.environ.get("TEMPO_LIVED", place.LIVED))
     supervisor.DRAIN_GRACE = float(os.environ.get("TEMPO_GRACE", supervisor.DRAIN_GRACE))
 
 

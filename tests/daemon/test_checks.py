@@ -211,3 +211,5 @@ def test_an_access_log_that_cannot_be_written_is_refused(make: Make, tmp_path: P
     (tmp_path / "access.log").write_text("kept\n")
     checks.check_access_log(settings(tmp_path / "access.log"))
     assert (tmp_path / "access.log").read_text() == "kept\n"
+    os.mkfifo(tmp_path / "fifo")
+    checks.check_access_log(settings(tmp_path / "fifo"))  # its reader may come later

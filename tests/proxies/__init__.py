@@ -1,0 +1,1 @@
+"""The examples in etc/examples, each run by the real program in front of real daemons."""
