@@ -90,11 +90,14 @@ class Victim:
 class Catalog:
     """An open catalog. Made by `open`."""
 
-    def __init__(self, database: Database, policy: PolicyName, capacity: int) -> None:
+    def __init__(
+        self, database: Database, policy: PolicyName, capacity: int, *, boot: str = ""
+    ) -> None:
         self.database = database
         self.account = Account(database)
         self._capacity = capacity
         self._policy_name = policy
+        self._boot = boot
         self._take_over(alone=True)
 
     def __repr__(self) -> str:
@@ -110,16 +113,18 @@ class Catalog:
         alone: bool = True,
         size: int = 0,
         make: bool = True,
+        boot: str = "",
     ) -> Catalog:
         """Open the catalog at `path`, or `make` one; `capacity` is the size of the cache in bytes.
 
         Another `policy` than before takes all objects over in the order of their last use, if no
         other process has it open (`alone`); else it is refused with CacheError. A new one records
-        `size`, see `agree`. Raises CatalogCorrupt (damaged, foreign) and CatalogError (not
-        readable or writable, not there).
+        `size`, see `agree`. One of another `boot` of the machine is not `complete`: a power cut may
+        have taken its last transactions, and kept what they were about. Raises CatalogCorrupt
+        (damaged, foreign) and CatalogError (not readable or writable, not there).
         """
         if make and path != ":memory:" and not os.path.exists(path):
-            create(path, policy=policy, size=size)
+            create(path, policy=policy, size=size, boot=boot)
         database = Database(path)
         try:
             if not alone and database.state.policy != policy:
@@ -127,7 +132,10 @@ class Catalog:
                     f"cache.policy = {policy}: the cache directory is shared with a server that"
                     f" has {database.state.policy}; allowed: {database.state.policy}"
                 )
-            return cls(database, policy, capacity)
+            if alone and boot and database.state.boot != boot:
+                with database.transaction() as state:
+                    state.boot, state.complete = boot, 0
+            return cls(database, policy, capacity, boot=boot)
         except BaseException:
             database.close()
             raise
@@ -146,7 +154,7 @@ class Catalog:
         Raises CatalogError, OSError.
         """
         aside = set_aside(self.database.path)
-        create(self.database.path, policy=self._policy_name, size=size)
+        create(self.database.path, policy=self._policy_name, size=size, boot=self._boot)
         self.reopen()
         return aside
 
@@ -206,7 +214,7 @@ class Catalog:
         """Enter objects, in one transaction; returns the bytes of those they replaced (same name).
 
         Their reservations end. Idempotent: one that is there already keeps its place, hits and
-        creation.
+        creation, and its path if the new one is not known ("").
         """
         entries = (new,) if isinstance(new, NewEntry) else new
         replaced = 0
@@ -297,6 +305,15 @@ class Catalog:
             ).fetchall()
         return [_entry(row) for row in rows]
 
+    def names(self, after: str = "", limit: int = 1000) -> list[str]:
+        """Names of objects, in their order: the page after `after`; [] behind the last one."""
+        with translated(self.database.path):
+            rows = self._execute(
+                "SELECT name FROM objects WHERE name > ? ORDER BY name LIMIT ?",
+                (pack(after) if after else b"", limit),
+            ).fetchall()
+        return [unpack(name) for (name,) in rows]
+
     def _one(self, query: str, args: tuple[Any, ...]) -> Entry | None:
         with translated(self.database.path):
             row = self._execute(query, args).fetchone()
@@ -305,7 +322,7 @@ class Catalog:
     def _add(self, state: State, new: NewEntry) -> int:
         packed, path = pack(new.name), _encode(new.path)
         before = self._execute(
-            "SELECT blocks, leaving FROM objects WHERE name = ?", (packed,)
+            "SELECT blocks, leaving, path FROM objects WHERE name = ?", (packed,)
         ).fetchone()
         if before is None:
             self._execute(
@@ -316,12 +333,12 @@ class Catalog:
         else:
             self._execute(
                 "UPDATE objects SET path = ?, size = ?, blocks = ?, leaving = 0 WHERE name = ?",
-                (path, new.size, new.blocks, packed),
+                (path or before[2], new.size, new.blocks, packed),
             )
         replaced: int = before[0] if before else 0
         state.objects += new.blocks - replaced
         self.account.end_reservation(state, new.name)
-        if before != (new.blocks, 0):
+        if before is None or before[:2] != (new.blocks, 0):
             self._policy.discard(new.name)
             self._policy.insert(new.name, new.blocks, recalled=self._policy.recall(new.name))
         return replaced

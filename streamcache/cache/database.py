@@ -27,7 +27,7 @@ from streamcache.cache.queues import SqliteQueues
 from streamcache.errors import CacheError
 
 APPLICATION_ID: Final = 0x5343_6174  # "SCat", in the file's header
-FORMAT: Final = 2  # user_version; any other is a foreign schema
+FORMAT: Final = 3  # user_version; any other is a foreign schema
 PAGE_CACHE: Final = 32 * 1024  # KiB of pages held in memory
 NAME_BYTES: Final = 32  # of an object's name, packed
 _MOST: Final = 1 << 62  # of any number in a row
@@ -48,16 +48,18 @@ _SCHEMA = (
     "CREATE INDEX reservations_by_use ON reservations (used, name)",
     "CREATE TABLE trash (file TEXT PRIMARY KEY, blocks INTEGER NOT NULL) WITHOUT ROWID",
     """CREATE TABLE state (
-        row INTEGER PRIMARY KEY, id INTEGER NOT NULL, policy TEXT NOT NULL, size INTEGER NOT NULL,
-        complete INTEGER NOT NULL, objects INTEGER NOT NULL, count INTEGER NOT NULL,
-        reserved INTEGER NOT NULL, trash INTEGER NOT NULL, generation INTEGER NOT NULL
+        row INTEGER PRIMARY KEY, id INTEGER NOT NULL, policy TEXT NOT NULL, boot TEXT NOT NULL,
+        size INTEGER NOT NULL, complete INTEGER NOT NULL, objects INTEGER NOT NULL,
+        count INTEGER NOT NULL, reserved INTEGER NOT NULL, trash INTEGER NOT NULL,
+        generation INTEGER NOT NULL
     )""",
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {FORMAT}",
 )
-_STATE = "SELECT id, policy, size, complete, objects, count, reserved, trash, generation FROM state"
+_COLUMNS = "id, policy, boot, size, complete, objects, count, reserved, trash, generation"
+_STATE = f"SELECT {_COLUMNS} FROM state"
 _SAVE = (
-    "UPDATE state SET id = ?, policy = ?, size = ?, complete = ?, objects = ?, count = ?,"
+    "UPDATE state SET id = ?, policy = ?, boot = ?, size = ?, complete = ?, objects = ?, count = ?,"
     " reserved = ?, trash = ?, generation = ?"
 )
 # Our statements are fixed: an "SQL error" is another schema, a violated constraint false rows.
@@ -93,6 +95,7 @@ class State:
 
     id: int  # of this file: a replacement has another one
     policy: str
+    boot: str  # of the machine, when it was last made sure that all below is so
     size: int  # of the cache, as all who share it agreed; 0: not yet
     complete: int  # 0 until all objects on disk have rows
     objects: int
@@ -111,6 +114,7 @@ class State:
         return (
             self.id,
             self.policy,
+            self.boot,
             self.size,
             self.complete,
             self.objects,
@@ -151,7 +155,7 @@ class Database:
         try:
             with translated(self.path):
                 if self.path == ":memory:":
-                    _fill(db, "s3fifo", 0)
+                    _fill(db, "s3fifo", "", 0)
                 state = self._prepare(db)
         except BaseException:
             db.close()
@@ -254,8 +258,10 @@ class Database:
         row = db.execute(_STATE).fetchone()
         if row is None:
             raise CatalogCorrupt(f"{self.path}: no state")
-        numbers = (*row[:1], *row[2:])
-        if type(row[1]) is not str or any(type(number) is not int for number in numbers):
+        numbers, texts = (*row[:1], *row[3:]), row[1:3]
+        if any(type(text) is not str for text in texts) or any(
+            type(number) is not int for number in numbers
+        ):
             raise CatalogCorrupt(f"{self.path}: odd state")  # SQLite itself takes any type
         return State(*row)
 
@@ -264,7 +270,7 @@ class Database:
             raise CatalogReplaced(f"{self.path}: replaced")
 
 
-def create(path: str, *, policy: str, size: int) -> None:
+def create(path: str, *, policy: str, size: int, boot: str = "") -> None:
     """Put an empty catalog at `path`, in one step: nobody sees half of it.
 
     What was there is gone, unless it was `set_aside`. Raises CatalogError, CatalogCorrupt.
@@ -277,7 +283,7 @@ def create(path: str, *, policy: str, size: int) -> None:
             try:
                 db.execute("PRAGMA journal_mode = WAL")
                 db.execute("PRAGMA synchronous = NORMAL")
-                _fill(db, policy, size)
+                _fill(db, policy, boot, size)
             finally:
                 db.close()
         os.symlink(os.path.basename(real), real + ".link")
@@ -331,15 +337,15 @@ def _pragma(db: sqlite3.Connection, name: str) -> int:
     return int(db.execute(f"PRAGMA {name}").fetchone()[0])
 
 
-def _fill(db: sqlite3.Connection, policy: str, size: int) -> None:
+def _fill(db: sqlite3.Connection, policy: str, boot: str, size: int) -> None:
     db.execute("BEGIN IMMEDIATE")
     for statement in _SCHEMA:
         db.execute(statement)
     # A reservation's generation must be unknown to any other catalog: who drew from a catalog that
     # was lost must not settle a row of this one by accident.
     db.execute(
-        "INSERT INTO state VALUES (1, ?, ?, ?, 0, 0, 0, 0, 0, ?)",
-        (secrets.randbits(62), policy, size, secrets.randbits(30) << 32),
+        "INSERT INTO state VALUES (1, ?, ?, ?, ?, 0, 0, 0, 0, 0, ?)",
+        (secrets.randbits(62), policy, boot, size, secrets.randbits(30) << 32),
     )
     db.execute("COMMIT")
 
