@@ -40,7 +40,8 @@ def _entry(section: str, key: str, known: Option) -> str:
     about = f"{known.why[0].upper()}{known.why[1:]}."
     facts = [known.unit if known.kind is not Kind.CHOICE else f"one of {known.allowed}"]
     if known.zero:
-        facts.append(f"0: {known.zero}")
+        nothing = "empty" if known.kind in (Kind.PATH, Kind.TEXT) else "0"
+        facts.append(f"{nothing}: {known.zero}")
     if known.word:
         facts.append(f'"{known.word}": {known.word_means}')
     facts.append(variable(section, key))

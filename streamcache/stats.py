@@ -12,7 +12,7 @@ class Counters:
         self.requests: dict[str, int] = {}  # by cache status
         self.bytes: dict[str, int] = {}  # delivered to readers, by cache status
         self.bytes_from_source = 0  # read from the source
-        self.bytes_from_cache = 0  # delivered out of objects and partials
+        self.bytes_from_cache = 0  # delivered, and there when they were due
         self.source_reads = 0
         self.source_opens = 0
         self.source_errors = 0

@@ -41,6 +41,17 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
     return report
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _runtime_directory() -> Iterator[None]:
+    """Where the daemons of the tests have their admin sockets: not among the user's own."""
+    before = {name: os.environ.pop(name, None) for name in ("XDG_RUNTIME_DIR", "RUNTIME_DIRECTORY")}
+    with tempfile.TemporaryDirectory(prefix="run-", ignore_cleanup_errors=True) as path:
+        os.environ["XDG_RUNTIME_DIR"] = path
+        yield
+        del os.environ["XDG_RUNTIME_DIR"]
+    os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
 @pytest.fixture
 def leak_policy() -> LeakPolicy:
     """What the leak check looks at; a directory's conftest.py may override it."""

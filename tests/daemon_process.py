@@ -113,6 +113,11 @@ class DaemonProcess:
         return found
 
     @property
+    def admin(self) -> str:
+        """The path of its admin socket."""
+        return self.log.partition("admin listener url=unix:")[2].partition("\n")[0]
+
+    @property
     def code(self) -> int | None:
         """Its exit code; None while it runs."""
         return self._process.poll()

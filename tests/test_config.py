@@ -71,6 +71,7 @@ def test_the_flags_are_those_of_the_contract() -> None:
         "--cache-dir": "cache.dir",
         "--cache-size": "cache.size",
         "--workers": "server.workers",
+        "--admin": "server.admin",
         "--revalidate": "source.revalidate",
         "--log-level": "log.level",
     }
@@ -107,6 +108,10 @@ BAD: list[tuple[type[Any], dict[str, object], str]] = [
     (AccessConfig, {"realm": ""}, r"access\.realm: '' is no realm"),
     (LimitsConfig, {"ranges": 0}, r"limits\.ranges: 0 .*at least 1"),
     (LogConfig, {"level": "loud"}, r"log\.level: 'loud' .*debug, info, warning, error"),
+    (LogConfig, {"format": "xml"}, r"log\.format: 'xml' .*combined, json"),
+    (LogConfig, {"fields": "time, stats"}, r"log\.fields: 'stats' is no field; allowed: time, cl"),
+    (LogConfig, {"fields": "time,time"}, r"log\.fields: time comes twice"),
+    (LogConfig, {"fields": "", "format": "json"}, r"log\.fields: '' names nothing; allowed: time"),
 ]
 
 

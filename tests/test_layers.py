@@ -28,8 +28,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "source": {"stats", *SETTINGS},
     "cache": {"source", "stats", *SETTINGS},
     "server": {"access", "http", "cache", "source", "stats", *SETTINGS},
-    "daemon": {"server", "http", "cache", "source", "stats", "settings", *SETTINGS},
-    "commands": {"access", "http", "daemon", "settings", *SETTINGS},
+    "admin": {"server", "cache", "source", "stats", "settings", *SETTINGS},
+    "daemon": {"admin", "server", "http", "cache", "source", "stats", "settings", *SETTINGS},
+    "commands": {"access", "admin", "http", "daemon", "settings", *SETTINGS},
     "cli": {"commands", "daemon", *SETTINGS},
     "__main__": {"cli"},
     "__init__": {"server", "cache", "source", "stats", *SETTINGS},  # when a name is first used
@@ -193,7 +194,7 @@ def test_nothing_is_done_at_import(path: Path) -> None:
                 assert not name.startswith(("gevent.", "os.open", "open", "socket.")), name
 
 
-@each("cache", "server")
+@each("cache", "server", "admin")
 def test_modules_with_greenlets_or_threads_say_which_run_there(path: Path) -> None:
     tree = ast.parse(path.read_text())
     if any(name.endswith((".spawn", "start_new_thread")) for name in calls(path)):

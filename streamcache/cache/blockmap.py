@@ -74,6 +74,11 @@ class BlockMap:
         end = stop if gap < 0 else min(gap * BLOCK, stop)
         return max(0, end - offset)
 
+    def missing(self, offset: int, stop: int) -> int:
+        """How many bytes from ``offset`` on are not present; at most stop - offset."""
+        found = self._present.find(1, offset // BLOCK, -(-stop // BLOCK))
+        return max(0, (stop if found < 0 else min(found * BLOCK, stop)) - offset)
+
     def is_free(self, block: int) -> bool:
         """This block is neither present nor claimed."""
         return not self._taken[block]

@@ -27,14 +27,22 @@ from streamcache.cache.queues import SqliteQueues
 from streamcache.errors import CacheError
 
 APPLICATION_ID: Final = 0x5343_6174  # "SCat", in the file's header
-FORMAT: Final = 3  # user_version; any other is a foreign schema
+FORMAT: Final = 2  # user_version; any other is a foreign schema
 PAGE_CACHE: Final = 32 * 1024  # KiB of pages held in memory
 NAME_BYTES: Final = 32  # of an object's name, packed
 _MOST: Final = 1 << 62  # of any number in a row
 BUSY: Final = 5.0  # s that a transaction waits for another process's
 
+# Came with a later version, and one that knows nothing of it goes on with the same file.
+_PINS: Final = (
+    "CREATE TABLE IF NOT EXISTS pins (key BLOB PRIMARY KEY, path BLOB NOT NULL) WITHOUT ROWID"
+)
+# Likewise. Of the machine, when the catalog was last made sure to say what is on the disk.
+_BOOT = "CREATE TABLE IF NOT EXISTS boot (row INTEGER PRIMARY KEY, id TEXT NOT NULL)"
 _SCHEMA = (
     *QUEUE_SCHEMA,
+    _PINS,
+    _BOOT,
     """CREATE TABLE objects (
         name BLOB PRIMARY KEY, path BLOB NOT NULL, size INTEGER NOT NULL, blocks INTEGER NOT NULL,
         created REAL NOT NULL, used REAL NOT NULL, hits INTEGER NOT NULL, leaving INTEGER NOT NULL
@@ -48,18 +56,16 @@ _SCHEMA = (
     "CREATE INDEX reservations_by_use ON reservations (used, name)",
     "CREATE TABLE trash (file TEXT PRIMARY KEY, blocks INTEGER NOT NULL) WITHOUT ROWID",
     """CREATE TABLE state (
-        row INTEGER PRIMARY KEY, id INTEGER NOT NULL, policy TEXT NOT NULL, boot TEXT NOT NULL,
-        size INTEGER NOT NULL, complete INTEGER NOT NULL, objects INTEGER NOT NULL,
-        count INTEGER NOT NULL, reserved INTEGER NOT NULL, trash INTEGER NOT NULL,
-        generation INTEGER NOT NULL
+        row INTEGER PRIMARY KEY, id INTEGER NOT NULL, policy TEXT NOT NULL, size INTEGER NOT NULL,
+        complete INTEGER NOT NULL, objects INTEGER NOT NULL, count INTEGER NOT NULL,
+        reserved INTEGER NOT NULL, trash INTEGER NOT NULL, generation INTEGER NOT NULL
     )""",
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {FORMAT}",
 )
-_COLUMNS = "id, policy, boot, size, complete, objects, count, reserved, trash, generation"
-_STATE = f"SELECT {_COLUMNS} FROM state"
+_STATE = "SELECT id, policy, size, complete, objects, count, reserved, trash, generation FROM state"
 _SAVE = (
-    "UPDATE state SET id = ?, policy = ?, boot = ?, size = ?, complete = ?, objects = ?, count = ?,"
+    "UPDATE state SET id = ?, policy = ?, size = ?, complete = ?, objects = ?, count = ?,"
     " reserved = ?, trash = ?, generation = ?"
 )
 # Our statements are fixed: an "SQL error" is another schema, a violated constraint false rows.
@@ -95,7 +101,6 @@ class State:
 
     id: int  # of this file: a replacement has another one
     policy: str
-    boot: str  # of the machine, when it was last made sure that all below is so
     size: int  # of the cache, as all who share it agreed; 0: not yet
     complete: int  # 0 until all objects on disk have rows
     objects: int
@@ -114,7 +119,6 @@ class State:
         return (
             self.id,
             self.policy,
-            self.boot,
             self.size,
             self.complete,
             self.objects,
@@ -155,7 +159,7 @@ class Database:
         try:
             with translated(self.path):
                 if self.path == ":memory:":
-                    _fill(db, "s3fifo", "", 0)
+                    _fill(db, "s3fifo", 0, "")
                 state = self._prepare(db)
         except BaseException:
             db.close()
@@ -168,6 +172,8 @@ class Database:
         found = (_pragma(db, "application_id"), _pragma(db, "user_version"))
         if found != (APPLICATION_ID, FORMAT):
             raise CatalogCorrupt(f"{self.path}: no catalog of format {FORMAT}")
+        db.execute(_PINS)
+        db.execute(_BOOT)
         db.execute("PRAGMA synchronous = NORMAL")
         db.execute(f"PRAGMA cache_size = -{PAGE_CACHE}")
         db.execute("PRAGMA journal_size_limit = 67108864")
@@ -225,6 +231,15 @@ class Database:
                     self.db.execute("ROLLBACK")
                 raise
 
+    def take_up(self, boot: str) -> None:
+        """The machine's ``boot``: what another one left is not `complete`, as a power cut may have
+        taken its last transactions and kept what they were about. Raises CatalogError.
+        """
+        with self.transaction() as state:
+            if self.db.execute("SELECT id FROM boot").fetchone() != (boot,):
+                state.complete = 0
+                self.db.execute("REPLACE INTO boot VALUES (1, ?)", (boot,))
+
     def has_odd_rows(self) -> bool:
         """Whether a row holds what we never wrote: SQLite takes any value in any column.
 
@@ -258,10 +273,8 @@ class Database:
         row = db.execute(_STATE).fetchone()
         if row is None:
             raise CatalogCorrupt(f"{self.path}: no state")
-        numbers, texts = (*row[:1], *row[3:]), row[1:3]
-        if any(type(text) is not str for text in texts) or any(
-            type(number) is not int for number in numbers
-        ):
+        numbers = (*row[:1], *row[2:])
+        if type(row[1]) is not str or any(type(number) is not int for number in numbers):
             raise CatalogCorrupt(f"{self.path}: odd state")  # SQLite itself takes any type
         return State(*row)
 
@@ -283,7 +296,7 @@ def create(path: str, *, policy: str, size: int, boot: str = "") -> None:
             try:
                 db.execute("PRAGMA journal_mode = WAL")
                 db.execute("PRAGMA synchronous = NORMAL")
-                _fill(db, policy, boot, size)
+                _fill(db, policy, size, boot)
             finally:
                 db.close()
         os.symlink(os.path.basename(real), real + ".link")
@@ -337,16 +350,17 @@ def _pragma(db: sqlite3.Connection, name: str) -> int:
     return int(db.execute(f"PRAGMA {name}").fetchone()[0])
 
 
-def _fill(db: sqlite3.Connection, policy: str, boot: str, size: int) -> None:
+def _fill(db: sqlite3.Connection, policy: str, size: int, boot: str) -> None:
     db.execute("BEGIN IMMEDIATE")
     for statement in _SCHEMA:
         db.execute(statement)
     # A reservation's generation must be unknown to any other catalog: who drew from a catalog that
     # was lost must not settle a row of this one by accident.
     db.execute(
-        "INSERT INTO state VALUES (1, ?, ?, ?, ?, 0, 0, 0, 0, 0, ?)",
-        (secrets.randbits(62), policy, boot, size, secrets.randbits(30) << 32),
+        "INSERT INTO state VALUES (1, ?, ?, ?, 0, 0, 0, 0, 0, ?)",
+        (secrets.randbits(62), policy, size, secrets.randbits(30) << 32),
     )
+    db.execute("INSERT INTO boot VALUES (1, ?)", (boot,))
     db.execute("COMMIT")
 
 

@@ -40,6 +40,8 @@ class Delegate(Protocol):
 
     version: Version
     status: CacheStatus
+    from_cache: int  # bytes delivered that were in the cache when they were due
+    from_source: int  # bytes delivered that had to come from the source first
 
     @property
     def size(self) -> int:
@@ -68,6 +70,7 @@ class _Counted:
     def __init__(self, version: Version, status: CacheStatus, counters: Counters) -> None:
         self.version = version
         self.status = status
+        self.from_cache = self.from_source = 0
         self._counters = counters
         counters.request(status.value)
 
@@ -78,9 +81,11 @@ class _Counted:
 
     def sent(self, ready: Ready, count: int) -> None:
         """Count delivered bytes, by status and by where they came from."""
+        fetched = min(count, ready.fetched)
+        self.from_source += fetched
+        self.from_cache += count - fetched
         self._counters.delivered(self.status.value, count)
-        if ready.fd >= 0:
-            self._counters.bytes_from_cache += count
+        self._counters.bytes_from_cache += count - fetched
 
 
 class CachedFileDelegate(_Counted):
@@ -162,7 +167,7 @@ class DirectFileDelegate(_Counted):
         if first is not None and 0 <= (skip := offset - first.offset) < len(first.data):
             data = first.data[skip : skip + stop - offset]
             self._expected = offset + len(data)
-            return Ready(-1, offset, len(data), data)
+            return Ready(-1, offset, len(data), data, fetched=len(data))
         seek = offset != self._expected
         read = self._take_ahead(offset, stop)
         if read is None:
@@ -178,7 +183,7 @@ class DirectFileDelegate(_Counted):
             self._drop_ahead()
             raise
         self._expected = after
-        return Ready(-1, offset, len(data), data)
+        return Ready(-1, offset, len(data), data, fetched=len(data))
 
     def close(self) -> None:
         """Close the source file, in a worker. Idempotent."""

@@ -202,6 +202,7 @@ class Mender:
         catalog = self._id
         partials = [*self._disk.call(self._partials), *self._space.drawn.items()]
         self._do(self.catalog.account.enter, partials)
+        self._do(self.catalog.pin, self._disk.call(self._store.pins.all))
         folders = self._store.all_objects()
         while (batch := self._disk.call(next, folders, None)) is not None:
             if batch:

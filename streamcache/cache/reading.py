@@ -19,13 +19,15 @@ DELIVERED_BYTES = 1024 * 1024  # at most in one answer that goes through memory
 class Ready:
     """Bytes that can be sent now: ``length`` bytes of ``fd`` at ``offset``, or ``data``.
 
-    ``fd`` is open until the delegate is closed; -1: the bytes are in ``data``.
+    ``fd`` is open until the delegate is closed; -1: the bytes are in ``data``. The first
+    ``fetched`` of them had to come from the source, the others were there when they were due.
     """
 
     fd: int
     offset: int
     length: int
     data: memoryview | None = None
+    fetched: int = 0
 
 
 class Reader:

@@ -32,13 +32,7 @@ from streamcache.cache.names import key_of
 from streamcache.cache.objects import ObjectHandle
 from streamcache.cache.partial import PartialHeader
 from streamcache.cache.publication import Look, Published, publish
-from streamcache.cache.reading import (
-    DELIVERED_BYTES,
-    PendingRead,
-    Reader,
-    Ready,
-    Waiting,
-)
+from streamcache.cache.reading import DELIVERED_BYTES, PendingRead, Reader, Ready, Waiting
 from streamcache.cache.reopening import Reopening
 from streamcache.cache.resources import Resources
 from streamcache.cache.states import Event, State, after
@@ -183,6 +177,7 @@ class CopySession:
 
         Raises SourceTimeout, SourceUnavailable, SourceChanged or Closed.
         """
+        waited = 0  # bytes that are not there yet when they are due
         while True:
             if self.state is State.CLOSED:
                 raise Closed(f"{self.path}: the copy session is closed")
@@ -197,11 +192,12 @@ class CopySession:
                 if self.handle is None:
                     count = min(count, _READY_BYTES)
                 reader.expected = offset + count
-                return Ready(self._fd, offset, count)
+                return Ready(self._fd, offset, count, fetched=min(count, waited))
+            waited = waited or self.map.missing(offset, stop)
             data = self._delegated_read(reader, offset, stop)
             if data:
                 reader.expected = offset + len(data)
-                return Ready(-1, offset, len(data), data)
+                return Ready(-1, offset, len(data), data, fetched=len(data))
 
     def _delegated_read(self, reader: Reader, offset: int, stop: int) -> memoryview | None:
         """Wait for the block at ``offset``; None: it is present now."""

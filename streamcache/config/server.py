@@ -46,6 +46,19 @@ class ServerConfig:
             measured=usable_cores,
         ),
     )
+    admin: str = field(
+        default="",
+        metadata=option(
+            Kind.TEXT,
+            "where operators connect, for health, metrics and control: HOST:PORT, [IPv6]:PORT,"
+            ' unix:PATH or "off"; it asks for no password, so a port is for loopback or a network'
+            " of operators",
+            flag="--admin",
+            metavar="ADDRESS",
+            zero="a Unix socket for this user only, in $RUNTIME_DIRECTORY, else in the user's"
+            " runtime directory",
+        ),
+    )
     backlog: int = field(
         default=4096,
         metadata=option(

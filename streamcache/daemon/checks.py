@@ -12,6 +12,7 @@ import os
 import stat
 from typing import Final
 
+from streamcache.admin.sockets import parse as parse_admin
 from streamcache.errors import ConfigError
 from streamcache.server.accessfiles import read_access
 from streamcache.server.address import Address, SocketFile
@@ -41,6 +42,7 @@ def check(settings: Settings) -> None:
     check_access_log(settings)
     check_access(settings)
     parse_address(settings)
+    parse_admin(settings)
 
 
 def check_source(settings: Settings) -> None:

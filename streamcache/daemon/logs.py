@@ -11,6 +11,7 @@ import logging
 import sys
 
 _DATE = "%Y-%m-%d %H:%M:%S"
+_role = ""
 
 
 def configure(level: str, role: str = "") -> None:
@@ -18,6 +19,8 @@ def configure(level: str, role: str = "") -> None:
 
     ``role`` ("w1") stands in each line, to tell processes apart.
     """
+    global _role
+    _role = role
     handler = logging.StreamHandler(sys.stderr)
     before = f"{role} " if role else ""
     form = f"%(asctime)s.%(msecs)03d %(levelname)-7s {before}%(name)s %(message)s"
@@ -27,6 +30,11 @@ def configure(level: str, role: str = "") -> None:
     root.setLevel(level.upper())
     # A stderr that went away must not add a traceback per line, nor stop the serving.
     logging.raiseExceptions = False
+
+
+def role() -> str:
+    """What this process is called in the logs; "" for the only one."""
+    return _role
 
 
 def name_process(name: str) -> None:

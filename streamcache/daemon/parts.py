@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from streamcache.config import Config
+from streamcache.daemon import logs
 from streamcache.server.addresses import AddressRow
 from streamcache.stats import Statistics
 
@@ -78,8 +79,10 @@ def real_parts() -> Parts:
     ) -> StreamCacheServer:
         assert isinstance(cache, StreamCache)
         if isinstance(listen, str):
-            return StreamCacheServer(listen, cache, addresses=addresses)
+            return StreamCacheServer(listen, cache, addresses=addresses, worker=logs.role())
         # One connection a turn: a worker that takes all that wait has them all.
-        return StreamCacheServer(listen, cache, max_accept=1, addresses=addresses)
+        return StreamCacheServer(
+            listen, cache, max_accept=1, addresses=addresses, worker=logs.role()
+        )
 
     return Parts(make_cache, make_server)

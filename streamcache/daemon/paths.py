@@ -24,9 +24,10 @@ def resolve(settings: Settings, environ: Mapping[str, str] = os.environ) -> Sett
         config = changed(config, "source", path=absolute(config.source.path))
     directory = config.cache.dir or default_cache_dir(environ, os.geteuid())
     config = changed(config, "cache", dir=absolute(directory))
-    if config.server.listen.startswith(_UNIX):
-        socket = config.server.listen.removeprefix(_UNIX)
-        config = changed(config, "server", listen=_UNIX + absolute(socket) if socket else _UNIX)
+    for key in ("listen", "admin"):
+        address = getattr(config.server, key)
+        if socket := address.removeprefix(_UNIX) if address.startswith(_UNIX) else "":
+            config = changed(config, "server", **{key: _UNIX + absolute(socket)})
     if config.log.access not in ("-", "off"):
         config = changed(config, "log", access=absolute(config.log.access))
     for key in ("keys", "htpasswd"):

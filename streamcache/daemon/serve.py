@@ -50,8 +50,8 @@ def serve(settings: Settings, parts: Parts | None = None) -> int:
 
 def _serve_alone(settings: Settings, parts: Parts) -> int:
     """One worker needs no supervisor; its crash ends the daemon."""
+    from streamcache.admin.board import Board
     from streamcache.daemon import worker
-    from streamcache.daemon.board import Board
     from streamcache.daemon.signals import IGNORED, StopSignals
 
     for number in IGNORED:  # as the supervisor does

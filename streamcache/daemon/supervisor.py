@@ -30,9 +30,10 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Final
 
+from streamcache.admin.board import Board
+from streamcache.admin.sockets import Sockets, open_sockets
 from streamcache.config import Config, changed
 from streamcache.daemon import checks, logs, worker
-from streamcache.daemon.board import Board
 from streamcache.daemon.forking import WATCHED, fork
 from streamcache.daemon.line import Line
 from streamcache.daemon.parts import Parts
@@ -59,7 +60,7 @@ def supervise(settings: Settings, parts: Parts, announce: Callable[[str, Config]
     """
     config = settings.config
     address = checks.parse_address(settings)
-    with ExitStack() as stack:
+    with ExitStack() as outlast, ExitStack() as stack:
         try:
             listener = address.bind(config.server.backlog, socket.socket)
         except OSError as error:
@@ -69,7 +70,10 @@ def supervise(settings: Settings, parts: Parts, announce: Callable[[str, Config]
         stack.callback(listener.close)
         if address.path:
             stack.callback(SocketFile(address.path).remove)
-        supervisor = _Supervisor(settings, parts, listener, announce, let_go=stack.close)
+        admin = open_sockets(settings, Address.of(listener))
+        if admin is not None:  # it is there until all are drained
+            outlast.enter_context(admin)
+        supervisor = _Supervisor(settings, parts, listener, announce, stack.close, admin)
         return supervisor.run()
 
 
@@ -81,12 +85,14 @@ class _Supervisor:
         listener: socket.socket,
         announce: Callable[[str, Config], None],
         let_go: Callable[[], None],
+        admin: Sockets | None,
     ) -> None:
         self._settings = settings
         self._parts = parts
         self._listener = listener
         self._announce = announce
         self._let_go = let_go  # of the address: nobody new gets in
+        self._admin = admin
         self._url = Address.of(listener).url
         workers = settings.config.server.workers
         self._places = [Place(index) for index in range(workers)]
@@ -178,6 +184,12 @@ class _Supervisor:
         log.info("draining signal=%s; a second signal ends at once", name)
         self._drain(self._drain_timeout + DRAIN_GRACE)
 
+    def _wished(self, place: Place) -> None:
+        """Whoever reached its admin listener wants the end; it may be wished for twice."""
+        if not self._draining:
+            log.info("draining: the admin listener of %s was asked to", place.name)
+            self._drain(self._drain_timeout + DRAIN_GRACE)
+
     def _drain(self, timeout: float) -> None:
         self._draining = True
         self._kill_at = monotonic() + timeout
@@ -228,6 +240,7 @@ class _Supervisor:
             self._listener,
             self._board.slot(place.index),
             line,
+            self._admin,
         )
 
     def _listen(self, place: Place) -> None:
@@ -237,6 +250,9 @@ class _Supervisor:
         for message in place.line.hear():
             if "error" in message:
                 place.problem, place.code = message["error"], message["code"]
+                continue
+            if "wish" in message:
+                self._wished(place)
                 continue
             place.accepts = True
             if not self._announced and place.index == 0:

@@ -1,8 +1,8 @@
 """A process that serves: open the cache, listen, say so, wait, drain.
 
-Main greenlet, with one that publishes counts and, in a worker of several, the hub's callback that
-hears the supervisor. ``serve.py`` runs this in the daemon itself when there is one worker,
-``supervisor.py`` in a forked process each.
+Main greenlet, with those that publish counts and answer the admin listener and, in a worker of
+several, the hub's callback that hears the supervisor. ``serve.py`` runs this in the daemon itself
+when there is one worker, ``supervisor.py`` in a forked process each.
 """
 
 from __future__ import annotations
@@ -14,23 +14,29 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Final
 
 import gevent
 from gevent.event import Event
 
+from streamcache.admin.board import Slot
+from streamcache.admin.peers import Peers
+from streamcache.admin.publishing import Publishing
+from streamcache.admin.site import answering
+from streamcache.admin.sockets import Sockets, open_sockets
+from streamcache.admin.subject import Subject
 from streamcache.config import Config
 from streamcache.daemon import checks
-from streamcache.daemon.board import Slot
 from streamcache.daemon.line import Line
-from streamcache.daemon.parts import CachePart, Parts, ServerPart
+from streamcache.daemon.parts import Parts, ServerPart
 from streamcache.daemon.signals import STOPPING, StopSignals
 from streamcache.errors import CacheError, CacheInUse, ConfigError, SourceError, StreamCacheError
+from streamcache.server.address import Address
 from streamcache.settings import Settings
 
 log = logging.getLogger(__name__)
 
-PUBLISHED_EVERY: Final = 1.0  # s
 ORPHAN_DRAIN: Final = 5.0  # s that running responses get when the supervisor is gone
 ORPHAN_END: Final = 25.0  # s until an orphan ends whatever still hangs
 
@@ -59,8 +65,13 @@ def run(
     signals: StopSignals,
     ready: Ready,
     orphaned: Event | None = None,
+    *,
+    admin: Sockets | None = None,
+    drain: Callable[[], object] | None = None,
 ) -> None:
     """Serve until ``signals`` says stop, then drain. Switches.
+
+    ``admin`` and ``drain``, which ends the whole server, are the supervisor's, if there is one.
 
     Raises ConfigError for whatever a setting can mend, before ``ready`` is called.
     """
@@ -78,7 +89,25 @@ def run(
             if is_address_error(error):
                 raise checks.cannot_listen(settings, error) from error
             raise
-        stack.enter_context(_Publishing(slot, cache, server))
+        publishing = Publishing(slot, cache, server)
+        stack.enter_context(publishing.running())
+        if drain is None:  # no supervisor
+            drain = partial(signals.stop, "the admin listener was asked to")
+            admin = open_sockets(settings, Address.read(server.url))
+            if admin is not None:
+                stack.enter_context(admin)
+        if admin is not None:
+            subject = Subject(
+                name=slot.worker,
+                cache=cache,
+                server=server,
+                board=slot.board,
+                publishing=publishing,
+                peers=Peers(admin, slot.worker),
+                draining=lambda: signals.stopping,
+                drain=drain,
+            )
+            stack.enter_context(answering(admin, subject))
         stack.callback(_drain, server, settings.config.server.drain_timeout, orphaned)
         if not signals.stopping:
             ready(server.url, cache.config)
@@ -116,40 +145,21 @@ def _hurry(server: ServerPart, timeout: float, orphaned: Event) -> None:
     server.stop(timeout=min(timeout, ORPHAN_DRAIN))
 
 
-class _Publishing:
-    """Keeps the slot up to date while the server runs."""
-
-    def __init__(self, slot: Slot, cache: CachePart, server: ServerPart) -> None:
-        self._slot, self._cache, self._server = slot, cache, server
-
-    def __enter__(self) -> None:
-        self._publish()
-        self._greenlet = gevent.spawn(self._run)
-
-    def __exit__(self, *_: object) -> None:
-        self._greenlet.kill()
-        self._publish()
-
-    def _run(self) -> None:
-        while True:
-            gevent.sleep(PUBLISHED_EVERY)
-            self._publish()
-
-    def _publish(self) -> None:
-        try:
-            self._slot.publish(self._cache.statistics(), self._server.connections)
-        except Exception:  # counts are worth no response
-            log.exception("counts are not published")
-
-
 # -- in a process of its own
 
 
-def main(settings: Settings, parts: Parts, listener: socket.socket, slot: Slot, line: Line) -> int:
+def main(
+    settings: Settings,
+    parts: Parts,
+    listener: socket.socket,
+    slot: Slot,
+    line: Line,
+    admin: Sockets | None = None,
+) -> int:
     """The life of one worker of several; its exit code. Signals are blocked when it begins.
 
-    ``line`` leads to the supervisor. It hears {"ready": ...} or {"error": ..., "code": ...} from
-    here, and we hear {"order": "drain"}, or its end.
+    ``line`` leads to the supervisor. It hears {"ready": ...}, {"error": ..., "code": ...} or
+    {"wish": "drain"} from here, and we hear {"order": "drain"}, or its end.
     """
     signals = StopSignals()
     orphaned = Event()
@@ -161,7 +171,8 @@ def main(settings: Settings, parts: Parts, listener: socket.socket, slot: Slot, 
         line.tell(ready=True, size=config.cache.size)
 
     try:
-        run(settings, parts, listener, slot, signals, ready, orphaned)
+        wish = partial(line.tell, wish="drain")
+        run(settings, parts, listener, slot, signals, ready, orphaned, admin=admin, drain=wish)
     except ConfigError as error:
         line.tell(error=str(error), code=2)
         return 2

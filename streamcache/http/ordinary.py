@@ -42,6 +42,7 @@ class Fields(NamedTuple):
 
     referer: str
     user_agent: str
+    host: str
 
 
 def ordinary_path(line: bytes, max_target: int) -> str | None:
@@ -70,6 +71,7 @@ def ordinary_fields(block: bytes, max_fields: int) -> Fields | None:
     return Fields(
         "-" if referer is None else referer.strip(b" \t").decode("latin-1") or "-",
         "-" if agent is None else agent.strip(b" \t").decode("latin-1") or "-",
+        host.decode("latin-1"),
     )
 
 

@@ -59,6 +59,11 @@ class Address:
             return cls(path=os.fsdecode(name) or "(unnamed)")
         return cls(name[0], name[1])
 
+    @classmethod
+    def read(cls, url: str) -> Address:
+        """The address that a ``url`` of ours, below, stands for."""
+        return cls.parse(url.removeprefix("http://").removesuffix("/"))
+
     @property
     def url(self) -> str:
         """The base URL, or "unix:PATH", for which there is no URL form."""
@@ -120,7 +125,7 @@ def _bind_unix(path: str, backlog: int, kind: Callable[..., Any]) -> Any:
             listener.bind(path)
         except OSError as error:
             # A socket file outlives its process. Only one that nobody answers is removed.
-            if error.errno != errno.EADDRINUSE or not _is_stale(path):
+            if error.errno != errno.EADDRINUSE or not is_stale(path):
                 raise OSError(error.errno, error.strerror, path) from None
             os.unlink(path)
             listener.bind(path)
@@ -131,7 +136,8 @@ def _bind_unix(path: str, backlog: int, kind: Callable[..., Any]) -> Any:
     return listener
 
 
-def _is_stale(path: str) -> bool:
+def is_stale(path: str) -> bool:
+    """Whether the socket at ``path`` outlived its process. Does not block."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             return False

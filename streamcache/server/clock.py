@@ -11,18 +11,18 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 class Clock:
     """``second``: s since the epoch; ``date``: the same as IMF-fixdate (RFC 9110 5.6.7);
-    ``stamp``: the same as "10/Oct/2026:13:55:36 +0000".
+    ``stamp``: the same as "10/Oct/2026:13:55:36 +0000", ``instant`` as "2026-10-10T13:55:36Z".
 
     Read for every response, so they are plain attributes. English names are our own: strftime
     would ask the locale of the embedding program.
     """
 
-    __slots__ = ("date", "second", "stamp")
+    __slots__ = ("date", "instant", "second", "stamp")
 
     def __init__(self) -> None:
         self.second = -1
         self.date = b""
-        self.stamp = ""
+        self.stamp = self.instant = ""
         self.update(time.time())
 
     def update(self, now: float) -> None:
@@ -34,4 +34,6 @@ class Clock:
         self.date = format_date(second).encode("ascii")
         t = time.gmtime(second)
         day = f"{t.tm_mday:02}/{_MONTHS[t.tm_mon - 1]}/{t.tm_year:04}"
-        self.stamp = f"{day}:{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02} +0000"
+        time_of_day = f"{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02}"
+        self.stamp = f"{day}:{time_of_day} +0000"
+        self.instant = f"{t.tm_year:04}-{t.tm_mon:02}-{t.tm_mday:02}T{time_of_day}Z"  # RFC 3339

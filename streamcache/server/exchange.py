@@ -17,10 +17,10 @@ from streamcache.errors import StreamCacheError
 from streamcache.http.body import BodyReader
 from streamcache.http.plan import CONTINUE, FileRange, head_bytes
 from streamcache.http.request import BadRequest, Request
-from streamcache.server.accesslog import escape, log_line
 from streamcache.server.admission import Admission
 from streamcache.server.fastpath import Begun
 from streamcache.server.handler import Response
+from streamcache.server.logline import NOTHING, Served
 from streamcache.server.pages import window_end
 from streamcache.server.service import Service
 from streamcache.server.writer import Writer
@@ -93,6 +93,7 @@ class Exchange:
         "_begun",
         "_client",
         "_first",
+        "_first_out",
         "_head_size",
         "_keep",
         "_name",
@@ -116,6 +117,7 @@ class Exchange:
         self._pending = b""  # bytes before the next range of the file: the head, a part's head
         self._head_size = 0
         self._first: Ready | None = None  # the bytes that the head waited for
+        self._first_out = 0.0  # when the first byte of the answer left; s of ``monotonic``
         self._keep = False
 
     def run(self) -> bool:
@@ -123,8 +125,8 @@ class Exchange:
 
         Raises OSError (the client is gone), Interrupted, CutShort; the answer is logged then too.
         """
-        before, whole = self._writer.written, False
         response = self._answer() if self._begun is None else self._begun.response
+        before, whole = self._writer.written, False
         try:
             if self._begun is None:
                 response = self._first_bytes(response)
@@ -143,6 +145,7 @@ class Exchange:
         A client that has closed its side may only have said that it will ask no more, or be
         gone: this makes it answer with a reset in that case. OSError.
         """
+        self._first_out = self._first_out or monotonic()
         self._pending = self._writer.send_now(self._pending)
 
     def _answer(self) -> Response:
@@ -197,6 +200,7 @@ class Exchange:
         """Some bytes of the answer have left already."""
         self._keep = not self._client.is_last
         self._pending = begun.head[begun.sent :]
+        self._first_out = self._started
         self._head_size = len(begun.head)
         self._writer.written += begun.sent
 
@@ -286,36 +290,40 @@ class Exchange:
 
     def _flush(self, *, more: bool) -> None:
         if self._pending:
+            self._first_out = self._first_out or monotonic()
             pending, self._pending = self._pending, b""
             self._writer.send(pending, more=more)
 
     def _log(self, response: Response, written: int, *, whole: bool) -> None:
         access_log, request = self._service.access_log, self._request
-        admission = self._service.admission
         if not access_log.enabled:
             return
-        line = referer = agent = wanted = "-"
+        now, delegate = monotonic(), response.delegate
+        served = Served(
+            client=self._name,
+            method=NOTHING,
+            target=NOTHING,
+            protocol=NOTHING,
+            path=NOTHING,
+            status=response.plan.status,
+            bytes=max(0, written - self._head_size),
+            cache=response.outcome,
+            whole=whole,
+            user=self._user,
+            seconds=now - self._started,
+            ttfb=self._first_out - self._started if self._first_out and written else None,
+            bytes_cache=0 if delegate is None else delegate.from_cache,
+            bytes_source=0 if delegate is None else delegate.from_source,
+        )
         if isinstance(request, Request):
             get, (major, minor) = request.headers.get, request.version
-            target, referer = request.target, get("referer") or "-"
-            if admission is not None:
-                target, referer = admission.redacted(target), admission.redacted(referer)
-            line = escape(f"{request.method} {target} HTTP/{major}.{minor}")
-            referer = escape(referer)
-            agent = escape(get("user-agent") or "-")
-            wanted = escape(get("range") or "-")
-        text = log_line(
-            self._name,
-            self._service.clock.stamp,
-            line,
-            response.plan.status,
-            max(0, written - self._head_size),
-            referer,
-            agent,
-            response.outcome,
-            f"{monotonic() - self._started:.3f}",
-            wanted,
-            "done" if whole else "cut",
-            self._user,
-        )
-        access_log.add(text)
+            served.method, served.protocol = request.method, f"HTTP/{major}.{minor}"
+            served.path = request.path
+            served.target, served.referer = request.target, get("referer") or NOTHING
+            if self._service.admission is not None:
+                redacted = self._service.admission.redacted
+                served.target, served.referer = redacted(served.target), redacted(served.referer)
+            served.user_agent = get("user-agent") or NOTHING
+            served.range = get("range") or NOTHING
+            served.host = get("host") or NOTHING
+        access_log.served(served)

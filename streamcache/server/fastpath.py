@@ -25,6 +25,7 @@ from streamcache.cache.delegate import CacheStatus
 from streamcache.cache.objects import ObjectHandle
 from streamcache.cache.reading import Ready
 from streamcache.http.ordinary import (
+    Fields,
     cut_range,
     one_range,
     ordinary_fields,
@@ -32,10 +33,11 @@ from streamcache.http.ordinary import (
 )
 from streamcache.http.plan import Entity, FileRange, head_bytes, plan
 from streamcache.http.request import Limits, Request, parse_head
-from streamcache.server.accesslog import AccessLog, escape, log_line
+from streamcache.server.accesslog import AccessLog
 from streamcache.server.backend import Backend
 from streamcache.server.clock import Clock
 from streamcache.server.handler import Response, cache_fields, entity_of
+from streamcache.server.logline import Served, usual_line, usual_pieces
 from streamcache.server.pages import PageCache
 from streamcache.server.transport import Transport
 
@@ -116,7 +118,7 @@ def _sample(entity: Entity, field: bytes) -> bytes:
 
 
 class _Line:
-    """A request line: the path that it names, how it is logged, the answers of its file."""
+    """A request line: the path that it names, its text, the answers of its file."""
 
     __slots__ = ("answers", "path", "text")
 
@@ -127,11 +129,12 @@ class _Line:
 
 
 class _Head(NamedTuple):
-    """An ordinary head without its Range, as far as it matters; texts as they are logged."""
+    """An ordinary head without its Range, as far as it matters."""
 
     line: _Line
-    referer: str
-    user_agent: str
+    fields: Fields
+    before: str  # of the usual line in the log, the status
+    behind: str  # and the count of bytes
 
 
 class FastPath:
@@ -191,14 +194,23 @@ class FastPath:
             else:
                 sent = self._send_file(transport, top, hot.fd, start, length)
         except OSError:
-            self._done(head, status, 0, wanted, hot, client, "cut")
+            self._cache.delivered(hot, client, 0)
+            self._log_other(head, status, 0, wanted, client, whole=False)
             raise
         if sent is None:
             return SLOW
         if sent < len(top) + length:
             return self._begun(data, answers, client, top, sent)
         self.answered += 1
-        self._done(head, status, length, wanted, hot, client, "done")
+        # Counted and logged as the complete path does it.
+        self._cache.delivered(hot, client, length)
+        log = self._log
+        if log.usual:
+            range_ = "bytes=" + wanted.decode("ascii") if wanted else "-"
+            stamp = self._clock.stamp
+            log.add(usual_line(client, stamp, head.before, status, length, head.behind, range_))
+        else:
+            self._log_other(head, status, length, wanted, client, whole=True)
         return ANSWERED
 
     def _send_copy(
@@ -253,33 +265,31 @@ class FastPath:
                 return self._read(fd, into, offset)
             return False
 
-    def _done(
-        self,
-        head: _Head,
-        status: int,
-        count: int,
-        wanted: bytes,
-        hot: ObjectHandle,
-        client: str,
-        end: str,
+    def _log_other(
+        self, head: _Head, status: int, count: int, wanted: bytes, client: str, *, whole: bool
     ) -> None:
-        """Count and log as the complete path does."""
-        self._cache.delivered(hot, client, count)
-        if self._log.enabled:
-            text = log_line(
-                client,
-                self._clock.stamp,
-                head.line.text,
-                status,
-                count,
-                head.referer,
-                head.user_agent,
-                _OUTCOME,
-                "0.000",  # nothing waited
-                f"bytes={wanted.decode('ascii')}" if wanted else "-",
-                end,
-            )
-            self._log.add(text)
+        """Log what the usual line does not say, or another form is wanted for."""
+        if not self._log.enabled:
+            return
+        method, target, protocol = head.line.text.split(" ")
+        response = Served(
+            client=client,
+            method=method,
+            target=target,
+            protocol=protocol,
+            path=head.line.path,
+            status=status,
+            bytes=count,
+            cache=_OUTCOME,
+            whole=whole,
+            referer=head.fields.referer,
+            user_agent=head.fields.user_agent,
+            host=head.fields.host,
+            range="bytes=" + wanted.decode("ascii") if wanted else "-",
+            ttfb=0.0 if whole else None,
+            bytes_cache=count,
+        )
+        self._log.served(response)
 
     def _begun(self, data: bytes, answers: _Answers, client: str, top: bytes, sent: int) -> Begun:
         """Short send: what the complete path needs to go on with it."""
@@ -306,7 +316,8 @@ class FastPath:
         fields = ordinary_fields(key[end:-4], self._limits.fields)
         if line is None or fields is None:
             return None
-        head = _Head(line, escape(fields.referer), escape(fields.user_agent))
+        pieces = usual_pieces(line.text, _OUTCOME, fields.referer, fields.user_agent)
+        head = _Head(line, fields, *pieces)
         digest = hash(key)
         if digest in self._once:
             if len(self._heads) >= HEADS:
@@ -320,4 +331,4 @@ class FastPath:
 
     def _read_line(self, line: bytes) -> _Line | None:
         path = ordinary_path(line, self._limits.target_size)
-        return None if path is None else _Line(path, escape(line.decode("latin-1")))
+        return None if path is None else _Line(path, line.decode("latin-1"))

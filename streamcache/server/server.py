@@ -50,7 +50,8 @@ class StreamCacheServer:
     connections that are taken at once; 1 where several processes share the listener, else the
     first to wake takes them all. ``authorize``: asked about each request that ``[access]`` lets in,
     in its greenlet (``AccessRequest`` to ``Answer``); what it raises is 500. ``addresses``: where
-    connections are counted by client, if other processes count theirs there too.
+    connections are counted by client, if other processes count theirs there too. ``worker``: what
+    this process is called in the access log.
     """
 
     _fast_path = True  # off in tests that hold both paths to the same table
@@ -64,6 +65,7 @@ class StreamCacheServer:
         max_accept: int = ACCEPTS_PER_TURN,
         authorize: Authorize | None = None,
         addresses: AddressRow | None = None,
+        worker: str = "",
     ) -> None:
         self._wanted: Address | None = None
         self._listener: Any = None
@@ -77,6 +79,7 @@ class StreamCacheServer:
         self._max_accept = max_accept
         self._authorize = authorize
         self._addresses = addresses or AddressTable(1).row(0)
+        self._worker = worker
         self._limit = 0
         self._address: Address | None = None
         self._acceptor: Acceptor | None = None
@@ -135,14 +138,14 @@ class StreamCacheServer:
         access = read_access(config.access)
         if access is None and self._authorize is not None:
             access = Access(AccessRules())
-        access_log = AccessLog(config.log.access)
+        clock = Clock()
+        access_log = AccessLog(config.log, clock, self._worker)
         try:
             listener = self._listen()
         except BaseException:
             access_log.close()
             raise
         self._limit = connection_limit(config.limits.connections)
-        clock = Clock()
         limits = config.limits
         head_limits = Limits(limits.head_size, limits.target_size, limits.fields)
         pages = PageCache()

@@ -150,3 +150,12 @@ class Model(RuleBasedStateMachine):
 
 TestBlockMapModel = Model.TestCase
 TestBlockMapModel.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def test_what_is_missing_ends_at_the_next_present_block() -> None:
+    blocks = BlockMap(4 * BLOCK + 5, b"\0\0\1\0\0")
+    assert blocks.missing(0, 4 * BLOCK) == 2 * BLOCK
+    assert blocks.missing(BLOCK + 7, 4 * BLOCK) == BLOCK - 7
+    assert blocks.missing(10, 30) == 20
+    assert blocks.missing(2 * BLOCK + 1, 4 * BLOCK) == 0
+    assert blocks.missing(3 * BLOCK, 4 * BLOCK + 5) == BLOCK + 5

@@ -328,9 +328,39 @@ def test_an_object_is_all_ready_at_once(world: World) -> None:
 
 def test_what_is_delivered_is_counted_by_status_and_by_where_it_came_from(world: World) -> None:
     delegate = direct(world)
-    delegate.sent(Ready(-1, 0, 100, memoryview(bytes(100))), 60)
-    delegate.sent(Ready(3, 0, 100), 40)
+    delegate.sent(Ready(-1, 0, 100, memoryview(bytes(100)), fetched=100), 60)
+    delegate.sent(Ready(3, 0, 100, fetched=30), 40)
+    delegate.sent(Ready(3, 100, 100, fetched=30), 20)
     assert world.counters.requests == {"bypass": 1}
-    assert world.counters.bytes == {"bypass": 100}
-    assert world.counters.bytes_from_cache == 40
+    assert world.counters.bytes == {"bypass": 120}
+    assert world.counters.bytes_from_cache == 10
+    assert (delegate.from_cache, delegate.from_source) == (10, 110)
     delegate.close()
+
+
+def test_bytes_of_a_copy_are_told_apart_by_whether_they_were_there_when_they_were_due(
+    world: World,
+) -> None:
+    world.gate.shut()
+    session = world.session("film.mp4", 40 * BLOCK)
+    client = world.client(session)
+    for block in (0, 20):
+        client.get(block * BLOCK, (block + 1) * BLOCK)
+        world.settle()
+        world.gate.let(block * BLOCK)
+        world.settle()
+    delegate = TempFileDelegate(session, CacheStatus.COLLAPSED, world.counters)
+    there = delegate.ready(0, 3 * BLOCK)
+    assert (there.length, there.fetched) == (BLOCK, 0)
+    behind = gevent.spawn(delegate.ready, BLOCK, 3 * BLOCK)
+    around = gevent.spawn(delegate.ready, 19 * BLOCK, 22 * BLOCK)  # the second of these is there
+    world.settle()
+    assert not behind.ready()
+    assert not around.ready()
+    world.gate.open()
+    assert behind.get().fetched == behind.get().length > 0
+    assert (around.get().fetched, around.get().length >= BLOCK) == (BLOCK, True)
+    world.settle()
+    assert delegate.ready(0, 40 * BLOCK).fetched == 0
+    delegate.close()
+    client.leave()

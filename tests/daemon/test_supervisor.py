@@ -255,15 +255,15 @@ def test_a_worker_has_the_listener_its_line_and_nothing_else_of_the_supervisor(
             found = os.stat(f"/proc/{pid}/fd/{name}")
             assert found.st_ino != stdout
             kinds += ["socket"] * stat.S_ISSOCK(found.st_mode)
-        assert len(kinds) == 2
-    # The lines are all that the supervisor keeps of them; and its own pair, and the listener.
+        assert len(kinds) == 4  # and two admin listeners: the shared one, and its own
+    # The lines are all that the supervisor keeps of them; and its own pair, and the listeners.
     held = os.listdir(f"/proc/{daemon.process.pid}/fd")
     sockets = [
         name
         for name in held
         if stat.S_ISSOCK(os.stat(f"/proc/{daemon.process.pid}/fd/{name}").st_mode)
     ]
-    assert len(sockets) == 3 + 2 + 1
+    assert len(sockets) == 3 + 2 + 2
 
 
 def test_it_serves_without_a_stdout(start: Start) -> None:

@@ -67,7 +67,7 @@ def sockets(pid: int) -> int:
     for name in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(FileNotFoundError):
             count += os.readlink(f"/proc/{pid}/fd/{name}").startswith("socket:")
-    return count - 2  # the listener, the line to the supervisor
+    return count - 4  # listener, line to the supervisor, the shared admin listener and its own
 
 
 def spread(daemon: DaemonProcess) -> list[int]:

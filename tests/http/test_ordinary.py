@@ -6,7 +6,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from streamcache.http.ordinary import cut_range, one_range, ordinary_fields, ordinary_path
+from streamcache.http.ordinary import (
+    Fields,
+    cut_range,
+    one_range,
+    ordinary_fields,
+    ordinary_path,
+)
 from streamcache.http.ranges import UNSATISFIABLE, ByteRange, parse_range
 from streamcache.http.request import BadRequest, parse_head
 from tests.http.wire import LIMITS
@@ -14,8 +20,8 @@ from tests.http.wire import LIMITS
 SIZE = 1000
 
 
-def quick(data: bytes) -> tuple[str, str, str, tuple[int, int] | None] | None:
-    """Path, Referer, User-Agent and range of one whole ordinary head, as the fast path does it."""
+def quick(data: bytes) -> tuple[str, Fields, tuple[int, int] | None] | None:
+    """Path, logged fields and range of one whole ordinary head, as the fast path does it."""
     key, wanted = cut_range(data)
     if len(data) > LIMITS.head_size or not key.endswith(b"\r\n\r\n"):
         return None
@@ -27,7 +33,7 @@ def quick(data: bytes) -> tuple[str, str, str, tuple[int, int] | None] | None:
     place = one_range(wanted, SIZE) if wanted else None
     if wanted and place is None:
         return None
-    return path, fields.referer, fields.user_agent, place
+    return path, fields, place
 
 
 def check(data: bytes) -> bool:
@@ -41,10 +47,11 @@ def check(data: bytes) -> bool:
     assert (request.method, request.keep_alive, request.has_body) == ("GET", True, False)
     assert request.version != (1, 0)
     assert not any(name.startswith("if-") or name == "expect" for name in headers)
-    path, referer, agent, place = found
+    path, fields, place = found
     assert path == request.path
-    assert referer == (headers.get("referer") or "-")
-    assert agent == (headers.get("user-agent") or "-")
+    assert fields.referer == (headers.get("referer") or "-")
+    assert fields.user_agent == (headers.get("user-agent") or "-")
+    assert fields.host == headers.get("host")
     if place is None:
         assert "range" not in headers
     else:

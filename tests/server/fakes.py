@@ -62,25 +62,29 @@ class FakeDelegate:
         self.size = found.st_size
         self.status = status
         self.path = path
-        self.delivered = 0
+        self.delivered = self.from_cache = self.from_source = 0
         self.closed = Event()
         self._cache = cache
         self._fd = os.open(cache.file(path), os.O_RDONLY | os.O_CLOEXEC)
 
     def ready(self, offset: int, stop: int) -> Ready:
-        gate = self._cache.gates.get(self.path)
+        gate, fetched = self._cache.gates.get(self.path), 0
         if gate is not None:
+            fetched = max(0, stop - gate.available) if gate.available <= offset else 0
             stop = min(stop, gate.wait(offset))
         if self._fd < 0:
             raise Closed("delegate")
         stop = min(stop, offset + self._cache.step)
         if self._cache.in_memory:
             data = memoryview(os.pread(self._fd, stop - offset, offset))
-            return Ready(-1, 0, len(data), data)
-        return Ready(self._fd, offset, stop - offset, None)
+            return Ready(-1, 0, len(data), data, fetched=len(data))
+        return Ready(self._fd, offset, stop - offset, fetched=min(fetched, stop - offset))
 
     def sent(self, ready: Ready, count: int) -> None:
         self.delivered += count
+        fetched = min(count, ready.fetched)
+        self.from_source += fetched
+        self.from_cache += count - fetched
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import datetime
+import json
+import os
 import re
+import shlex
 
 import pytest
 
 from streamcache.cache.delegate import CacheStatus
+from streamcache.config.log import FIELDS, LogConfig
 from streamcache.errors import SourceUnavailable
-from streamcache.server.accesslog import AccessLog, escape, log_line
-from tests.server.client import WAIT, eventually, get
-from tests.server.fakes import Gate
+from streamcache.server.accesslog import AccessLog
+from streamcache.server.clock import Clock
+from streamcache.server.logline import Combined, Served, escape, form_of
+from streamcache.server.server import StreamCacheServer
+from tests.server.client import WAIT, Client, eventually, get
+from tests.server.conftest import with_options
+from tests.server.fakes import FakeCache, Gate
 
 LINE = re.compile(
     r'(?P<client>\S+) - - \[(?P<time>\d\d/\w{3}/\d{4}:[\d:]{8} \+0000)\] "(?P<request>[^"]*)"'
     r' (?P<status>\d{3}) (?P<bytes>\d+) "(?P<referer>[^"]*)" "(?P<agent>[^"]*)"'
     r' (?P<cache>\S+) (?P<seconds>\d+\.\d{3}) "(?P<range>[^"]*)" (?P<end>done|cut)'
+    r" (?P<from_cache>\d+) (?P<from_source>\d+) (?P<ttfb>\d+\.\d{3}|-)"
 )
 
 
@@ -40,7 +50,7 @@ def test_a_line_has_all_fields(logged):
     fields = ["Referer: http://x/", "User-Agent: player/1", "Range: bytes=0-99"]
     here.client().ask("/b.bin?t=1", *fields)
     (line,) = lines()
-    assert float(line.pop("seconds")) < 5
+    assert 0 <= float(line.pop("ttfb")) <= float(line.pop("seconds")) < 5
     assert line.pop("time")
     assert line == {
         "client": "127.0.0.1",
@@ -52,6 +62,8 @@ def test_a_line_has_all_fields(logged):
         "cache": "miss",
         "range": "bytes=0-99",
         "end": "done",
+        "from_cache": "100",
+        "from_source": "0",
     }
 
 
@@ -104,6 +116,7 @@ def test_a_request_that_is_cut_before_it_has_an_answer_is_logged(logged):
     here.server.stop(timeout=0)
     (line,) = lines()
     assert (line["request"], line["bytes"], line["end"]) == ("GET /a.bin HTTP/1.1", "0", "cut")
+    assert line["ttfb"] == "-"
 
 
 @pytest.mark.parametrize(
@@ -143,7 +156,7 @@ def test_what_strangers_write_is_cut(text):
 
 
 def test_off_keeps_nothing():
-    log = AccessLog("off")
+    log = AccessLog(LogConfig(access="off"), Clock())
     log.add("x\n")
     for each in (log.flush, log.reopen, log.close):
         each()
@@ -152,11 +165,188 @@ def test_off_keeps_nothing():
 
 
 def test_ipv6_and_unix_clients(site, tmp_path):
-    rest = ("GET / HTTP/1.1", 200, 1, "-", "-", "hit", "0.000", "-", "done")
-    line = log_line("::1", "10/Oct/2026:13:55:36 +0000", *rest)
+    served = Served("::1", "GET", "/", "HTTP/1.1", "/", 200, 1, "hit", whole=True)
+    line = Combined(LogConfig(), "").line(served, Clock())
     assert LINE.fullmatch(line.rstrip("\n"))["client"] == "::1"
     path = tmp_path / "log"
     here = site(f"unix:{tmp_path / 's'}", log={"access": str(path)})
     here.client().ask("/a.bin")
     here.server.stop()
     assert path.read_text().startswith("unix - - [")
+
+
+# -- fields and forms
+
+
+@pytest.fixture
+def logs(site, tmp_path):
+    """``logs(fields=..., format=...)``: a site, and a function for its lines, which stops it."""
+
+    def start(**options):
+        path = tmp_path / "fields.log"
+        here = site(log={"access": str(path), **options})
+
+        def lines():
+            here.server.stop()
+            return path.read_text().splitlines()
+
+        return here, lines
+
+    return start
+
+
+def objects(lines):
+    """JSON objects, strictly: no constants that JSON does not have, no name twice."""
+
+    def once(pairs):
+        assert len(dict(pairs)) == len(pairs)
+        return dict(pairs)
+
+    return [json.loads(line, parse_constant=pytest.fail, object_pairs_hook=once) for line in lines]
+
+
+ASKED = ["Referer: http://x/", "User-Agent: player/1", "Range: bytes=0-99"]
+EXPECTED = {
+    "client": "127.0.0.1",
+    "user": None,
+    "method": "GET",
+    "target": "/b.bin?t=1",
+    "protocol": "HTTP/1.1",
+    "status": 206,
+    "bytes": 100,
+    "referer": "http://x/",
+    "user_agent": "player/1",
+    "cache": "hit",
+    "range": "bytes=0-99",
+    "outcome": "done",
+    "bytes_cache": 100,
+    "bytes_source": 0,
+    "host": "h",
+    "pid": os.getpid(),
+    "worker": None,
+}
+
+
+def test_a_json_line_has_every_field(logs):
+    here, lines = logs(format="json", fields=",".join(FIELDS))
+    here.client().ask("/b.bin?t=1", *ASKED)
+    other = here.client()
+    other.send(b"nonsense\r\n\r\n")
+    other.response()
+    one, refused = objects(lines())
+    assert list(one) == list(FIELDS)
+    when = datetime.datetime.fromisoformat(one.pop("time"))
+    assert abs((datetime.datetime.now(datetime.UTC) - when).total_seconds()) < 60
+    assert 0 <= one.pop("ttfb") <= one.pop("seconds") < 5
+    assert one == EXPECTED
+    assert {name for name, value in refused.items() if value is None} == {
+        *("user", "method", "target", "protocol", "referer", "user_agent", "cache", "range"),
+        *("host", "worker"),
+    }
+    assert (refused["status"], refused["bytes"]) == (400, 16)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_each_field_alone_in_both_forms(logs, name):
+    here, lines = logs(format="json", fields=name)
+    here.client().ask("/b.bin?t=1", *ASKED)
+    (one,) = objects(lines())
+    assert list(one) == [name]
+    served = Served(
+        *("192.0.2.1", "GET", "/b.bin?t=1", "HTTP/1.1", "/b.bin", 206, 100, "miss"),
+        whole=True,
+        host="h",
+        range="bytes=0-99",
+        seconds=2.0,
+        ttfb=0.25,
+        bytes_cache=60,
+        bytes_source=40,
+    )
+    behind = {
+        "cache": " miss", "seconds": " 2.000", "range": ' "bytes=0-99"', "outcome": " done",
+        "bytes_cache": " 60", "bytes_source": " 40", "ttfb": " 0.250", "host": ' "h"',
+        "pid": f" {os.getpid()}", "worker": " w7",
+    }  # fmt: skip
+    line = Combined(LogConfig(fields=name), "w7").line(served, Clock())
+    head, _, rest = line.partition("] ")
+    assert head.startswith("192.0.2.1 - - [")
+    assert rest == f'"GET /b.bin?t=1 HTTP/1.1" 206 100 "-" "-"{behind.get(name, "")}\n'
+
+
+def test_the_fields_of_combined_stay_first_whatever_is_selected(logs):
+    here, lines = logs(fields="status, host, outcome")
+    here.client().ask("/a.bin", method="HEAD")
+    (line,) = lines()
+    assert line.endswith(' "HEAD /a.bin HTTP/1.1" 200 0 "-" "-" "h" done')
+
+
+def test_bytes_are_told_apart_by_whether_they_were_there(logs):
+    here, lines = logs(format="json", fields="bytes, bytes_cache, bytes_source, ttfb, seconds")
+    gate = here.cache.gate("/b.bin", 10_000)
+    client = here.client()
+    client.send(get("/b.bin"))
+    client.body(10_000)
+    gate.release(70_000)
+    client.body(60_000)
+    (one,) = objects(lines())
+    assert (one["bytes"], one["bytes_cache"], one["bytes_source"]) == (70_000, 10_000, 60_000)
+    assert one["ttfb"] <= one["seconds"]
+
+
+NASTY = [
+    b'say "hi"', b"back\\slash", b"\xff\xfe", "caf\u00e9 \u65e5".encode(), b"tab\there",
+    b"\xe2\x80\xae", b"\xc2\x9b31m", b"\xf0\x9f\x8e\xac", b"-", b"x" * 3000, b"</script>",
+    b"%s%d{}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", NASTY)
+@pytest.mark.parametrize("form", ["json", "combined"])
+def test_no_client_can_forge_or_break_a_line_of_any_form(logs, form, value):
+    fields = "user_agent, referer, range, host, outcome"
+    here, lines = logs(format=form, fields=fields)
+    client = here.client()
+    asked = b"GET /a.bin HTTP/1.1\r\nHost: h\r\nUser-Agent: %b\r\nReferer: %b\r\nRange: %b\r\n\r\n"
+    for _ in range(2):
+        client.send(asked % (value, value, value))
+        client.response()
+    found = lines()
+    assert len(found) == 2
+    assert all(line.isascii() and line.isprintable() for line in found)
+    if form == "json":
+        for one in objects(found):
+            assert one["user_agent"] == one["referer"] == one["range"]
+            assert one["outcome"] == "done"
+            text = value.decode("utf-8", "backslashreplace")
+            cut = text if len(text) <= 1024 else text[:1024] + "..."
+            assert one["referer"] == (None if text == "-" else cut)
+    else:
+        assert all(len(shlex.split(line)) == 13 for line in found)
+
+
+def test_a_control_byte_in_a_request_line_is_refused_and_cannot_reach_the_log(logs):
+    here, lines = logs(format="json", fields="target, status")
+    client = here.client()
+    client.send(b"GET /\x7f\x1b[2J HTTP/1.1\r\nHost: h\r\n\r\n")
+    client.until_closed()
+    assert objects(lines()) == [{"target": None, "status": 400}]
+
+
+def test_the_name_of_a_worker_is_in_its_lines(root, tmp_path):
+    config = with_options(
+        log={"access": str(tmp_path / "log"), "format": "json", "fields": "worker"}
+    )
+    cache = FakeCache(root, config)
+    with StreamCacheServer("127.0.0.1:0", cache, worker="w3") as server:
+        client = Client(server.address)
+        client.ask("/a.bin")
+        client.close()
+    cache.close()
+    assert (tmp_path / "log").read_text() == '{"worker":"w3"}\n'
+
+
+def test_every_name_that_is_allowed_can_be_written():
+    for form in ("combined", "json"):
+        config = LogConfig(fields=", ".join(FIELDS), format=form)
+        served = Served("::1", "-", "-", "-", "-", 408, 0, "-", whole=False, ttfb=None)
+        assert form_of(config, "").line(served, Clock()).endswith("\n")

@@ -5,7 +5,7 @@ anonymous shared mapping, made before the first fork; 64-bit integers in a fixed
 
     board = slot ...
     slot  = turn, numbers (even turns), numbers (odd turns)
-    numbers = the counts of ``COUNTS``, then the gauges
+    numbers = the counts of ``COUNTS``, then the gauges of ``GAUGES``
 
 A slot has one writer: its worker, or the supervisor while no worker lives there. It writes the
 numbers that are not being read and then takes the turn, so a worker that is killed in the middle
@@ -19,6 +19,8 @@ has to be moved while others read.
 from __future__ import annotations
 
 import mmap
+import os
+import time
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -28,13 +30,17 @@ from streamcache.stats import Statistics
 STATUSES: Final = ("hit", "stale", "collapsed", "miss", "bypass")
 COUNTED: Final = (
     *("bytes_from_source", "bytes_from_cache", "source_reads", "source_opens", "source_errors"),
-    *("delegated_reads", "copies_started", "copies_finished", "copies_cancelled"),
-    *("copies_failed", "evictions", "connections_accepted", "connections_refused"),
+    *("source_openings", "delegated_reads", "copies_started", "copies_finished"),
+    *("copies_cancelled", "copies_failed", "evictions", "connections_accepted"),
+    "connections_refused",
 )
+_VIEWED: Final = ("usage", "reserved", "limit", "objects", "source_stuck")  # of ``Statistics``
+GAUGES: Final = ("pid", "born", "seen", "connections", "copies", "hub_lag", "answers", *_VIEWED)
 _COUNTS: Final = 2 * len(STATUSES) + len(COUNTED)  # requests, bytes, the others
-_NUMBERS: Final = _COUNTS + 3  # and the gauges: alive, connections, copies
+_NUMBERS: Final = _COUNTS + len(GAUGES)
 _SLOT: Final = 1 + 2 * _NUMBERS
 _WORD: Final = 8  # bytes
+_MICROSECONDS: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,7 @@ class Totals:
     source_reads: int = 0
     source_opens: int = 0
     source_errors: int = 0
+    source_openings: int = 0  # of the breakers
     delegated_reads: int = 0
     copies_started: int = 0
     copies_finished: int = 0
@@ -68,6 +75,25 @@ class Totals:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """What one worker was like when it last wrote. All zeros but the name: nobody lives there."""
+
+    name: str  # "w1"
+    pid: int = 0
+    born: float = 0.0  # s since the epoch
+    seen: float = 0.0  # the same: when it wrote
+    connections: int = 0
+    copies: int = 0
+    hub_lag: float = 0.0  # s: the longest that a callback was late, since it wrote before
+    answers: bool = True  # its source does: the breaker is closed
+    usage: int = 0  # bytes, of the whole cache, as this worker knows it
+    reserved: int = 0
+    limit: int = 0
+    objects: int = 0
+    source_stuck: int = 0  # threads
+
+
 class Board:
     """The slots of ``workers`` processes. Made before they are forked."""
 
@@ -76,35 +102,44 @@ class Board:
         words = memoryview(self._memory).cast("q")
         self._slots = [words[start : start + _SLOT] for start in range(0, workers * _SLOT, _SLOT)]
         self._addresses = AddressTable(workers)
+        self.born = time.time()  # s since the epoch
 
     def slot(self, index: int) -> Slot:
         """What the worker of this index writes to; goes on with what was counted there."""
-        return Slot(self._slots[index], self._addresses.row(index))
+        return Slot(self, index, self._slots[index], self._addresses.row(index))
 
     def totals(self) -> Totals:
         """The sum over all slots, as they were last published."""
-        sums = [sum(column) for column in zip(*map(_read, self._slots), strict=True)]
+        slots = [_read(words) for words in self._slots]
+        sums = [sum(column) for column in zip(*slots, strict=True)]
         each = len(STATUSES)
-        alive, connections, copies = sums[_COUNTS:]
+        workers = _workers(slots)
         return Totals(
             requests=dict(zip(STATUSES, sums[:each], strict=True)),
             bytes=dict(zip(STATUSES, sums[each : 2 * each], strict=True)),
             **dict(zip(COUNTED, sums[2 * each : _COUNTS], strict=True)),
-            workers=alive,
-            connections=connections,
-            copies=copies,
+            workers=sum(worker.pid > 0 for worker in workers),
+            connections=sum(worker.connections for worker in workers),
+            copies=sum(worker.copies for worker in workers),
         )
+
+    def workers(self) -> list[Worker]:
+        """Each worker by itself, in their order; also those that are dead at the moment."""
+        return _workers([_read(words) for words in self._slots])
 
 
 class Slot:
     """One worker's place on the board."""
 
-    def __init__(self, words: memoryview, addresses: AddressRow) -> None:
+    def __init__(self, board: Board, index: int, words: memoryview, addresses: AddressRow) -> None:
+        self.board = board
+        self.worker = f"w{index + 1}"
         self._words = words
         self.addresses = addresses  # its clients' connections, beside those of the others
         self._before = _read(words)[:_COUNTS]  # what was counted by those who died here
+        self._born = time.time()
 
-    def publish(self, statistics: Statistics, connections: int) -> None:
+    def publish(self, statistics: Statistics, connections: int, hub_lag: float = 0.0) -> None:
         """Show these counts, of this process alone, and that it lives."""
         counts = [
             *(statistics.requests.get(status, 0) for status in STATUSES),
@@ -112,11 +147,21 @@ class Slot:
             *(getattr(statistics, name) for name in COUNTED),
         ]
         together = [before + now for before, now in zip(self._before, counts, strict=True)]
-        self._write([*together, 1, connections, len(statistics.sessions)])
+        gauges = {
+            "pid": os.getpid(),
+            "born": int(self._born * _MICROSECONDS),
+            "seen": int(time.time() * _MICROSECONDS),
+            "connections": connections,
+            "copies": len(statistics.sessions),
+            "hub_lag": int(hub_lag * _MICROSECONDS),
+            "answers": int(statistics.source_answers),
+            **{name: getattr(statistics, name) for name in _VIEWED},
+        }
+        self._write([*together, *(gauges[name] for name in GAUGES)])
 
     def vacate(self) -> None:
         """Nobody lives here now: the counts stay, the gauges go."""
-        self._write([*_read(self._words)[:_COUNTS], 0, 0, 0])
+        self._write([*_read(self._words)[:_COUNTS], *(0 for _ in GAUGES)])
         self.addresses.clear()
 
     def _write(self, numbers: list[int]) -> None:
@@ -135,3 +180,24 @@ def _read(words: memoryview) -> list[int]:
         numbers = words[start : start + _NUMBERS].tolist()
         if words[0] == turn:
             return numbers
+
+
+def _workers(slots: list[list[int]]) -> list[Worker]:
+    return [_worker(f"w{index}", numbers[_COUNTS:]) for index, numbers in enumerate(slots, 1)]
+
+
+def _worker(name: str, numbers: list[int]) -> Worker:
+    gauges = dict(zip(GAUGES, numbers, strict=True))
+    if not gauges["pid"]:
+        return Worker(name)
+    return Worker(
+        name=name,
+        pid=gauges["pid"],
+        born=gauges["born"] / _MICROSECONDS,
+        seen=gauges["seen"] / _MICROSECONDS,
+        connections=gauges["connections"],
+        copies=gauges["copies"],
+        hub_lag=gauges["hub_lag"] / _MICROSECONDS,
+        answers=bool(gauges["answers"]),
+        **{name: gauges[name] for name in _VIEWED},
+    )

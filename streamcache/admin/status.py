@@ -1,0 +1,113 @@
+"""The server at a glance: its health, its status, its last minutes; and how to end it.
+
+All but the history come from the board: they need no answer of another worker.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from typing import Final
+
+from streamcache import __version__
+from streamcache.admin.answers import Answer, Json, Question, only
+from streamcache.admin.board import Worker
+from streamcache.admin.publishing import latest
+from streamcache.admin.routes import Routes
+from streamcache.admin.subject import Subject
+
+LATE: Final = 5.0  # s since a worker wrote to the board, after which it counts as hanging
+
+
+class Status:
+    """Answers for a subject."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+
+    def add_to(self, routes: Routes) -> None:
+        """Have these questions answered."""
+        routes.add("GET", "/healthz", self.health)
+        routes.add("GET", "/readyz", self.ready)
+        routes.add("GET", "/api/status", self.status)
+        routes.add("GET", "/api/history", self.history)
+        routes.add("POST", "/api/drain", self.drain)
+
+    def health(self, _: Question) -> Answer:
+        """The hub turns: it ran this."""
+        return Answer.text("ok")
+
+    def ready(self, _: Question) -> Answer:
+        """Whether new clients should come."""
+        if self._subject.draining():
+            return Answer.text("draining", 503)
+        return Answer.text("ready")
+
+    def drain(self, question: Question) -> Answer:
+        """End as after SIGTERM; asked twice it changes nothing."""
+        only(question.query, ())
+        only(question.body, (), "member")
+        self._subject.drain()
+        return Answer.of({"draining": True}, 202)
+
+    def history(self, question: Question) -> Answer:
+        """The last ten minutes, from the worker that remembers most."""
+        only(question.query, ("local",))
+        samples = [dataclasses.asdict(sample) for sample in self._subject.publishing.history]
+        if not question.local:
+            heard = self._subject.peers.ask("GET", "/api/history")
+            samples = max((samples, *(each["samples"] for each in heard.values.values())), key=len)
+        return Answer.of({"samples": samples})
+
+    def status(self, question: Question) -> Answer:
+        """Everything that is one number."""
+        only(question.query, ())
+        subject = self._subject
+        board, config = subject.board, subject.cache.config
+        now, workers = time.time(), board.workers()
+        known = latest(workers)
+        living = [worker for worker in workers if worker.pid]
+        totals = dataclasses.asdict(board.totals())
+        return Answer.of(
+            {
+                "version": __version__,
+                "pid": os.getppid() if len(workers) > 1 else os.getpid(),
+                "url": subject.server.url,
+                "started": board.born,
+                "uptime": max(0.0, now - board.born),
+                "draining": subject.draining(),
+                "workers": [_shown(worker, now) for worker in workers],
+                "source": {
+                    "path": config.source.path,
+                    "answers": all(worker.answers for worker in living),
+                    "stuck": sum(worker.source_stuck for worker in living),
+                },
+                "cache": {
+                    "dir": config.cache.dir,
+                    "usage": known.usage,
+                    "reserved": known.reserved,
+                    "limit": known.limit,
+                    "objects": known.objects,
+                    "high_watermark": config.cache.high_watermark,
+                    "low_watermark": config.cache.low_watermark,
+                },
+                "totals": totals,
+            }
+        )
+
+
+def _shown(worker: Worker, now: float) -> Json:
+    if not worker.pid:
+        return {"name": worker.name, "state": "dead"}
+    return {
+        "name": worker.name,
+        "state": "running" if now - worker.seen < LATE else "hanging",
+        "pid": worker.pid,
+        "started": worker.born,
+        "seen": worker.seen,
+        "connections": worker.connections,
+        "copies": worker.copies,
+        "hub_lag": worker.hub_lag,
+        "source_answers": worker.answers,
+    }
