@@ -91,7 +91,7 @@ class Ledger:
             pool = WorkerPool("catalog", size=1)
             stack.callback(pool.close)
             path = os.path.join(store.root, "catalog.sqlite")
-            catalog = pool.call(open_catalog, path, config, max(1, space.limit), alone)
+            catalog = pool.call(open_catalog, path, config, max(1, space.limit), alone, store.boot)
             stack.callback(pool.post, catalog.close)
             size = pool.call(_agree, catalog, 0, alone)
             stack.pop_all()

@@ -175,6 +175,8 @@ class Store:
             known = {**(known if isinstance(known, dict) else {}), source: now}
             with open(path + ".new", "w", encoding="utf-8", errors="surrogateescape") as file:
                 json.dump(known, file)
+                file.flush()
+                os.fsync(file.fileno())  # or a power cut could leave the name and no content
             os.rename(path + ".new", path)
         return now
 
@@ -272,6 +274,10 @@ class Store:
                     where = path_of(self._object(file))
                     batch.append(dataclasses.replace(stored, path=where))
             yield batch
+
+    def lost_objects(self, names: list[str]) -> list[str]:
+        """Those of them that are not there."""
+        return [name for name in names if self.find_object(name) is None]
 
     def remove_objects(self, names: list[str]) -> list[str]:
         """Unlink those that nobody reads; returns what is gone, also when it was gone before."""

@@ -30,17 +30,15 @@ def unsupported() -> str | None:
     return None
 
 
-def mount(target: str, *, writable: bool) -> int:
+def mount(target: str, *, writable: bool = False) -> int:
     """Mount a FUSE file system on ``target``; the descriptor that serves it."""
-    if os.geteuid() == 0:
-        return _mount_as_root(target, 0 if writable else MS_RDONLY)
-    return _mount_as_user(target, "rw" if writable else "ro")
+    return (_mount_as_root if os.geteuid() == 0 else _mount_as_user)(target, writable)
 
 
-def _mount_as_root(target: str, read_only: int) -> int:
+def _mount_as_root(target: str, writable: bool) -> int:
     fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     options = f"fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other,max_read={MAX_READ}"
-    flags = read_only | MS_NOSUID | MS_NODEV
+    flags = MS_NOSUID | MS_NODEV | (0 if writable else MS_RDONLY)
     if _libc.mount(b"slowfs", os.fsencode(target), b"fuse.slowfs", flags, options.encode()) != 0:
         error = ctypes.get_errno()
         os.close(fd)
@@ -48,7 +46,8 @@ def _mount_as_root(target: str, read_only: int) -> int:
     return fd
 
 
-def _mount_as_user(target: str, mode: str) -> int:
+def _mount_as_user(target: str, writable: bool) -> int:
+    mode = "rw" if writable else "ro"
     ours, theirs = socket.socketpair()
     with ours, theirs:
         subprocess.run(
