@@ -17,13 +17,16 @@ log = logging.getLogger(__name__)
 class IdleFills:
     """Decides what a session does when its last reader has left (``copy.when_idle``)."""
 
-    def __init__(self, config: CopyConfig, resume: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: CopyConfig, resume: Callable[[str], None], may_run: Callable[[], bool]
+    ) -> None:
         """``resume(path)`` begins to take the copy up again, and ends with ``resumed(path)``; it
-        does not switch.
+        does not switch. Nothing is taken up unless it ``may_run``, see ``go_on``.
         """
         self._config = config
         self._resuming: set[str] = set()
         self._resume = resume
+        self._may_run = may_run
         self._running: set[CopySession] = set()
         self._paused: dict[str, None] = {}  # paths, the oldest first
         self._stopped = False
@@ -51,6 +54,15 @@ class IdleFills:
         self._config = config
         self._next()
 
+    def go_on(self) -> None:
+        """They may run again. Does not switch."""
+        self._next()
+
+    def forget(self, is_meant: Callable[[str], bool]) -> None:
+        """Paused copies of these paths are not taken up again."""
+        for path in [path for path in self._paused if is_meant(path)]:
+            del self._paused[path]
+
     def stop(self) -> None:
         """Resume nothing any more: the cache closes."""
         self._stopped = True
@@ -75,7 +87,7 @@ class IdleFills:
         self._next()
 
     def _next(self) -> None:
-        while self._paused and not self._stopped:
+        while self._paused and not self._stopped and self._may_run():
             if len(self._running) + len(self._resuming) >= self._config.max_idle:
                 return
             path = next(iter(self._paused))

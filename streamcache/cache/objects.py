@@ -16,13 +16,12 @@ from collections import OrderedDict
 import gevent
 
 from streamcache.cache import store as files
+from streamcache.cache.health import Health
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.store import Fate, Store
 from streamcache.cache.workers import WorkerPool
 from streamcache.errors import CacheError, Closed
 from streamcache.source.base import Version
-
-_WAIT = 1.0  # s that a request waits for the cache's disk before it goes without (I15)
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +46,10 @@ class ObjectHandle:
 class Objects:
     """The index of open objects of one cache."""
 
-    def __init__(self, store: Store, ledger: Ledger, disk: WorkerPool, *, keep: int) -> None:
+    def __init__(
+        self, store: Store, ledger: Ledger, disk: WorkerPool, health: Health, *, keep: int
+    ) -> None:
+        self._health = health
         self._store = store
         self._ledger = ledger
         self._disk = disk
@@ -64,7 +66,7 @@ class Objects:
         handle = self.lease_open(name)
         if handle is not None or name in self._going:
             return handle
-        fd = self._disk.call(self._store.open_object, name, version, timeout=_WAIT, discard=_close)
+        fd = self._health.call(self._store.open_object, name, version, discard=_close)
         if fd < 0:
             return None
         handle = self.lease_open(name)
@@ -138,6 +140,17 @@ class Objects:
         """
         for name in [n for n, handle in self._open.items() if not os.fstat(handle.fd).st_nlink]:
             self._forget(name)
+
+    def let_go_of_missing(self) -> None:
+        """Those that another process has taken from their names take no more readers. Switches.
+
+        Also what it renamed into trash/ because it is read here: its readers go on. OSError.
+        """
+        inodes = {name: os.fstat(handle.fd).st_ino for name, handle in self._open.items()}
+        for name in self._disk.call(_without_name, self._store, inodes):
+            handle = self._open.get(name)
+            if handle is not None and os.fstat(handle.fd).st_ino == inodes[name]:
+                self._forget(name)
 
     def evict(self, names: list[str]) -> list[str]:
         """Remove those that nobody reads; returns those that are gone. Switches."""
@@ -218,6 +231,11 @@ class Objects:
             _close(fd)
         except (OSError, CacheError) as error:
             log.warning("trash not emptied file=%r error=%s", trashed, error)
+
+
+def _without_name(store: Store, inodes: dict[str, int]) -> list[str]:
+    """Worker thread: objects that are not the file at their name any more."""
+    return [name for name, inode in inodes.items() if not store.is_at_its_name(name, inode)]
 
 
 def _stays(fd: int) -> bool:

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import logging
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
 import gevent
@@ -17,6 +18,7 @@ from gevent.pool import Group
 
 from streamcache.cache.allotment import LOCK_WAIT
 from streamcache.cache.blockmap import BLOCK
+from streamcache.cache.database import CatalogLate
 from streamcache.cache.delegate import (
     CachedFileDelegate,
     CacheStatus,
@@ -27,6 +29,7 @@ from streamcache.cache.delegate import (
 from streamcache.cache.fills import IdleFills
 from streamcache.cache.found import Found
 from streamcache.cache.freshness import Flight, Freshness
+from streamcache.cache.health import PATIENCE
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.locks import KeyLock
 from streamcache.cache.names import key_of
@@ -47,7 +50,6 @@ from streamcache.errors import (
 from streamcache.source.base import SourceFile, Version
 
 _END_WAIT = 2.0  # s that the close waits for what is being tidied up
-_DISK_WAIT = 1.0  # s that a request waits for the cache's disk (I15)
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +66,11 @@ class Provider:
         self._freshness = freshness
         self._ledger = ledger
         self._removal = removal
-        self._fills = IdleFills(resources.config.copy, self._resume)
+        self._health = resources.health
+        self._health.on_recovery.append(self._disk_works)
+        self._fills = IdleFills(
+            resources.config.copy, self._resume, lambda: not self._health.degraded
+        )
         self._closed = False
         self._resumers = Group()
 
@@ -102,9 +108,9 @@ class Provider:
         before = self._freshness.known(path)
         with ExitStack() as held:
             lock = None
-            if before is None and ahead is not None:
+            if before is None and ahead is not None and not self._health.degraded:
                 # Who reads ahead holds the key until its copy has begun: nobody reads the same.
-                lock = self._r.keys.try_acquire(self._key(path))
+                lock = self._r.keys.try_acquire(self.key(path))
             if lock is not None:
                 held.callback(lock.release)
                 if self._has_something(path):
@@ -155,7 +161,7 @@ class Provider:
             with self._found(path, version, stale=True) as found:
                 return version if found.handle is not None else None
         try:
-            stored = self._r.disk.call(self._r.store.versions, self._key(path), timeout=_DISK_WAIT)
+            stored = self._health.call(self._r.store.versions, self.key(path))
         except OSError:
             return None
         if not stored:
@@ -166,10 +172,12 @@ class Provider:
 
     def _has_something(self, path: str) -> bool:
         """Whether the cache may have the bytes already. Switches."""
-        key = self._key(path)
+        key = self.key(path)
         try:
-            stored = self._r.disk.call(self._r.store.versions, key, timeout=_DISK_WAIT)
-            return bool(stored) or bool(self._ledger.reserved(key))
+            if self._health.call(self._r.store.versions, key):
+                return True
+            with gevent.Timeout(PATIENCE, CatalogLate("no answer")):
+                return bool(self._ledger.reserved(key))
         except (OSError, CacheError):
             return True
 
@@ -243,7 +251,7 @@ class Provider:
             except CacheError as error:
                 log.warning("not cached path=%r reason=%s", found.path, error)
             else:
-                with suppress(CacheError):
+                with suppress(CacheError), gevent.Timeout(PATIENCE, CatalogLate("no answer")):
                     found.continues = self._r.space.generation(name) > 0
         if name not in self.sessions:
             found.handle = self._lease(name, found.version)
@@ -305,6 +313,8 @@ class Provider:
 
     def _cacheable(self, version: Version) -> bool:
         """It fits, and it is finished: files still being written are not copied."""
+        if self._health.degraded:
+            return False
         age = abs(time.time() - version.mtime_ns / 1e9)
         return age >= self._r.config.source.settle and self._r.space.fits(version.size)
 
@@ -348,6 +358,12 @@ class Provider:
         finally:
             self._fills.resumed(path)
 
+    def _disk_works(self) -> None:
+        """Copies that kept nothing meanwhile go on. Does not switch."""
+        for session in list(self.sessions.values()):
+            session.schedule()
+        self._fills.go_on()
+
     # -- what sessions tell
 
     def _changed(self, session: CopySession) -> None:
@@ -378,9 +394,21 @@ class Provider:
             session.handle_event(Event.OUTDATED)
         self._removal.remove([name])
 
+    def outdate(self, is_meant: Callable[[str], bool]) -> set[str]:
+        """Copies of these paths (without the first slash) end as if their files had changed.
+
+        Their readers go on, nobody joins them, and what is paused is not taken up again. The
+        names of those that were running. Does not switch.
+        """
+        self._fills.forget(is_meant)
+        names = {name for name, session in self.sessions.items() if is_meant(session.path)}
+        for name in names:
+            self.sessions[name].handle_event(Event.OUTDATED)
+        return names
+
     def _gone(self, path: str) -> None:
         """Proven: the source has no such file any more."""
-        key = self._key(path)
+        key = self.key(path)
         for name in [name for name in self.sessions if name.startswith(key)]:
             self.sessions[name].handle_event(Event.OUTDATED)
         self._removal.remove_others(key, None)
@@ -398,7 +426,8 @@ class Provider:
         gevent.wait([session.ended for session in sessions], timeout=timeout)
         self._removal.close(_END_WAIT)
 
-    def _key(self, path: str) -> str:
+    def key(self, path: str) -> str:
+        """The key of a path ("a/b.mp4", relative to the source)."""
         digest = hashlib.blake2b(digest_size=16, person=b"key")
         digest.update(self._r.source.id.encode("utf-8", "surrogateescape") + b"\0")
         identity = self._r.config.source.identity
@@ -408,7 +437,7 @@ class Provider:
         return digest.hexdigest()
 
     def _name(self, path: str, version: Version) -> str:
-        return f"{self._key(path)}.{version.id}"
+        return f"{self.key(path)}.{version.id}"
 
 
 def _relative(path: str) -> str:

@@ -16,15 +16,18 @@ from streamcache.cache.evictor import Evictor
 from streamcache.cache.file import StreamFile
 from streamcache.cache.found import Found
 from streamcache.cache.freshness import Freshness
+from streamcache.cache.headroom import Headroom
+from streamcache.cache.health import Health
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.locks import KeyLocks
 from streamcache.cache.objects import ObjectHandle, Objects
+from streamcache.cache.operations import Operations
 from streamcache.cache.provider import Provider
 from streamcache.cache.recovery import Recovery
 from streamcache.cache.removal import Removal
 from streamcache.cache.resources import Resources
 from streamcache.cache.space import Space
-from streamcache.cache.store import Store
+from streamcache.cache.store import Renewed, Store
 from streamcache.cache.workers import WorkerPool
 from streamcache.config import Config, change, changed
 from streamcache.config.source import SourceConfig
@@ -185,6 +188,11 @@ class StreamCache:
             self._parts.reconfigure(new.config)
         return new.restart
 
+    @property
+    def operations(self) -> Operations:
+        """What an operator does: look at entries, purge, pin, warm. Switches when it starts."""
+        return self._started.operations
+
     def statistics(self) -> Statistics:
         """A snapshot of counters, usage and live copies."""
         counters = {**vars(self.counters)}
@@ -198,6 +206,10 @@ class StreamCache:
             source_answers=not parts.breaker.is_open,
             source_openings=parts.breaker.openings,
             source_stuck=parts.stuck(),
+            disk_normal=not parts.health.degraded,
+            disk_reason=parts.health.reason,
+            disk_failures=parts.health.failures,
+            disk_stuck=parts.health.stuck(),
             usage=parts.space.used,
             reserved=parts.space.reserved,
             limit=parts.space.limit,
@@ -259,9 +271,11 @@ class _Parts:
     breaker: Breaker
     scheduler: Scheduler
     ledger: Ledger
+    health: Health
     recovery: Recovery
     evictor: Evictor
     provider: Provider
+    operations: Operations
 
     def __init__(self, config: Config, counters: Counters) -> None:
         self.config = config
@@ -347,7 +361,16 @@ class _Parts:
             breaker=self.breaker,
         )
         keep = min(1024, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8)
-        objects = Objects(self.store, self.ledger, self.disk, keep=keep)
+        self.health = Health(
+            self.store,
+            self.disk,
+            headroom=Headroom(self.store, self.space, self.disk),
+            catalog=self.ledger.pool,
+            probe=self.ledger.probe,
+            renewed=self._renewed,
+        )
+        self.ledger.tell(self.health)
+        objects = Objects(self.store, self.ledger, self.disk, self.health, keep=keep)
         self.recovery = Recovery(self.store, self.ledger, self.space, objects, self.keys, self.disk)
         self.evictor = Evictor(
             self.space,
@@ -372,6 +395,7 @@ class _Parts:
             space=self.space,
             objects=objects,
             keys=self.keys,
+            health=self.health,
             disk=self.disk,
             meta=self.meta,
         )
@@ -380,7 +404,17 @@ class _Parts:
         )
         removal = Removal(resources, self.ledger)
         self.provider = Provider(resources, freshness, self.ledger, removal)
+        self.operations = Operations(resources, self.ledger, freshness, removal, self.provider)
         self.evictor.start()
+        self.health.start()
+
+    def _renewed(self, what: Renewed) -> None:
+        """Some of the cache directory was removed, and made again."""
+        if what.lock >= 0:
+            self.store.take_lock(what.lock)
+            self.keys.use(what.lock)
+        if what.objects_lost:
+            self.ledger.begin_anew()
 
     def reconfigure(self, config: Config) -> None:
         """Other options, of those that can change. Does not switch."""
@@ -416,14 +450,16 @@ class _Parts:
 
     def close(self, *, timeout: float) -> None:
         """In the opposite order; also what was opened only in part. Switches."""
+        pools = [self.reads, self.meta, self.probe, self.disk]
         if hasattr(self, "provider"):
             self.breaker.stop()
+            if (prober := self.health.stop()) is not None:
+                pools.append(prober)
             self.provider.close(timeout)
-            self.evictor.stop()
+            self.evictor.stop(1.0 if self.health.degraded else 5.0)
             self.objects.close()
         if hasattr(self, "ledger"):
             self.ledger.close()
-        pools = (self.reads, self.meta, self.probe, self.disk)
         for pool in pools:
             pool.close()
         for pool in pools:
