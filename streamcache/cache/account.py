@@ -181,6 +181,19 @@ class Account:
         self._database.db.execute("INSERT INTO trash VALUES (?, ?)", (file, blocks))
         state.trash += blocks
 
+    def trash_reservation(self, name: str, file: str) -> int:
+        """The partial, which is worked on, was renamed to ``file`` in trash/; its bytes.
+
+        Those who work on it write no more than they drew, so what was reserved is what it takes.
+        """
+        with self._database.transaction() as state:
+            row = self._find(name)
+            if row is None:
+                return 0
+            self._drop(state, name, row[0])
+            self.put_trash(state, file, row[0])
+            return row[0]
+
     def free_trash(self, file: str) -> None:
         """Its blocks are free."""
         with self._database.transaction() as state:

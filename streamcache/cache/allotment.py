@@ -52,6 +52,7 @@ class Allotment:
         self._drawn = 0  # bytes that we may write
         self._whole = False  # all of the file is reserved, whoever writes it
         self._written = 0  # blocks that we wrote, or are about to
+        self._path = ""  # at the source
         self.partial: Partial | None = None
         self._opened = False
         self._published = False
@@ -84,6 +85,7 @@ class Allotment:
             if draw != self._space.generation(self._name):
                 self._drawn = 0  # it was settled meanwhile
                 self._draw(timeout=0)
+        self._path = header.path
         self.partial, present = self._disk.call(self._open_files, header)
         self._opened = True
         return present
@@ -128,7 +130,7 @@ class Allotment:
         if partial.is_poisoned:
             raise CacheBusy("another process failed to make it durable")
         try:
-            self._disk.call(partial.seal, mtime_ns)
+            self._disk.call(partial.seal, mtime_ns, self._path)
         except OSError:
             with contextlib.suppress(OSError, Closed):
                 self._disk.call(partial.poison)
@@ -174,6 +176,7 @@ class Allotment:
         self.give_up()
         partial, self.partial = self.partial, None
         settle = self._settle_files if keep or not self._opened else self._remove_files
+        inode = 0 if partial is None else partial.inode
         try:
             if self._published:
                 return
@@ -182,7 +185,7 @@ class Allotment:
                     self._disk.call(partial.close)
                     partial = None
                 generation = self._space.generation(self._name)
-                blocks = self._disk.call(settle)
+                blocks = self._disk.call(settle, inode)
                 if generation and blocks is not None:
                     self._space.settle(self._name, generation, blocks)
         finally:
@@ -201,13 +204,17 @@ class Allotment:
         files.lease(partial.read_fd)
         return partial, present
 
-    def _settle_files(self) -> int | None:
-        """Worker thread."""
-        return None if self._is_object() else self._store.partials.settle(self._name)
+    def _settle_files(self, inode: int) -> int | None:
+        """Worker thread. ``inode``: of the partial that we had; 0: none."""
+        return None if self._is_others(inode) else self._store.partials.settle(self._name)
 
-    def _remove_files(self) -> int | None:
+    def _remove_files(self, inode: int) -> int | None:
         """Worker thread."""
-        return None if self._is_object() else self._store.partials.remove(self._name)
+        return None if self._is_others(inode) else self._store.partials.remove(self._name)
+
+    def _is_others(self, inode: int) -> bool:
+        """Worker thread. What has the name now is an object, or a partial begun after a purge."""
+        return self._is_object() or self._store.partials.is_another(self._name, inode)
 
     def _is_object(self) -> bool:
         """Then a map that is left is its journal, for who enters it in the catalog."""

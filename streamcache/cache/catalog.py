@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ from streamcache.cache.database import (
     set_aside,
     translated,
 )
+from streamcache.cache.pins import PinTable
 from streamcache.cache.policy import POLICIES, Policy, PolicyName
 from streamcache.cache.queues import pack, unpack
 from streamcache.errors import CacheInUse
@@ -43,8 +44,11 @@ __all__ = [
     "set_aside",
 ]
 
-_ENTRY = "SELECT name, path, size, blocks, created, used, hits FROM objects"
-_TOP: Final = b"\xff" * 4096  # PATH_MAX: no path sorts after a prefix of it and this
+# What `Entry.of` reads; the last one says whether it is pinned.
+ENTRY: Final = (
+    "SELECT name, path, size, blocks, created, used, hits,"
+    " EXISTS (SELECT 1 FROM pins WHERE key = substr(name, 1, 16)) FROM objects"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ class Entry:
     """One object of the cache.
 
     `name` is "<key>.<version>", `blocks` the bytes it takes on disk (st_blocks * 512), `created`
-    and `used` are seconds since the epoch, `hits` its touches.
+    and `used` are seconds since the epoch, `hits` its touches. A `pinned` one is not evicted.
     """
 
     name: str
@@ -62,10 +66,23 @@ class Entry:
     created: float
     used: float
     hits: int
+    pinned: bool = False
+
+    @classmethod
+    def of(cls, row: Sequence[Any]) -> Entry:
+        """From a row of `ENTRY`."""
+        name, path, size, blocks, created, used, hits, pinned = row
+        text = path.decode("utf-8", "surrogateescape")
+        return cls(unpack(name), text, size, blocks, created, used, hits, bool(pinned))
 
     @property
     def key(self) -> str:
         return self.name[:32]
+
+    @property
+    def version(self) -> str:
+        """32 hex digits, the entity tag that clients see."""
+        return self.name[33:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +107,15 @@ class Victim:
 class Catalog:
     """An open catalog. Made by `open`."""
 
-    def __init__(self, database: Database, policy: PolicyName, capacity: int) -> None:
+    def __init__(
+        self, database: Database, policy: PolicyName, capacity: int, *, boot: str = ""
+    ) -> None:
         self.database = database
         self.account = Account(database)
+        self.pins = PinTable(database)
         self._capacity = capacity
         self._policy_name = policy
+        self._boot = boot
         self._take_over(alone=True)
 
     def __repr__(self) -> str:
@@ -110,16 +131,18 @@ class Catalog:
         alone: bool = True,
         size: int = 0,
         make: bool = True,
+        boot: str = "",
     ) -> Catalog:
         """Open the catalog at `path`, or `make` one; `capacity` is the size of the cache in bytes.
 
         Another `policy` than before takes all objects over in the order of their last use, if no
         other process has it open (`alone`); else it is refused with CacheError. A new one records
-        `size`, see `agree`. Raises CatalogCorrupt (damaged, foreign) and CatalogError (not
-        readable or writable, not there).
+        `size`, see `agree`. One of another `boot` of the machine is not `complete`: a power cut may
+        have taken its last transactions, and kept what they were about. Raises CatalogCorrupt
+        (damaged, foreign) and CatalogError (not readable or writable, not there).
         """
         if make and path != ":memory:" and not os.path.exists(path):
-            create(path, policy=policy, size=size)
+            create(path, policy=policy, size=size, boot=boot)
         database = Database(path)
         try:
             if not alone and database.state.policy != policy:
@@ -127,7 +150,9 @@ class Catalog:
                     f"cache.policy = {policy}: the cache directory is shared with a server that"
                     f" has {database.state.policy}; allowed: {database.state.policy}"
                 )
-            return cls(database, policy, capacity)
+            if alone and boot:
+                database.take_up(boot)
+            return cls(database, policy, capacity, boot=boot)
         except BaseException:
             database.close()
             raise
@@ -146,7 +171,7 @@ class Catalog:
         Raises CatalogError, OSError.
         """
         aside = set_aside(self.database.path)
-        create(self.database.path, policy=self._policy_name, size=size)
+        create(self.database.path, policy=self._policy_name, size=size, boot=self._boot)
         self.reopen()
         return aside
 
@@ -157,7 +182,9 @@ class Catalog:
             return
         with self.database.transaction() as state:
             queues.refill(
-                self._policy.home, "SELECT name, blocks AS size FROM objects ORDER BY used, name"
+                self._policy.home,
+                "SELECT name, blocks AS size FROM objects WHERE NOT EXISTS"
+                " (SELECT 1 FROM pins WHERE key = substr(name, 1, 16)) ORDER BY used, name",
             )
             self._execute("UPDATE objects SET leaving = 0 WHERE leaving = 1")
             state.policy = name
@@ -206,7 +233,7 @@ class Catalog:
         """Enter objects, in one transaction; returns the bytes of those they replaced (same name).
 
         Their reservations end. Idempotent: one that is there already keeps its place, hits and
-        creation.
+        creation, and its path if the new one is not known ("").
         """
         entries = (new,) if isinstance(new, NewEntry) else new
         replaced = 0
@@ -242,14 +269,16 @@ class Catalog:
         """
         chosen: list[Victim] = []
         missing = min(need, batch)
-        with self.database.transaction() as state:
-            # The order of eviction sees the cache at the size it will have after this round, so the
-            # shares of its queues come out right also when partials take a part of the disk.
-            self._policy.capacity = max(1, state.objects - need)
+        with self.database.transaction():
             rows = self._execute("SELECT name, blocks FROM objects WHERE leaving = 1").fetchall()
+            # The order of eviction sees the cache at the size it will have after this round, so the
+            # shares of its queues come out right also when partials and pins take a part of it.
+            evictable = sum(map(self.database.queues.size, self._policy.resident))
+            evictable += sum(blocks for _, blocks in rows)
+            self._policy.capacity = max(1, evictable - need)
             for packed, blocks in rows:
                 name = unpack(packed)
-                if name in held:
+                if name in held or self.pins.has(name):
                     self._rejoin(name, blocks)
                 elif missing > 0 and len(chosen) < limit:
                     chosen.append(Victim(name, blocks))
@@ -268,6 +297,13 @@ class Catalog:
         with self.database.transaction() as state:
             return self._remove(state, names, "")
 
+    def choose(self, names: Iterable[str]) -> None:
+        """These go now, whatever the order says: victims, until `remove_victims`."""
+        with self.database.transaction():
+            for name in names:
+                self._policy.discard(name)
+                self._execute("UPDATE objects SET leaving = 1 WHERE name = ?", (pack(name),))
+
     def remove_victims(self, names: Iterable[str]) -> int:
         """As `remove`, for what `victims` answered: one that was added anew since then stays."""
         with self.database.transaction() as state:
@@ -281,31 +317,51 @@ class Catalog:
 
     def get(self, name: str) -> Entry | None:
         """The object of that name."""
-        return self._one(f"{_ENTRY} WHERE name = ?", (pack(name),))
+        with translated(self.database.path):
+            row = self._execute(f"{ENTRY} WHERE name = ?", (pack(name),)).fetchone()
+        return None if row is None else Entry.of(row)
 
-    def entries(
-        self, *, prefix: str = "", after: Entry | None = None, limit: int = 100
-    ) -> list[Entry]:
-        """Objects whose path begins with `prefix`, by path and name: the page after `after`."""
-        start = _encode(prefix)
-        begin = (start, b"") if after is None else (_encode(after.path), pack(after.name))
+    def names(self, after: str = "", limit: int = 1000) -> list[str]:
+        """Names of objects, in their order: the page after `after`; [] behind the last one."""
         with translated(self.database.path):
             rows = self._execute(
-                f"{_ENTRY} WHERE (path, name) > (?, ?) AND path BETWEEN ? AND ?"
-                " ORDER BY path, name LIMIT ?",
-                (*begin, start, start + _TOP, limit),
+                "SELECT name FROM objects WHERE name > ? ORDER BY name LIMIT ?",
+                (pack(after) if after else b"", limit),
             ).fetchall()
-        return [_entry(row) for row in rows]
+        return [unpack(name) for (name,) in rows]
 
-    def _one(self, query: str, args: tuple[Any, ...]) -> Entry | None:
-        with translated(self.database.path):
-            row = self._execute(query, args).fetchone()
-        return None if row is None else _entry(row)
+    def pin(self, pins: Mapping[str, str]) -> int:
+        """{key: path} are pinned from now on; the number of objects that this keeps.
+
+        They leave the order of eviction. One that was chosen to go just now still goes.
+        """
+        kept = 0
+        with self.database.transaction():
+            for key, path in pins.items():
+                self.pins.put(key, path)
+                for name, _ in self.pins.objects(key):
+                    self._policy.discard(unpack(name))
+                    kept += 1
+        return kept
+
+    def unpin(self, keys: Iterable[str]) -> int:
+        """These keys are not; the number of objects that may be evicted again."""
+        freed = 0
+        with self.database.transaction():
+            for key in keys:
+                if not self.pins.has(key):
+                    continue
+                self.pins.drop(key)
+                for name, blocks in self.pins.objects(key):
+                    self._policy.discard(unpack(name))
+                    self._insert(unpack(name), blocks)
+                    freed += 1
+        return freed
 
     def _add(self, state: State, new: NewEntry) -> int:
         packed, path = pack(new.name), _encode(new.path)
         before = self._execute(
-            "SELECT blocks, leaving FROM objects WHERE name = ?", (packed,)
+            "SELECT blocks, leaving, path FROM objects WHERE name = ?", (packed,)
         ).fetchone()
         if before is None:
             self._execute(
@@ -316,14 +372,14 @@ class Catalog:
         else:
             self._execute(
                 "UPDATE objects SET path = ?, size = ?, blocks = ?, leaving = 0 WHERE name = ?",
-                (path, new.size, new.blocks, packed),
+                (path or before[2], new.size, new.blocks, packed),
             )
         replaced: int = before[0] if before else 0
         state.objects += new.blocks - replaced
         self.account.end_reservation(state, new.name)
-        if before != (new.blocks, 0):
+        if before is None or before[:2] != (new.blocks, 0):
             self._policy.discard(new.name)
-            self._policy.insert(new.name, new.blocks, recalled=self._policy.recall(new.name))
+            self._insert(new.name, new.blocks)
         return replaced
 
     def _remove(self, state: State, names: Iterable[str], condition: str) -> int:
@@ -343,16 +399,16 @@ class Catalog:
     def _rejoin(self, name: str, blocks: int) -> None:
         """Put an object that should have gone, and is in use, back among the others."""
         self._execute("UPDATE objects SET leaving = 0 WHERE name = ?", (pack(name),))
-        self._policy.insert(name, blocks, recalled=self._policy.recall(name))
+        self._insert(name, blocks)
+
+    def _insert(self, name: str, blocks: int) -> None:
+        """Give it its place in the order of eviction; a pinned one has none."""
+        recalled = self._policy.recall(name)
+        if not self.pins.has(name):
+            self._policy.insert(name, blocks, recalled=recalled)
 
     def _execute(self, statement: str, args: tuple[Any, ...] = ()) -> sqlite3.Cursor:
         return self.database.db.execute(statement, args)
-
-
-def _entry(row: tuple[bytes, bytes, int, int, float, float, int]) -> Entry:
-    name, path, size, blocks, created, used, hits = row
-    text = path.decode("utf-8", "surrogateescape")
-    return Entry(unpack(name), text, size, blocks, created, used, hits)
 
 
 def _encode(path: str) -> bytes:

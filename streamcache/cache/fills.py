@@ -46,6 +46,11 @@ class IdleFills:
         self._paused.pop(session.path, None)
         self._next()
 
+    def forget(self, is_meant: Callable[[str], bool]) -> None:
+        """Paused copies of these paths are not taken up again."""
+        for path in [path for path in self._paused if is_meant(path)]:
+            del self._paused[path]
+
     def stop(self) -> None:
         """Resume nothing any more: the cache closes."""
         self._stopped = True

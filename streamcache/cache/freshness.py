@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import gevent
@@ -166,6 +167,16 @@ class Freshness:
         if path not in self._known:
             now = time.monotonic()
             self._remember(path, Known(version, now + self._config.revalidate, now))
+
+    def expire(self, paths: Iterable[str]) -> None:
+        """Ask again before the next use, whatever was said of these. Does not switch."""
+        for path in paths:
+            if (known := self._known.get(path)) is not None:
+                known.until = 0.0
+
+    def paths(self) -> list[str]:
+        """All that is known."""
+        return list(self._known)
 
     def forget(self, path: str) -> None:
         """Ask again next time."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -18,6 +18,7 @@ import gevent
 from streamcache.cache.account import Order, Reserved, Trashed
 from streamcache.cache.catalog import Catalog, NewEntry, Victim
 from streamcache.cache.database import CatalogCorrupt, CatalogError, CatalogReplaced
+from streamcache.cache.listing import Listing, Page, page
 from streamcache.cache.mender import Files, Mender, open_catalog
 from streamcache.cache.space import Space
 from streamcache.cache.store import Store
@@ -83,7 +84,7 @@ class Ledger:
             pool = WorkerPool("catalog", size=1)
             stack.callback(pool.close)
             path = os.path.join(store.root, "catalog.sqlite")
-            catalog = pool.call(open_catalog, path, config, max(1, space.limit), alone)
+            catalog = pool.call(open_catalog, path, config, max(1, space.limit), alone, store.boot)
             stack.callback(pool.post, catalog.close)
             size = pool.call(_agree, catalog, 0, alone)
             stack.pop_all()
@@ -134,11 +135,25 @@ class Ledger:
         if self._alone and (leaving := self.call(self.catalog.leaving)):
             gone = self._disk.call(self._store.remove_objects, leaving)
             self.call(self.catalog.remove_victims, gone)
+        self._take_up_pins()
         if not self.call(lambda: self.catalog.complete):
             if self._disk.call(self._store.is_empty):
                 self._mender.try_to_mend()
             if not self._space.known:
                 self._mender.mend()
+
+    def _take_up_pins(self) -> None:
+        """What the disk says: the last process may have ended between a pin's file and its row."""
+        try:
+            known = self.call(self.catalog.pins.all)
+            found = self._disk.call(self._store.pins.all, known)
+        except OSError as error:
+            log.warning("pins cannot be read error=%s", error)
+            return
+        if new := {key: path for key, path in found.items() if key not in known}:
+            self.call(self.catalog.pin, new)
+        if gone := known.keys() - found.keys():
+            self.call(self.catalog.unpin, gone)
 
     @property
     def objects(self) -> int:
@@ -158,6 +173,40 @@ class Ledger:
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """See ``Mender.call``. Switches. Raises what the function raises."""
         return self._mender.call(function, *args)
+
+    def page(self, listing: Listing) -> Page:
+        """A page of the objects that there are. Switches. Raises CatalogError."""
+        return self._disk.call(page, self.catalog.database.path, listing)
+
+    def pin(self, pins: Mapping[str, str]) -> int:
+        """{key: path}: not evicted; the number of objects. Switches. CatalogError, OSError."""
+        self._disk.call(self._store.pins.add, pins)
+        kept: int = self.call(self.catalog.pin, pins)
+        return kept
+
+    def unpin(self, keys: Collection[str]) -> int:
+        """The opposite."""
+        self._disk.call(self._store.pins.remove, keys)
+        freed: int = self.call(self.catalog.unpin, keys)
+        return freed
+
+    def pins(self) -> dict[str, str]:
+        """{key: path}. Switches. Raises CatalogError."""
+        found: dict[str, str] = self.call(self.catalog.pins.all)
+        return found
+
+    def pinned_bytes(self) -> int:
+        """On disk. Switches. Raises CatalogError."""
+        found: int = self.call(self.catalog.pins.bytes)
+        return found
+
+    def choose(self, names: list[str]) -> None:
+        """See ``Catalog.choose``. Switches. Raises CatalogError."""
+        self.call(self.catalog.choose, names)
+
+    def chosen_are_gone(self, names: list[str]) -> None:
+        """See ``Catalog.remove_victims``. Switches. Raises CatalogError."""
+        self.call(self.catalog.remove_victims, names)
 
     def victims(
         self, need: int, *, held: Collection[str] = (), limit: int = 64, batch: int = 1 << 30
@@ -187,6 +236,12 @@ class Ledger:
         In one transaction; also if the object had no row. Switches. Raises CatalogError.
         """
         self.call(self.catalog.trashed, name, file, blocks)
+
+    def trashed_partial(self, name: str, file: str) -> int:
+        """See ``Account.trash_reservation``. Switches. Raises CatalogError."""
+        found: int = self.call(self.catalog.account.trash_reservation, name, file)
+        self._space.forget(name)
+        return found
 
     def trash_freed(self, file: str) -> None:
         """It is unlinked, and nobody has it open. Idempotent. Switches. Raises CatalogError."""

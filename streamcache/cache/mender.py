@@ -194,22 +194,34 @@ class Mender:
         return answer
 
     def _rebuild(self, counts_from: float) -> None:
-        """Enter all that the disk has; usage counts from that monotonic time. Switches."""
+        """Enter all that the disk has, and nothing else; usage counts from that monotonic time.
+        Switches.
+        """
         # Partials first: one that is published meanwhile is found as an object, too, and its
         # reservation ends when that is entered.
         catalog = self._id
         partials = [*self._disk.call(self._partials), *self._space.drawn.items()]
         self._do(self.catalog.account.enter, partials)
+        self._do(self.catalog.pin, self._disk.call(self._store.pins.all))
         folders = self._store.all_objects()
         while (batch := self._disk.call(next, folders, None)) is not None:
             if batch:
                 entries = [new_entry(stored) for stored in batch]
                 self._do(self.catalog.add, entries)
+        self._forget_lost()
         self._do(self.catalog.account.add_trash, self._disk.call(self._trash_files))
         gevent.sleep(max(0.0, counts_from - time.monotonic()))
         self._do(self.catalog.set_complete, catalog)
         self.rebuilds += 1
         log.info("catalog rebuilt objects=%d bytes=%d", self._space.count, self._space.used)
+
+    def _forget_lost(self) -> None:
+        """Rows of objects that are not there: the catalog is older than the disk (a power cut)."""
+        last = ""
+        while names := self._do(self.catalog.names, last):
+            last = names[-1]
+            if lost := self._disk.call(self._store.lost_objects, names):
+                self._do(self.catalog.remove, lost)
 
 
 def new_entry(stored: StoredObject) -> NewEntry:
@@ -229,13 +241,19 @@ def _close(fd: int) -> None:
 # In the catalog's thread, as SQLite demands:
 
 
-def open_catalog(path: str, config: CacheConfig, limit: int, alone: bool) -> Catalog:
+def open_catalog(path: str, config: CacheConfig, limit: int, alone: bool, boot: str) -> Catalog:
     """What is there, else a new one, made by one process while the others wait for it."""
 
     def attempt(*, make: bool = False) -> Catalog:
         size = config.size
         catalog = Catalog.open(
-            path, policy=config.policy, capacity=limit, alone=alone, size=size, make=make
+            path,
+            policy=config.policy,
+            capacity=limit,
+            alone=alone,
+            size=size,
+            make=make,
+            boot=boot,
         )
         try:
             catalog.agree(size, alone=alone)

@@ -139,6 +139,17 @@ class Objects:
         for name in [n for n, handle in self._open.items() if not os.fstat(handle.fd).st_nlink]:
             self._forget(name)
 
+    def let_go_of_missing(self) -> None:
+        """Those that another process has taken from their names take no more readers. Switches.
+
+        Also what it renamed into trash/ because it is read here: its readers go on. OSError.
+        """
+        inodes = {name: os.fstat(handle.fd).st_ino for name, handle in self._open.items()}
+        for name in self._disk.call(_without_name, self._store, inodes):
+            handle = self._open.get(name)
+            if handle is not None and os.fstat(handle.fd).st_ino == inodes[name]:
+                self._forget(name)
+
     def evict(self, names: list[str]) -> list[str]:
         """Remove those that nobody reads; returns those that are gone. Switches."""
         free = [name for name in names if name not in self._going and not self._is_leased(name)]
@@ -218,6 +229,11 @@ class Objects:
             _close(fd)
         except (OSError, CacheError) as error:
             log.warning("trash not emptied file=%r error=%s", trashed, error)
+
+
+def _without_name(store: Store, inodes: dict[str, int]) -> list[str]:
+    """Worker thread: objects that are not the file at their name any more."""
+    return [name for name, inode in inodes.items() if not store.is_at_its_name(name, inode)]
 
 
 def _stays(fd: int) -> bool:

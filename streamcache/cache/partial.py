@@ -25,6 +25,7 @@ from streamcache.source.base import SourceFile
 
 FORMAT = 1
 SYNC_BYTES = 64 * 1024 * 1024  # written since the last fdatasync: no 50 GB flush at the end
+PATH_ATTRIBUTE = "user.streamcache.path"  # of an object: its path at the source
 _MAGIC = b"streamcache map\n"
 _ALIGN = 4096
 IN_USE = 0  # the byte of the map that every session holds shared
@@ -98,6 +99,15 @@ class PartialHeader:
         return header, length
 
 
+def path_of(file: str) -> str:
+    """The path at the source that ``Partial.seal`` left with an object; "": none is there."""
+    try:
+        encoded = os.getxattr(file, PATH_ATTRIBUTE, follow_symlinks=False)
+    except OSError:
+        return ""
+    return encoded.decode("utf-8", "surrogateescape")
+
+
 class Partial:
     """The open files of one copy, and how much of them was written since the last sync."""
 
@@ -127,11 +137,16 @@ class Partial:
                 self.poison()
                 raise
 
-    def seal(self, mtime_ns: int) -> None:
+    def seal(self, mtime_ns: int, path: str = "") -> None:
         """Pin the modification time and make the data durable. Raises OSError; not retried.
 
-        A failed fsync may have thrown the data away (Rebello et al., ATC'20).
+        A failed fsync may have thrown the data away (Rebello et al., ATC'20). The path goes with
+        it, for a catalog that is rebuilt, where the file system keeps such attributes.
         """
+        if path:
+            with contextlib.suppress(OSError):
+                encoded = path.encode("utf-8", "surrogateescape")
+                os.setxattr(self._write_fd, PATH_ATTRIBUTE, encoded)
         os.utime(self._write_fd, ns=(mtime_ns, mtime_ns))
         os.fsync(self._write_fd)
 

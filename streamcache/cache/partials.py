@@ -23,6 +23,7 @@ from streamcache.errors import CacheBusy
 
 # Opening a folder, a link (which leads anywhere) or a FIFO: whatever that is, it is not ours.
 _FOREIGN = (errno.EISDIR, errno.ELOOP, errno.ENXIO)
+_MAX_HEADER = 1 << 16  # bytes: a path of 4096 bytes in JSON, and more
 _MAX_MAP = 1 << 30  # bytes: a map of 64 TiB
 
 
@@ -76,15 +77,35 @@ class PartialFolder:
         with self._owned(name) as (_, idle):
             return idle
 
+    def path(self, name: str) -> str:
+        """The path at the source, also of one that is worked on; "": its map does not say."""
+        try:
+            fd = os.open(self._map(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            return ""
+        try:
+            return PartialHeader.decode(os.pread(fd, _MAX_HEADER, 0))[0].path
+        except (OSError, ValueError):
+            return ""
+        finally:
+            os.close(fd)
+
     def room(self) -> list[tuple[str, int]]:
-        """All partials and the bytes on disk that they take, or may take if they are in use."""
+        """All partials and the bytes on disk that they take, or may take if they are in use.
+
+        Also those that are of no use: they take room until a sweep removes them.
+        """
         found = []
         for name in self.names():
             with self._owned(name) as (there, idle), contextlib.suppress(FileNotFoundError):
-                if idle is not None and idle.kind is Leftover.PARTIAL:
-                    found.append((name, idle.blocks))
-                elif there and idle is None:
-                    found.append((name, footprint(os.stat(self.data(name)).st_size)))
+                if there and idle is None:
+                    blocks = footprint(os.stat(self.data(name)).st_size)
+                elif idle is None:  # data without a map
+                    blocks = os.stat(self.data(name), follow_symlinks=False).st_blocks * 512
+                else:
+                    blocks = idle.blocks
+                if blocks:
+                    found.append((name, blocks))
         return found
 
     def names(self) -> list[str]:
@@ -101,6 +122,24 @@ class PartialFolder:
     def data(self, name: str) -> str:
         """The path of its data file."""
         return os.path.join(self._root, name + ".data")
+
+    def is_another(self, name: str, inode: int) -> bool:
+        """Whether the data file of that name is not the one of this ``inode``; 0: any is ours."""
+        with contextlib.suppress(FileNotFoundError):
+            return bool(inode) and os.stat(self.data(name), follow_symlinks=False).st_ino != inode
+        return False
+
+    def retire(self, name: str, trash: str) -> bool:
+        """The data file becomes ``trash`` (a path) and the map goes, although it is worked on.
+
+        Who does goes on with what it has open. Whether there was one. Raises OSError.
+        """
+        self.drop_map(name)
+        try:
+            os.rename(self.data(name), trash)
+        except FileNotFoundError:
+            return False
+        return True
 
     def drop(self, name: str) -> None:
         """Remove its files, the map first: data without a map is nothing."""

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import logging
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
 import gevent
@@ -97,7 +98,7 @@ class Provider:
             lock = None
             if before is None and ahead is not None:
                 # Who reads ahead holds the key until its copy has begun: nobody reads the same.
-                lock = self._r.keys.try_acquire(self._key(path))
+                lock = self._r.keys.try_acquire(self.key(path))
             if lock is not None:
                 held.callback(lock.release)
                 if self._has_something(path):
@@ -148,7 +149,7 @@ class Provider:
             with self._found(path, version, stale=True) as found:
                 return version if found.handle is not None else None
         try:
-            stored = self._r.disk.call(self._r.store.versions, self._key(path), timeout=_DISK_WAIT)
+            stored = self._r.disk.call(self._r.store.versions, self.key(path), timeout=_DISK_WAIT)
         except OSError:
             return None
         if not stored:
@@ -159,7 +160,7 @@ class Provider:
 
     def _has_something(self, path: str) -> bool:
         """Whether the cache may have the bytes already. Switches."""
-        key = self._key(path)
+        key = self.key(path)
         try:
             stored = self._r.disk.call(self._r.store.versions, key, timeout=_DISK_WAIT)
             return bool(stored) or bool(self._ledger.reserved(key))
@@ -371,9 +372,21 @@ class Provider:
             session.handle_event(Event.OUTDATED)
         self._removal.remove([name])
 
+    def outdate(self, is_meant: Callable[[str], bool]) -> set[str]:
+        """Copies of these paths (without the first slash) end as if their files had changed.
+
+        Their readers go on, nobody joins them, and what is paused is not taken up again. The
+        names of those that were running. Does not switch.
+        """
+        self._fills.forget(is_meant)
+        names = {name for name, session in self.sessions.items() if is_meant(session.path)}
+        for name in names:
+            self.sessions[name].handle_event(Event.OUTDATED)
+        return names
+
     def _gone(self, path: str) -> None:
         """Proven: the source has no such file any more."""
-        key = self._key(path)
+        key = self.key(path)
         for name in [name for name in self.sessions if name.startswith(key)]:
             self.sessions[name].handle_event(Event.OUTDATED)
         self._removal.remove_others(key, None)
@@ -391,7 +404,8 @@ class Provider:
         gevent.wait([session.ended for session in sessions], timeout=timeout)
         self._removal.close(_END_WAIT)
 
-    def _key(self, path: str) -> str:
+    def key(self, path: str) -> str:
+        """The key of a path ("a/b.mp4", relative to the source)."""
         digest = hashlib.blake2b(digest_size=16, person=b"key")
         digest.update(self._r.source.id.encode("utf-8", "surrogateescape") + b"\0")
         identity = self._r.config.source.identity
@@ -401,7 +415,7 @@ class Provider:
         return digest.hexdigest()
 
     def _name(self, path: str, version: Version) -> str:
-        return f"{self._key(path)}.{version.id}"
+        return f"{self.key(path)}.{version.id}"
 
 
 def _relative(path: str) -> str:

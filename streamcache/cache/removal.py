@@ -8,6 +8,7 @@ processes away. Removal names exact versions.
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable, Collection
 
 import gevent
@@ -58,6 +59,19 @@ class Removal:
 
         self._tasks.spawn(self._remove, others)
 
+    def purge(self, name: str) -> bool:
+        """The object and the partial of this name go now, also while they are read or worked on.
+
+        Who has them open goes on with what it has; nobody joins. False: the key is held for too
+        long, or the object is going already. Switches. Raises OSError, CacheError.
+        """
+        with self._r.keys.acquire(key_of(name), LOCK_WAIT):
+            if not self._drop_partial(name):
+                trash = f"{name}.{secrets.token_hex(4)}"
+                if self._r.disk.call(self._r.store.retire_partial, name, trash):
+                    self._ledger.trashed_partial(name, trash)
+            return self._r.objects.discard(name)
+
     def close(self, timeout: float) -> None:
         """End, at the latest after ``timeout`` s. Switches."""
         self._tasks.join(timeout=timeout)
@@ -93,11 +107,12 @@ class Removal:
             except (OSError, StreamCacheError) as error:
                 log.warning("not removed name=%s error=%s", name, error)
 
-    def _drop_partial(self, name: str) -> None:
-        """One that nobody works on; the others are dropped by who leaves them last."""
+    def _drop_partial(self, name: str) -> bool:
+        """Whether there is none now: one that is worked on is left to who leaves it last."""
         generation = self._r.space.generation(name)
         if not generation:
-            return
+            return True
         blocks = self._r.disk.call(self._r.store.partials.remove, name)
         if blocks is not None:
             self._r.space.settle(name, generation, blocks)
+        return blocks is not None

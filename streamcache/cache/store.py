@@ -3,6 +3,7 @@
 objects/ab/<key>.<version>      complete and durable, never written again (I5)
 partial/                        copies under way (``partials.py``)
 trash/                          still read by somebody, unlinked when they are done
+pins/                           paths that are not to be evicted (``pins.py``)
 mounts                          where each source was mounted when it was last seen
 
 Several processes may use one directory. Who reads an object holds a shared flock on it; who wants
@@ -12,6 +13,7 @@ to remove it asks for the exclusive one.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import enum
 import errno
 import fcntl
@@ -25,12 +27,13 @@ from dataclasses import dataclass
 
 from streamcache.cache import locks
 from streamcache.cache.names import is_name, remove_foreign
-from streamcache.cache.partial import FORMAT
+from streamcache.cache.partial import FORMAT, path_of
 from streamcache.cache.partials import PartialFolder
+from streamcache.cache.pins import PinFolder
 from streamcache.errors import CacheBusy, CacheError
 from streamcache.source.base import Version
 
-_DIRECTORIES = ("objects", "partial", "trash")
+_DIRECTORIES = ("objects", "partial", "trash", "pins")
 # A byte of ``lock`` beyond those of the keys. Shared: uses the directory; exclusive: opens it.
 _USE = 1 << 61
 _ROUNDED = 2 * 10**9  # ns that a file system may be off with a file's time
@@ -41,13 +44,13 @@ _OPEN_POLL = 0.02  # s
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """An object as the disk shows it."""
+    """An object as the disk shows it; ``path`` is told by ``all_objects``, where it is known."""
 
     name: str
     version: Version
     blocks: int  # bytes on disk
     stored: float  # s since the epoch: when it got its name
-    path: str = ""  # at the source, where that is still known
+    path: str = ""  # at the source
 
 
 class Fate(enum.Enum):
@@ -66,6 +69,7 @@ class Store:
         self.boot = _boot_id()
         self.lock = -1  # descriptor of the file of locks
         self.partials = PartialFolder(self.root, self.boot)
+        self.pins = PinFolder(self.root)
 
     def prepare(self) -> bool:
         """Make the directories; whether no other process uses them. Then nobody else comes in
@@ -127,6 +131,8 @@ class Store:
             known = {**(known if isinstance(known, dict) else {}), source: now}
             with open(path + ".new", "w", encoding="utf-8", errors="surrogateescape") as file:
                 json.dump(known, file)
+                file.flush()
+                os.fsync(file.fileno())  # or a power cut could leave the name and no content
             os.rename(path + ".new", path)
         return now
 
@@ -221,8 +227,13 @@ class Store:
                 if not (is_name(file) and file.startswith(folder)):
                     remove_foreign(self._path("objects", folder, file))
                 elif (stored := self.find_object(file)) is not None:
-                    batch.append(stored)
+                    where = path_of(self._object(file))
+                    batch.append(dataclasses.replace(stored, path=where))
             yield batch
+
+    def lost_objects(self, names: list[str]) -> list[str]:
+        """Those of them that are not there."""
+        return [name for name in names if self.find_object(name) is None]
 
     def remove_objects(self, names: list[str]) -> list[str]:
         """Unlink those that nobody reads; returns what is gone, also when it was gone before."""
@@ -265,7 +276,18 @@ class Store:
         finally:
             os.close(fd)
 
+    def is_at_its_name(self, name: str, inode: int) -> bool:
+        """Whether the object of that name is the file of this inode."""
+        try:
+            return os.lstat(self._object(name)).st_ino == inode
+        except FileNotFoundError:
+            return False
+
     # -- trash
+
+    def retire_partial(self, name: str, trash: str) -> bool:
+        """See ``PartialFolder.retire``; ``trash`` is its name in trash/."""
+        return self.partials.retire(name, self._path("trash", trash))
 
     def trash(self) -> list[tuple[str, int]]:
         """What is in trash/: names and bytes on disk; what is no file is removed."""

@@ -19,6 +19,7 @@ from streamcache.cache.freshness import Freshness
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.locks import KeyLocks
 from streamcache.cache.objects import ObjectHandle, Objects
+from streamcache.cache.operations import Operations
 from streamcache.cache.provider import Provider
 from streamcache.cache.recovery import Recovery
 from streamcache.cache.removal import Removal
@@ -172,6 +173,11 @@ class StreamCache:
         with parts.provider.find(path, ahead=0) as found:
             return StreamFile(found.open("local"), parts.disk.call, path)
 
+    @property
+    def operations(self) -> Operations:
+        """What an operator does: look at entries, purge, pin, warm. Switches when it starts."""
+        return self._started.operations
+
     def statistics(self) -> Statistics:
         """A snapshot of counters, usage and live copies."""
         counters = {**vars(self.counters)}
@@ -248,6 +254,7 @@ class _Parts:
     recovery: Recovery
     evictor: Evictor
     provider: Provider
+    operations: Operations
 
     def __init__(self, config: Config, counters: Counters) -> None:
         self.config = config
@@ -366,6 +373,7 @@ class _Parts:
         )
         removal = Removal(resources, self.ledger)
         self.provider = Provider(resources, freshness, self.ledger, removal)
+        self.operations = Operations(resources, self.ledger, freshness, removal, self.provider)
         self.evictor.start()
 
     def stuck(self) -> int:

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -182,30 +183,11 @@ def test_another_policy_takes_the_objects_over_by_last_use(path: str) -> None:
         catalog.close()
 
 
-def test_entries_are_paged_by_path(catalog: Catalog) -> None:
-    paths = ["/b/1", "/a/2", "/a/1", "/a\udcff/1", "/a/\udcff\udcff", "/a"]
-    for number, name in enumerate(paths):
-        catalog.add(NewEntry(object_name(number), name, 1, 4096, 1.0))
-    catalog.add(NewEntry(object_name(1, version=5), "/a/2", 1, 4096, 1.0))
-    assert [one.path for one in catalog.entries(prefix="/a/")] == [
-        "/a/1",
-        "/a/2",
-        "/a/2",
-        "/a/\udcff\udcff",
-    ]
-    pages, after = [], None
-    while page := catalog.entries(after=after, limit=2):
-        pages += page
-        after = page[-1]
-    assert pages == catalog.entries()
-    assert len(pages) == 7
-
-
-def test_paging_reads_no_more_rows_than_the_page_has(path: str) -> None:
+def test_what_goes_next_is_told_without_reading_all_rows(path: str) -> None:
     catalog = Catalog.open(path, capacity=GiB)
+    catalog.add(entry(1))
     queries: list[str] = []
     catalog.database.db.set_trace_callback(queries.append)
-    catalog.entries(prefix="/a")
     catalog.victims(1)
     catalog.database.db.set_trace_callback(None)
     plans = [
@@ -216,6 +198,41 @@ def test_paging_reads_no_more_rows_than_the_page_has(path: str) -> None:
     ]
     assert len(plans) >= 2
     assert all("SEARCH" in plan or plan == "USE TEMP B-TREE FOR ORDER BY" for plan in plans), plans
+    catalog.close()
+
+
+def test_it_is_not_complete_after_another_boot_of_the_machine(path: str) -> None:
+    catalog = Catalog.open(path, capacity=GiB, boot="first")
+    catalog.set_complete()
+    catalog.close()
+    for alone, boot, complete in (
+        (True, "first", True),
+        (False, "second", True),  # whoever is there already has looked
+        (True, "second", False),
+        (True, "second", False),  # and nobody has said so since
+    ):
+        catalog = Catalog.open(path, capacity=GiB, alone=alone, boot=boot)
+        assert catalog.complete is complete
+        catalog.close()
+
+
+def test_names_come_in_pages(path: str) -> None:
+    catalog = Catalog.open(path, capacity=GiB)
+    names = sorted(object_name(number) for number in range(5))
+    catalog.add([entry(number) for number in range(5)])
+    assert catalog.names(limit=3) == names[:3]
+    assert catalog.names(names[2], limit=3) == names[3:]
+    assert catalog.names(names[4]) == []
+    catalog.close()
+
+
+def test_a_path_that_is_known_stays_known(path: str) -> None:
+    catalog = Catalog.open(path, capacity=GiB)
+    known = entry(1)
+    catalog.add(known)
+    catalog.add(replace(known, path="", blocks=known.blocks + 4096))  # as the disk knows it
+    found = catalog.get(known.name)
+    assert found is not None and (found.path, found.blocks) == (known.path, known.blocks + 4096)
     catalog.close()
 
 

@@ -14,8 +14,10 @@ import pytest
 
 from streamcache.cache.catalog import CatalogError, NewEntry, Victim
 from streamcache.cache.evictor import BATCH_FILES, Evictor
+from streamcache.cache.listing import Listing
 from streamcache.cache.policy import POLICIES, PolicyName
 from streamcache.cache.queues import MemoryQueues
+from streamcache.cache.selection import Selection
 from streamcache.cache.space import Draw
 from streamcache.config.cache import CacheConfig
 from streamcache.errors import NoSpace
@@ -92,7 +94,7 @@ class World:
     @property
     def objects(self) -> list[str]:
         """The names that are left, in their order."""
-        entries = self.ledger.call(self.ledger.catalog.entries)
+        entries = self.ledger.page(Listing(Selection.everything(), limit=1000)).entries
         return [entry.name for entry in sorted(entries, key=lambda entry: int(entry.name[33:], 16))]
 
     def draw(self, amount: int, *, number: int = 1000, timeout: float = 5) -> Draw:

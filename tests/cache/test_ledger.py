@@ -16,7 +16,9 @@ from streamcache.cache.blockmap import Extent
 from streamcache.cache.catalog import CatalogError
 from streamcache.cache.database import create, take_lock
 from streamcache.cache.ledger import Ledger
+from streamcache.cache.listing import Listing
 from streamcache.cache.partial import PartialHeader
+from streamcache.cache.selection import Selection
 from streamcache.cache.space import Space
 from streamcache.cache.store import Store
 from streamcache.config.cache import CacheConfig
@@ -210,7 +212,7 @@ def test_touches_reach_the_catalog_in_the_end(site: Site) -> None:
     ledger.touch(name(2), "a")  # of what is not there: nothing
     site.end()
     ledger = site.begin()
-    (entry,) = ledger.call(lambda: list(ledger.catalog.entries()))
+    (entry,) = ledger.page(Listing(Selection.everything())).entries
     assert entry.hits == 2
 
 

@@ -71,9 +71,9 @@ def seals(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     sealed: list[str] = []
     seal = Partial.seal
 
-    def note(self: Partial, mtime_ns: int) -> None:
+    def note(self: Partial, mtime_ns: int, path: str) -> None:
         sealed.append(self.name)
-        seal(self, mtime_ns)
+        seal(self, mtime_ns, path)
 
     monkeypatch.setattr(Partial, "seal", note)
     return sealed

@@ -873,9 +873,9 @@ def test_a_source_that_is_touched_after_its_last_byte_is_not_published(
 ) -> None:
     seal = Partial.seal
 
-    def touch_and_seal(self: Partial, mtime_ns: int) -> None:
+    def touch_and_seal(self: Partial, mtime_ns: int, path: str) -> None:
         os.utime(world.path(FILM))
-        seal(self, mtime_ns)
+        seal(self, mtime_ns, path)
 
     monkeypatch.setattr(Partial, "seal", touch_and_seal)
     session = world.session(FILM, SIZE)
@@ -945,10 +945,10 @@ def test_a_partial_that_is_complete_is_published_without_reading(
     entered, go = threading.Event(), threading.Event()
     seal = Partial.seal
 
-    def held(self: Partial, mtime_ns: int) -> None:
+    def held(self: Partial, mtime_ns: int, path: str) -> None:
         entered.set()
         assert go.wait(20)
-        seal(self, mtime_ns)
+        seal(self, mtime_ns, path)
 
     monkeypatch.setattr(Partial, "seal", held)
     first = world.session(FILM, SIZE)

@@ -1,0 +1,260 @@
+"""``Operations``: what an operator does to a cache that runs: look, purge, pin, warm.
+
+Hub's thread; greenlets are those of warm jobs (``warming.py``). The cache directory is that of all
+processes that share it, while sessions, what is known of the source, and open files are those of
+this process. So what was asked of one is to be asked of the others too, after it: they find
+nothing more on the disk, and let go of what they have open. Other sources' files in a shared
+directory are shown, and never touched.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from streamcache.cache.catalog import Entry
+from streamcache.cache.freshness import Freshness
+from streamcache.cache.ledger import Ledger
+from streamcache.cache.listing import Listing, Page
+from streamcache.cache.names import key_of
+from streamcache.cache.provider import Provider
+from streamcache.cache.removal import Removal
+from streamcache.cache.resources import Resources
+from streamcache.cache.selection import Selection
+from streamcache.errors import CacheError, NoSpace
+
+PurgeMode = Literal["hard", "soft"]
+
+_PIECE = 250  # entries between two switches
+_BATCH = 64  # objects that are removed together
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """Objects and partials that were meant, those that are gone, and the bytes of these on disk.
+
+    In a dry run ``removed`` and ``bytes`` are what would go.
+    """
+
+    matched: int
+    removed: int
+    bytes: int
+    dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """Objects that this keeps, or lets go, and the paths whose pins were set, or taken away."""
+
+    matched: int
+    paths: int
+
+
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """What this process knows of a path from the source."""
+
+    version: str | None  # None: there is no such file
+    fresh_for: float  # s from now; 0: it is asked before the next use
+    failing_for: float | None  # s since when the source could not be asked; None: it could
+
+
+class Operations:
+    """Made by ``StreamCache.operations``; the methods say whether they switch."""
+
+    def __init__(
+        self,
+        resources: Resources,
+        ledger: Ledger,
+        freshness: Freshness,
+        removal: Removal,
+        provider: Provider,
+    ) -> None:
+        self._r = resources
+        self._ledger = ledger
+        self._freshness = freshness
+        self._removal = removal
+        self._provider = provider
+
+    def __repr__(self) -> str:
+        return f"<Operations {self._r.source!r}>"
+
+    # -- look
+
+    def entries(self, listing: Listing) -> Page:
+        """A page of the objects in the cache directory. Switches. Raises CatalogError."""
+        return self._ledger.page(listing)
+
+    def entry(self, path: str) -> tuple[Entry, ...]:
+        """The objects of a path ("/a/b.mp4"): one, or none, or old versions that are being read.
+
+        Switches. Raises CatalogError; ValueError: this is no path.
+        """
+        found = [entry for entries in self._ours(Selection.of(path=path)) for entry in entries]
+        return tuple(found)
+
+    def known(self, path: str) -> Knowledge | None:
+        """What the source said of a path last; None: nothing. Does not switch."""
+        known, now = self._freshness.known(path.removeprefix("/")), time.monotonic()
+        if known is None:
+            return None
+        return Knowledge(
+            version=None if known.version is None else known.version.id,
+            fresh_for=max(0.0, known.until - now),
+            failing_for=None if known.failing_since is None else now - known.failing_since,
+        )
+
+    # -- purge
+
+    def purge(
+        self, selection: Selection, *, mode: PurgeMode = "hard", dry_run: bool = False
+    ) -> Purged:
+        """Take these files out of the cache, or have them asked for again before the next use.
+
+        "hard": objects and partials go, copies under way end as if their files had changed. Who
+        reads goes on with the version and the bytes that he has, or is cut where a copy cannot go
+        on; nobody joins. A pin of the path stays. "soft": what is there stays, and the source is
+        asked before it is used again. Switches. Raises CatalogError, OSError.
+        """
+        if mode not in get_args(PurgeMode):
+            raise ValueError(f"mode {mode!r} is not one of {', '.join(get_args(PurgeMode))}")
+        if mode == "soft":
+            return self._soft_purge(selection, dry_run=dry_run)
+        running: set[str] = set()
+        if not dry_run:
+            # First of all: from here on nothing new is joined or answered with what is to go.
+            running = self._provider.outdate(selection.matches)
+            self._expire(selection)
+        matched = removed = freed = 0
+        for entries in self._ours(selection):
+            gone = entries if dry_run else self._remove(entries)
+            matched += len(entries)
+            removed += len(gone)
+            freed += sum(entry.blocks for entry in gone)
+        for name, reserved in self._partials(selection, running).items():
+            matched += 1
+            if dry_run or self._purge(name):
+                removed += 1
+                freed += reserved
+        if not dry_run:
+            self._r.objects.let_go_of_missing()
+            log.info(
+                "purged files=%r matched=%d removed=%d bytes=%d",
+                str(selection),
+                matched,
+                removed,
+                freed,
+            )
+        return Purged(matched, removed, freed, dry_run)
+
+    def _soft_purge(self, selection: Selection, *, dry_run: bool) -> Purged:
+        if not dry_run:
+            self._expire(selection)
+            log.info("purged files=%r mode=soft", str(selection))
+        return Purged(sum(map(len, self._ours(selection))), 0, 0, dry_run)
+
+    def _expire(self, selection: Selection) -> None:
+        """Does not switch: 100,000 paths take some 20 ms."""
+        self._freshness.expire(filter(selection.matches, self._freshness.paths()))
+
+    def _remove(self, entries: list[Entry]) -> list[Entry]:
+        """Those that are gone. Switches."""
+        gone: set[str] = set()
+        for start in range(0, len(entries), _BATCH):
+            names = [entry.name for entry in entries[start : start + _BATCH]]
+            # As the Evictor does it: one that is published anew meanwhile keeps its row.
+            self._ledger.choose(names)
+            unread = self._r.objects.evict(names)
+            self._ledger.chosen_are_gone(unread)
+            gone.update(unread)
+            gone.update(name for name in names if name not in gone and self._purge(name))
+        return [entry for entry in entries if entry.name in gone]
+
+    def _purge(self, name: str) -> bool:
+        try:
+            return self._removal.purge(name)
+        except CacheError as error:
+            log.warning("not purged name=%s error=%s", name, error)
+            return False
+
+    def _partials(self, selection: Selection, running: set[str]) -> dict[str, int]:
+        """Names of partials that are meant, and what is reserved for them. Switches.
+
+        ``running``: sessions of ours that were copying, in the end into no partial.
+        """
+        found = {}
+        key = None if selection.path is None else self._provider.key(selection.path)
+        for row in self._ledger.reservations():
+            if key is not None:
+                is_meant = key_of(row.name) == key
+            elif row.name in running:
+                is_meant = True
+            else:
+                path = self._r.disk.call(self._r.store.partials.path, row.name)
+                ours = self._provider.key(path) == key_of(row.name)
+                is_meant = ours and selection.matches(path)
+            if is_meant:
+                found[row.name] = row.bytes
+        return found
+
+    # -- pin
+
+    def pin(self, selection: Selection) -> Pinned:
+        """Keep the objects of these paths from being evicted, in whichever version, for good.
+
+        A path need not be in the cache yet; with a prefix or glob those are meant that are. Kept
+        over restarts and the loss of the catalog (``pins/``). Switches. Raises NoSpace when too
+        little would be left that may be evicted, CatalogError, OSError.
+        """
+        pins = (
+            {} if selection.path is None else {self._provider.key(selection.path): selection.path}
+        )
+        more = 0
+        for entries in self._ours(selection):
+            pins.update((entry.key, entry.path) for entry in entries)
+            more += sum(entry.blocks for entry in entries if not entry.pinned)
+        most = int(self._r.config.cache.low_watermark * self._r.space.limit)
+        if more and (total := self._ledger.pinned_bytes() + more) > most:
+            raise NoSpace(
+                f"{total} bytes would be pinned; at most {most} (cache.low_watermark of cache.size)"
+                " may be, so that there is something to evict"
+            )
+        matched = self._ledger.pin(pins) if pins else 0
+        log.info("pinned files=%r objects=%d paths=%d", str(selection), matched, len(pins))
+        return Pinned(matched, len(pins))
+
+    def unpin(self, selection: Selection) -> Pinned:
+        """Let these paths be evicted again. Switches. Raises CatalogError, OSError."""
+        keys = [
+            key
+            for key, path in self._ledger.pins().items()
+            if selection.matches(path) and self._is_ours(key, path, selection)
+        ]
+        matched = self._ledger.unpin(keys) if keys else 0
+        log.info("unpinned files=%r objects=%d paths=%d", str(selection), matched, len(keys))
+        return Pinned(matched, len(keys))
+
+    def pins(self) -> tuple[str, ...]:
+        """The pinned paths ("/a/b.mp4") in their order. Switches. Raises CatalogError."""
+        return tuple(sorted(f"/{path}" for path in self._ledger.pins().values()))
+
+    # -- inside
+
+    def _ours(self, selection: Selection) -> Iterator[list[Entry]]:
+        """The entries of our source that are meant, in pieces. Switches between them."""
+        after = ""
+        while True:
+            page = self._ledger.page(Listing(selection, limit=_PIECE, after=after))
+            yield [one for one in page.entries if self._is_ours(one.key, one.path, selection)]
+            after = page.next
+            if not after:
+                return
+
+    def _is_ours(self, key: str, path: str, selection: Selection) -> bool:
+        """One whose path was lost with a catalog is meant if all are."""
+        return key == self._provider.key(path) or (not path and selection.is_everything)
