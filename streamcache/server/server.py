@@ -37,6 +37,7 @@ from streamcache.server.handler import Handler, Response
 from streamcache.server.notices import Notices
 from streamcache.server.pages import PageCache
 from streamcache.server.service import Service
+from streamcache.server.tags import Tags
 from streamcache.server.ticker import Ticker
 from streamcache.server.transport import SocketTransport
 
@@ -155,6 +156,7 @@ class StreamCacheServer:
             head_limits=_head_limits(config.limits),
             clock=clock,
             access_log=access_log,
+            tags=Tags(config.log),
             pages=PageCache(),
             prefetch=self._cache.prefetch,
             fast=None,
@@ -228,6 +230,7 @@ class StreamCacheServer:
                 raise ConfigError(f"log.access: {error}") from error
             gevent.spawn(service.access_log.close)  # once its last lines are written
             service.access_log = access_log
+            service.tags = Tags(new.config.log)
         self._config = new.config
         self._apply(new.config, access)
         for connection in self._connections:
@@ -360,7 +363,7 @@ class StreamCacheServer:
         if self._fast_path and not service.draining:
             service.fast = FastPath(
                 *(self._cache, service.clock, service.access_log, service.pages),
-                service.head_limits,
+                *(service.head_limits, service.tags),
             )
         shortest = min(
             limits.head_timeout, limits.keepalive_timeout, limits.send_timeout, limits.body_timeout
