@@ -22,6 +22,7 @@ class Counters:
         self.copies_cancelled = 0
         self.copies_failed = 0
         self.evictions = 0  # objects
+        self.objects_damaged = 0  # found not to be what they should be, and dropped
         self.connections_accepted = 0
         self.connections_refused = 0
 
@@ -69,6 +70,7 @@ class Statistics:
     copies_cancelled: int = 0
     copies_failed: int = 0
     evictions: int = 0
+    objects_damaged: int = 0
     connections_accepted: int = 0
     connections_refused: int = 0
     usage: int = 0  # bytes of disk blocks: objects, partials, trash
