@@ -373,7 +373,14 @@ class _Parts:
         )
         removal = Removal(resources, self.ledger)
         self.provider = Provider(resources, freshness, self.ledger, removal)
-        self.operations = Operations(resources, self.ledger, freshness, removal, self.provider)
+        self.operations = Operations(
+            resources,
+            self.ledger,
+            freshness,
+            removal,
+            self.provider,
+            lambda: not self.breaker.is_open,
+        )
         self.evictor.start()
 
     def stuck(self) -> int:
@@ -394,6 +401,7 @@ class _Parts:
         """In the opposite order; also what was opened only in part. Switches."""
         if hasattr(self, "provider"):
             self.breaker.stop()
+            self.operations.close()
             self.provider.close(timeout)
             self.evictor.stop()
             self.objects.close()
