@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import urlsplit
@@ -42,7 +43,9 @@ class DaemonProcess:
         workers: int = 1,
         module: str = "streamcache",
         environment: dict[str, str] | None = None,
+        begun: Callable[[int], object] = lambda _pid: None,
     ) -> None:
+        """``begun`` is told the process id before the daemon is ready."""
         self._temporary = tempfile.TemporaryDirectory(
             prefix="streamcache-", ignore_cleanup_errors=True
         )
@@ -67,6 +70,7 @@ class DaemonProcess:
                 stdout=subprocess.PIPE,
                 stderr=log,
             )
+        begun(self._process.pid)
         try:
             self.ready_line = self._first_line()
             self.url = _url(self.ready_line)

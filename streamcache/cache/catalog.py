@@ -107,12 +107,15 @@ class Victim:
 class Catalog:
     """An open catalog. Made by `open`."""
 
-    def __init__(self, database: Database, policy: PolicyName, capacity: int) -> None:
+    def __init__(
+        self, database: Database, policy: PolicyName, capacity: int, *, boot: str = ""
+    ) -> None:
         self.database = database
         self.account = Account(database)
         self.pins = PinTable(database)
         self._capacity = capacity
         self._policy_name = policy
+        self._boot = boot
         self._take_over(alone=True)
 
     def __repr__(self) -> str:
@@ -128,16 +131,18 @@ class Catalog:
         alone: bool = True,
         size: int = 0,
         make: bool = True,
+        boot: str = "",
     ) -> Catalog:
         """Open the catalog at `path`, or `make` one; `capacity` is the size of the cache in bytes.
 
         Another `policy` than before takes all objects over in the order of their last use, if no
         other process has it open (`alone`); else it is refused with CacheError. A new one records
-        `size`, see `agree`. Raises CatalogCorrupt (damaged, foreign) and CatalogError (not
-        readable or writable, not there).
+        `size`, see `agree`. One of another `boot` of the machine is not `complete`: a power cut may
+        have taken its last transactions, and kept what they were about. Raises CatalogCorrupt
+        (damaged, foreign) and CatalogError (not readable or writable, not there).
         """
         if make and path != ":memory:" and not os.path.exists(path):
-            create(path, policy=policy, size=size)
+            create(path, policy=policy, size=size, boot=boot)
         database = Database(path)
         try:
             if not alone and database.state.policy != policy:
@@ -145,7 +150,9 @@ class Catalog:
                     f"cache.policy = {policy}: the cache directory is shared with a server that"
                     f" has {database.state.policy}; allowed: {database.state.policy}"
                 )
-            return cls(database, policy, capacity)
+            if alone and boot:
+                database.take_up(boot)
+            return cls(database, policy, capacity, boot=boot)
         except BaseException:
             database.close()
             raise
@@ -164,7 +171,7 @@ class Catalog:
         Raises CatalogError, OSError.
         """
         aside = set_aside(self.database.path)
-        create(self.database.path, policy=self._policy_name, size=size)
+        create(self.database.path, policy=self._policy_name, size=size, boot=self._boot)
         self.reopen()
         return aside
 
@@ -217,6 +224,11 @@ class Catalog:
                 raise CatalogReplaced(f"{self.database.path}: replaced while it was filled")
             state.complete = 1
 
+    def probe(self) -> None:
+        """Raises CatalogError when nothing can be written now."""
+        with self.database.transaction() as state:
+            state.generation += 1
+
     def usage(self) -> tuple[int, int]:
         """Bytes on disk and number of all objects; O(1)."""
         state = self.database.look()
@@ -226,7 +238,7 @@ class Catalog:
         """Enter objects, in one transaction; returns the bytes of those they replaced (same name).
 
         Their reservations end. Idempotent: one that is there already keeps its place, hits and
-        creation.
+        creation, and its path if the new one is not known ("").
         """
         entries = (new,) if isinstance(new, NewEntry) else new
         replaced = 0
@@ -314,6 +326,15 @@ class Catalog:
             row = self._execute(f"{ENTRY} WHERE name = ?", (pack(name),)).fetchone()
         return None if row is None else Entry.of(row)
 
+    def names(self, after: str = "", limit: int = 1000) -> list[str]:
+        """Names of objects, in their order: the page after `after`; [] behind the last one."""
+        with translated(self.database.path):
+            rows = self._execute(
+                "SELECT name FROM objects WHERE name > ? ORDER BY name LIMIT ?",
+                (pack(after) if after else b"", limit),
+            ).fetchall()
+        return [unpack(name) for (name,) in rows]
+
     def pin(self, pins: Mapping[str, str]) -> int:
         """{key: path} are pinned from now on; the number of objects that this keeps.
 
@@ -345,7 +366,7 @@ class Catalog:
     def _add(self, state: State, new: NewEntry) -> int:
         packed, path = pack(new.name), _encode(new.path)
         before = self._execute(
-            "SELECT blocks, leaving FROM objects WHERE name = ?", (packed,)
+            "SELECT blocks, leaving, path FROM objects WHERE name = ?", (packed,)
         ).fetchone()
         if before is None:
             self._execute(
@@ -356,12 +377,12 @@ class Catalog:
         else:
             self._execute(
                 "UPDATE objects SET path = ?, size = ?, blocks = ?, leaving = 0 WHERE name = ?",
-                (path, new.size, new.blocks, packed),
+                (path or before[2], new.size, new.blocks, packed),
             )
         replaced: int = before[0] if before else 0
         state.objects += new.blocks - replaced
         self.account.end_reservation(state, new.name)
-        if before != (new.blocks, 0):
+        if before is None or before[:2] != (new.blocks, 0):
             self._policy.discard(new.name)
             self._insert(new.name, new.blocks)
         return replaced

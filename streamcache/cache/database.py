@@ -37,9 +37,12 @@ BUSY: Final = 5.0  # s that a transaction waits for another process's
 _PINS: Final = (
     "CREATE TABLE IF NOT EXISTS pins (key BLOB PRIMARY KEY, path BLOB NOT NULL) WITHOUT ROWID"
 )
+# Likewise. Of the machine, when the catalog was last made sure to say what is on the disk.
+_BOOT = "CREATE TABLE IF NOT EXISTS boot (row INTEGER PRIMARY KEY, id TEXT NOT NULL)"
 _SCHEMA = (
     *QUEUE_SCHEMA,
     _PINS,
+    _BOOT,
     """CREATE TABLE objects (
         name BLOB PRIMARY KEY, path BLOB NOT NULL, size INTEGER NOT NULL, blocks INTEGER NOT NULL,
         created REAL NOT NULL, used REAL NOT NULL, hits INTEGER NOT NULL, leaving INTEGER NOT NULL
@@ -86,6 +89,10 @@ class CatalogCorrupt(CatalogError):
     """The file is damaged or not a catalog of this format: `set_aside` it and rebuild."""
 
     id = 0  # of the catalog, where it was open already
+
+
+class CatalogLate(CatalogError):
+    """No answer in time: what was asked for may be done still."""
 
 
 class CatalogReplaced(CatalogError):
@@ -156,7 +163,7 @@ class Database:
         try:
             with translated(self.path):
                 if self.path == ":memory:":
-                    _fill(db, "s3fifo", 0)
+                    _fill(db, "s3fifo", 0, "")
                 state = self._prepare(db)
         except BaseException:
             db.close()
@@ -170,6 +177,7 @@ class Database:
         if found != (APPLICATION_ID, FORMAT):
             raise CatalogCorrupt(f"{self.path}: no catalog of format {FORMAT}")
         db.execute(_PINS)
+        db.execute(_BOOT)
         db.execute("PRAGMA synchronous = NORMAL")
         db.execute(f"PRAGMA cache_size = -{PAGE_CACHE}")
         db.execute("PRAGMA journal_size_limit = 67108864")
@@ -227,6 +235,15 @@ class Database:
                     self.db.execute("ROLLBACK")
                 raise
 
+    def take_up(self, boot: str) -> None:
+        """The machine's ``boot``: what another one left is not `complete`, as a power cut may have
+        taken its last transactions and kept what they were about. Raises CatalogError.
+        """
+        with self.transaction() as state:
+            if self.db.execute("SELECT id FROM boot").fetchone() != (boot,):
+                state.complete = 0
+                self.db.execute("REPLACE INTO boot VALUES (1, ?)", (boot,))
+
     def has_odd_rows(self) -> bool:
         """Whether a row holds what we never wrote: SQLite takes any value in any column.
 
@@ -270,7 +287,7 @@ class Database:
             raise CatalogReplaced(f"{self.path}: replaced")
 
 
-def create(path: str, *, policy: str, size: int) -> None:
+def create(path: str, *, policy: str, size: int, boot: str = "") -> None:
     """Put an empty catalog at `path`, in one step: nobody sees half of it.
 
     What was there is gone, unless it was `set_aside`. Raises CatalogError, CatalogCorrupt.
@@ -283,7 +300,7 @@ def create(path: str, *, policy: str, size: int) -> None:
             try:
                 db.execute("PRAGMA journal_mode = WAL")
                 db.execute("PRAGMA synchronous = NORMAL")
-                _fill(db, policy, size)
+                _fill(db, policy, size, boot)
             finally:
                 db.close()
         os.symlink(os.path.basename(real), real + ".link")
@@ -337,7 +354,7 @@ def _pragma(db: sqlite3.Connection, name: str) -> int:
     return int(db.execute(f"PRAGMA {name}").fetchone()[0])
 
 
-def _fill(db: sqlite3.Connection, policy: str, size: int) -> None:
+def _fill(db: sqlite3.Connection, policy: str, size: int, boot: str) -> None:
     db.execute("BEGIN IMMEDIATE")
     for statement in _SCHEMA:
         db.execute(statement)
@@ -347,6 +364,7 @@ def _fill(db: sqlite3.Connection, policy: str, size: int) -> None:
         "INSERT INTO state VALUES (1, ?, ?, ?, 0, 0, 0, 0, 0, ?)",
         (secrets.randbits(62), policy, size, secrets.randbits(30) << 32),
     )
+    db.execute("INSERT INTO boot VALUES (1, ?)", (boot,))
     db.execute("COMMIT")
 
 

@@ -151,7 +151,8 @@ class Evictor:
         # What others freed may be enough already. A catalog that cannot be read is no reason to
         # leave those who wait without an answer: the round gives it.
         self._guarded(self._space.refresh)
-        due = self._sweep is not None and self._is_due(self._swept)
+        # While the catalog is rebuilt there is nothing to compare with: the sweep stays due.
+        due = self._sweep is not None and self._space.known and self._is_due(self._swept)
         if not (self._space.pressed or due):
             return self._interval
         if not self._elect():

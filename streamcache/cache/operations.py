@@ -77,11 +77,11 @@ class Operations:
         freshness: Freshness,
         removal: Removal,
         provider: Provider,
-        source_answers: Callable[[], bool],
+        can_copy: Callable[[], bool],
     ) -> None:
-        """``source_answers`` says whether the source can be asked at all."""
+        """``can_copy`` says whether source and cache answer at all."""
         self._jobs: dict[str, WarmJob] = {}
-        self._source_answers = source_answers
+        self._can_copy = can_copy
         self._r = resources
         self._ledger = ledger
         self._freshness = freshness
@@ -264,7 +264,7 @@ class Operations:
             resources=self._r,
             provider=self._provider,
             pin=lambda path: self.pin(Selection.of(path=path)),
-            source_answers=self._source_answers,
+            can_copy=self._can_copy,
         )
         self._jobs[job.id] = job
         ended = [one.id for one in self._jobs.values() if one.state != "running"]

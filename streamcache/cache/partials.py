@@ -91,15 +91,31 @@ class PartialFolder:
             os.close(fd)
 
     def room(self) -> list[tuple[str, int]]:
-        """All partials and the bytes on disk that they take, or may take if they are in use."""
+        """All partials and the bytes on disk that they take, or may take if they are in use.
+
+        Also those that are of no use: they take room until a sweep removes them.
+        """
         found = []
         for name in self.names():
             with self._owned(name) as (there, idle), contextlib.suppress(FileNotFoundError):
-                if idle is not None and idle.kind is Leftover.PARTIAL:
-                    found.append((name, idle.blocks))
-                elif there and idle is None:
-                    found.append((name, footprint(os.stat(self.data(name)).st_size)))
+                if there and idle is None:
+                    blocks = footprint(os.stat(self.data(name)).st_size)
+                elif idle is None:  # data without a map
+                    blocks = os.stat(self.data(name), follow_symlinks=False).st_blocks * 512
+                else:
+                    blocks = idle.blocks
+                if blocks:
+                    found.append((name, blocks))
         return found
+
+    def taken(self) -> int:
+        """Bytes on disk of all that lies there, whoever works on it."""
+        taken = 0
+        with os.scandir(self._root) as files:
+            for file in files:
+                with contextlib.suppress(FileNotFoundError):
+                    taken += file.stat(follow_symlinks=False).st_blocks * 512
+        return taken
 
     def names(self) -> list[str]:
         """The names of all partials and journals; foreign files are removed."""

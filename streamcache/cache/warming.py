@@ -30,7 +30,7 @@ from streamcache.cache.resources import Resources
 from streamcache.cache.selection import Selection
 from streamcache.cache.space import footprint
 from streamcache.cache.states import Event as Happening
-from streamcache.errors import CacheError, SourceUnavailable, StreamCacheError
+from streamcache.errors import CacheError, StreamCacheError
 from streamcache.source.walk import Walked
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ _AHEAD: Final = 100_000  # files that the walk may be before the copies
 _SHARE: Final = 0.1  # of the cache, see above
 _MEASURE: Final = 0.5  # s between two looks at the rate
 _SMOOTH: Final = 5.0  # s that the rate is averaged over
-_PAUSE: Final = 0.5  # s between looks whether the source answers again
+_PAUSE: Final = 0.5  # s between looks whether files can be copied again
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class WarmJob:
         resources: Resources,
         provider: Provider,
         pin: Callable[[str], object],
-        source_answers: Callable[[], bool],
+        can_copy: Callable[[], bool],
     ) -> None:
         """``pin(path)`` pins one that is there; it may switch, and raise StreamCacheError."""
         self.id = id
@@ -142,7 +142,7 @@ class WarmJob:
         self._r = resources
         self._provider = provider
         self._pin = pin
-        self._source_answers = source_answers
+        self._can_copy = can_copy
         self._tally = _Tally()
         self._walked = False
         self._pace = Pace(order.max_bandwidth)
@@ -248,7 +248,7 @@ class WarmJob:
         paths = self.order.paths if selection is None else (selection.path or "",)
         if selection is None or selection.path is not None:
             for path in dict.fromkeys(path.removeprefix("/") for path in paths):
-                self._await_source()
+                self._await_both()
                 try:
                     yield Walked(path, meta.call(source.stat, path).size)
                 except StreamCacheError as error:
@@ -266,24 +266,24 @@ class WarmJob:
         finally:
             meta.post(_close, walk)
 
-    def _await_source(self) -> None:
-        """Fail nothing while the source does not answer at all. Switches."""
-        while not self._source_answers():
+    def _await_both(self) -> None:
+        """Fail nothing while the source does not answer, or the cache's disk. Switches."""
+        while not self._can_copy():
             gevent.sleep(_PAUSE)
 
     def _copy_each(self, files: Queue[Walked | None]) -> None:
         """Greenlet: one file after the other."""
         while (found := files.get()) is not None:
             while not self._try(found):
-                self._await_source()
+                self._await_both()
 
     def _try(self, found: Walked) -> bool:
-        """False: the source has gone meanwhile, so this says nothing of the file. Switches."""
+        """False: source or cache have gone meanwhile: that says nothing of the file. Switches."""
         try:
             if self._has_room_for(found):
                 self._warm(found)
         except StreamCacheError as error:
-            if isinstance(error, SourceUnavailable) and not self._source_answers():
+            if not self._can_copy():
                 return False
             self._failed(found.path, error)
         return True

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -197,6 +198,41 @@ def test_what_goes_next_is_told_without_reading_all_rows(path: str) -> None:
     ]
     assert len(plans) >= 2
     assert all("SEARCH" in plan or plan == "USE TEMP B-TREE FOR ORDER BY" for plan in plans), plans
+    catalog.close()
+
+
+def test_it_is_not_complete_after_another_boot_of_the_machine(path: str) -> None:
+    catalog = Catalog.open(path, capacity=GiB, boot="first")
+    catalog.set_complete()
+    catalog.close()
+    for alone, boot, complete in (
+        (True, "first", True),
+        (False, "second", True),  # whoever is there already has looked
+        (True, "second", False),
+        (True, "second", False),  # and nobody has said so since
+    ):
+        catalog = Catalog.open(path, capacity=GiB, alone=alone, boot=boot)
+        assert catalog.complete is complete
+        catalog.close()
+
+
+def test_names_come_in_pages(path: str) -> None:
+    catalog = Catalog.open(path, capacity=GiB)
+    names = sorted(object_name(number) for number in range(5))
+    catalog.add([entry(number) for number in range(5)])
+    assert catalog.names(limit=3) == names[:3]
+    assert catalog.names(names[2], limit=3) == names[3:]
+    assert catalog.names(names[4]) == []
+    catalog.close()
+
+
+def test_a_path_that_is_known_stays_known(path: str) -> None:
+    catalog = Catalog.open(path, capacity=GiB)
+    known = entry(1)
+    catalog.add(known)
+    catalog.add(replace(known, path="", blocks=known.blocks + 4096))  # as the disk knows it
+    found = catalog.get(known.name)
+    assert found is not None and (found.path, found.blocks) == (known.path, known.blocks + 4096)
     catalog.close()
 
 

@@ -30,15 +30,15 @@ def unsupported() -> str | None:
     return None
 
 
-def mount(target: str) -> int:
-    """Mount a read-only FUSE file system on ``target``; the descriptor that serves it."""
-    return _mount_as_root(target) if os.geteuid() == 0 else _mount_as_user(target)
+def mount(target: str, *, writable: bool = False) -> int:
+    """Mount a FUSE file system on ``target``; the descriptor that serves it."""
+    return (_mount_as_root if os.geteuid() == 0 else _mount_as_user)(target, writable)
 
 
-def _mount_as_root(target: str) -> int:
+def _mount_as_root(target: str, writable: bool) -> int:
     fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     options = f"fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other,max_read={MAX_READ}"
-    flags = MS_RDONLY | MS_NOSUID | MS_NODEV
+    flags = MS_NOSUID | MS_NODEV | (0 if writable else MS_RDONLY)
     if _libc.mount(b"slowfs", os.fsencode(target), b"fuse.slowfs", flags, options.encode()) != 0:
         error = ctypes.get_errno()
         os.close(fd)
@@ -46,14 +46,15 @@ def _mount_as_root(target: str) -> int:
     return fd
 
 
-def _mount_as_user(target: str) -> int:
+def _mount_as_user(target: str, writable: bool) -> int:
+    mode = "rw" if writable else "ro"
     ours, theirs = socket.socketpair()
     with ours, theirs:
         subprocess.run(
             [
                 "fusermount3",
                 "-o",
-                f"ro,nosuid,nodev,fsname=slowfs,subtype=slowfs,max_read={MAX_READ}",
+                f"{mode},nosuid,nodev,fsname=slowfs,subtype=slowfs,max_read={MAX_READ}",
                 "--",
                 target,
             ],

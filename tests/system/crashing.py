@@ -1,12 +1,14 @@
 """A process that serves a seeded load on a cache and is killed at its n-th step: tests only.
 
-    python -m tests.system.crashing SOURCE CACHE_DIR SIZE SEED KILL_AT
+    python -m tests.system.crashing SOURCE CACHE_DIR SIZE SEED KILL_AT [CONTENTS]
 
-Prints "steps N" when it came to its end, which it does with KILL_AT 0.
+Prints "steps N" when it came to its end, which it does with KILL_AT 0. CONTENTS is a JSON object:
+what the files hold that hold another content than their names say.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from random import Random
@@ -21,18 +23,18 @@ from tests.system.steps import CALLS, DISK, SOURCE, Steps, killing
 REQUESTS = 14
 
 
-def read_some(cache: StreamCache, name: str, random: Random) -> None:
+def read_some(cache: StreamCache, name: str, content: str, random: Random) -> None:
     """From somewhere to somewhere, as players do."""
     with opened(cache, name) as delegate:
         offset = random.choice((0, 0, random.randrange(delegate.size)))
         stop = random.choice((delegate.size, random.randint(offset + 1, delegate.size)))
         while offset < stop:
             data = take(delegate, offset, stop)
-            assert verify(name, offset, data) is None
+            assert verify(content, offset, data) is None
             offset += len(data)
 
 
-def load(source: str, cache_dir: str, size: int, seed: int) -> None:
+def load(source: str, cache_dir: str, size: int, seed: int, contents: dict[str, str]) -> None:
     """Three clients, one after the other's request."""
     random = Random(seed)
     names = sorted(path.name for path in Path(source).iterdir())
@@ -44,7 +46,8 @@ def load(source: str, cache_dir: str, size: int, seed: int) -> None:
         def client(seed: int) -> None:
             mine = Random(seed)
             for _ in range(REQUESTS // 3 + 1):
-                read_some(cache, mine.choice(names), mine)
+                name = mine.choice(names)
+                read_some(cache, name, contents.get(name, name), mine)
 
         clients = [gevent.spawn(client, random.random()) for _ in range(3)]
         gevent.joinall(clients, raise_error=True)
@@ -53,10 +56,11 @@ def load(source: str, cache_dir: str, size: int, seed: int) -> None:
 
 def main() -> None:
     """See the module's text."""
-    source, cache_dir, *numbers = sys.argv[1:]
+    source, cache_dir, *numbers = sys.argv[1:6]
     size, seed, kill_at = map(int, numbers)
+    contents = json.loads(sys.argv[6]) if len(sys.argv) > 6 else {}
     with Steps(DISK | SOURCE, killing, at=kill_at, calls=CALLS).installed() as steps:
-        load(source, cache_dir, size, seed)
+        load(source, cache_dir, size, seed, contents)
     print("steps", len(steps.seen), flush=True)
 
 

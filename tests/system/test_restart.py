@@ -122,6 +122,40 @@ def test_partials_of_another_boot_are_dropped(
     assert cache.statistics().bytes_from_source == size
 
 
+def test_after_a_reboot_the_catalog_may_have_lost_its_last_transactions(
+    source: Path, cache_dir: Path, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut takes what SQLite has not synced, and keeps objects, which were."""
+    fill(source, cache_dir, open_cache)
+    older = {path: path.read_bytes() for path in cache_dir.glob("catalog-*.sqlite")}
+    assert len(older) == 1
+    cache = open_cache(source)
+    write(source, "more", SIZE)
+    known = set(objects_in(cache_dir))
+    fetch(cache, "more")  # is to be unknown to the older catalog
+    settle(cache, cache_dir)
+    cache.close()
+    objects = set(objects_in(cache_dir))
+    for path, content in older.items():
+        path.write_bytes(content)
+    gone = next(path for path in (cache_dir / "objects").glob("*/*") if path.name in known)
+    gone.unlink()
+    monkeypatch.setattr(store, "_boot_id", lambda: "another boot")
+
+    cache = open_cache(source)
+    settle(cache, cache_dir)
+    catalog = cache._parts.ledger.catalog
+    names = cache._parts.ledger.call(catalog.names)
+    assert set(names) == set(objects_in(cache_dir)) == objects - {gone.name}
+    paths = [cache._parts.ledger.call(catalog.get, name).path for name in names]
+    assert len({*paths} & {*NAMES}) == len(NAMES) - 1, "still known"
+    cache.close()
+
+    cache = open_cache(source)  # in the same boot: nothing is looked through again
+    assert cache._parts.space.known and cache._parts.ledger.rebuilds == 0
+    assert cache.statistics().usage == disk_usage(cache_dir)
+
+
 @pytest.mark.parametrize("progress", [0.2, 0.5, 0.8])
 def test_a_killed_daemon_reads_only_what_is_missing(
     slowfs: SlowFS, cache_dir: Path, daemon: Callable[..., DaemonProcess], progress: float

@@ -1,0 +1,1 @@
+"""bin/soak: real daemons, shaken and killed, and all that they serve is checked."""
