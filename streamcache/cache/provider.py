@@ -38,6 +38,7 @@ from streamcache.cache.removal import Removal
 from streamcache.cache.resources import Resources
 from streamcache.cache.session import CopySession
 from streamcache.cache.states import Event, State
+from streamcache.config import Config
 from streamcache.errors import (
     CacheError,
     Closed,
@@ -75,6 +76,12 @@ class Provider:
 
     def __repr__(self) -> str:
         return f"<Provider sessions={len(self.sessions)} ending={len(self.ending)}>"
+
+    def reconfigure(self, config: Config) -> None:
+        """Other options; sessions keep their own ``claim_timeout``. Does not switch."""
+        self._r.config = config
+        self._freshness.reconfigure(config.source)
+        self._fills.reconfigure(config.copy)
 
     # -- find
 
