@@ -81,7 +81,7 @@ class Provider:
         """Other options; sessions keep their own ``claim_timeout``. Does not switch."""
         self._r.config = config
         self._freshness.reconfigure(config.source)
-        self._fills.reconfigure(config.copy)
+        self.fills.reconfigure(config.copy)
 
     # -- find
 
