@@ -404,7 +404,14 @@ class _Parts:
         )
         removal = Removal(resources, self.ledger)
         self.provider = Provider(resources, freshness, self.ledger, removal)
-        self.operations = Operations(resources, self.ledger, freshness, removal, self.provider)
+        self.operations = Operations(
+            resources,
+            self.ledger,
+            freshness,
+            removal,
+            self.provider,
+            lambda: not (self.breaker.is_open or self.health.degraded),
+        )
         self.evictor.start()
         self.health.start()
 
@@ -453,6 +460,7 @@ class _Parts:
         pools = [self.reads, self.meta, self.probe, self.disk]
         if hasattr(self, "provider"):
             self.breaker.stop()
+            self.operations.close()
             if (prober := self.health.stop()) is not None:
                 pools.append(prober)
             self.provider.close(timeout)
