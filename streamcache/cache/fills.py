@@ -49,11 +49,6 @@ class IdleFills:
         self._paused.pop(session.path, None)
         self._next()
 
-    def reconfigure(self, config: CopyConfig) -> None:
-        """Other options. Does not switch."""
-        self._config = config
-        self._next()
-
     def go_on(self) -> None:
         """They may run again. Does not switch."""
         self._next()

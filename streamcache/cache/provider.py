@@ -39,7 +39,6 @@ from streamcache.cache.removal import Removal
 from streamcache.cache.resources import Resources
 from streamcache.cache.session import CopySession
 from streamcache.cache.states import Event, State
-from streamcache.config import Config
 from streamcache.errors import (
     CacheError,
     Closed,
@@ -77,12 +76,6 @@ class Provider:
 
     def __repr__(self) -> str:
         return f"<Provider sessions={len(self.sessions)} ending={len(self.ending)}>"
-
-    def reconfigure(self, config: Config) -> None:
-        """Other options; sessions keep their own ``claim_timeout``. Does not switch."""
-        self._r.config = config
-        self._freshness.reconfigure(config.source)
-        self._fills.reconfigure(config.copy)
 
     # -- find
 
@@ -277,9 +270,8 @@ class Provider:
     def delivered(self, handle: ObjectHandle, client: str, count: int) -> None:
         """A hit was answered from what ``peek`` gave."""
         self._ledger.touch(handle.name, client)
-        self._r.counters.request("hit")
-        self._r.counters.delivered("hit", count)
-        self._r.counters.bytes_from_cache += count
+        self._r.counters.quick_hits += 1
+        self._r.counters.quick_bytes += count
 
     def take(self, handle: ObjectHandle, client: str, path: str) -> Delegate:
         """Lease what ``peek`` gave for ``path`` in this turn of the hub. Does not switch."""

@@ -16,11 +16,11 @@ from streamcache.source.scheduler import Scheduler
 from streamcache.stats import Counters
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Resources:
     """The source with its scheduler, the cache directory with its account, and the threads."""
 
-    config: Config  # replaced as a whole by a reload
+    config: Config
     counters: Counters
     source: Source
     scheduler: Scheduler
