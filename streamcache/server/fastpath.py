@@ -40,7 +40,7 @@ from streamcache.server.handler import Response, cache_fields, entity_of
 from streamcache.server.logline import Served, usual_line, usual_pieces
 from streamcache.server.pages import PageCache
 from streamcache.server.tags import HOLE, NO_ID, Tags
-from streamcache.server.transport import Transport
+from streamcache.server.transport import FILE_ERRORS, Transport
 
 MOST: Final = 512 * 1024  # bytes of a body: what one client gets in one turn of the hub
 COPIED: Final = 32 * 1024  # bytes that are quicker copied than sent by a call of their own
@@ -248,7 +248,12 @@ class FastPath:
             return None
         sent = transport.send(top, more=True)
         if sent == len(top):
-            sent += transport.sendfile(fd, start, length) or 0
+            try:
+                sent += transport.sendfile(fd, start, length) or 0
+            except OSError as error:
+                if error.errno not in FILE_ERRORS:
+                    raise
+                # The complete path finds the same, and another way.
         return sent
 
     def _answers(self, line: _Line) -> _Answers | None:
@@ -317,7 +322,7 @@ class FastPath:
         answer = plan(
             request, entity_of(request.path, hot.version), max_ranges=1, now=self._clock.second
         )
-        delegate = self._cache.take(hot, client)
+        delegate = self._cache.take(hot, client, request.path)
         (body,) = answer.pieces
         assert isinstance(body, FileRange)
         taken = max(0, sent - len(top))

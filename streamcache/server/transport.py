@@ -9,6 +9,7 @@ throughput of small hits (docs/performance.md).
 from __future__ import annotations
 
 import _socket
+import errno
 import fcntl
 import os
 import struct
@@ -20,6 +21,10 @@ from gevent.hub import Hub
 
 READ: Final = 1  # libev's event bits
 WRITE: Final = 2
+
+
+# What sendfile reports about the file and not about the client.
+FILE_ERRORS: Final = frozenset((errno.EIO, errno.EBADF, errno.EINVAL, errno.ESTALE, errno.ENXIO))
 
 
 class Transport(Protocol):
