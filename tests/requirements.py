@@ -20,6 +20,7 @@ PACKAGES = {  # program -> apt package
     "ffprobe": "ffmpeg",
     "fusermount3": "fuse3",
     "haproxy": "haproxy",
+    "openssl": "openssl",
     "sftp-server": "openssh-sftp-server",
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",

@@ -30,6 +30,9 @@ def resolve(settings: Settings, environ: Mapping[str, str] = os.environ) -> Sett
             config = changed(config, "server", **{key: _UNIX + absolute(socket)})
     if config.log.access not in ("-", "off"):
         config = changed(config, "log", access=absolute(config.log.access))
+    for key in ("tls_certificate", "tls_key"):
+        if path := getattr(config.server, key):
+            config = changed(config, "server", **{key: absolute(path)})
     for key in ("keys", "htpasswd"):
         if path := getattr(config.access, key):
             config = changed(config, "access", **{key: absolute(path)})

@@ -93,7 +93,7 @@ class _Supervisor:
         self._announce = announce
         self._let_go = let_go  # of the address: nobody new gets in
         self._admin = admin
-        self._url = Address.of(listener).url
+        self._url = Address.of(listener, settings.config.server.scheme).url
         workers = settings.config.server.workers
         self._places = [Place(index) for index in range(workers)]
         self._board = Board(workers)

@@ -133,6 +133,7 @@ class Exchange:
             else:
                 self._go_on(self._begun)
             self._send_pieces(response)
+            self._writer.finish()
             whole = True
         finally:
             response.close()
@@ -194,6 +195,7 @@ class Exchange:
         body = BodyReader(request, self._service.limits.body_size)
         if request.expect_continue:
             self._writer.send(CONTINUE)
+            self._writer.finish()
         self._client.read_body(body)
 
     def _go_on(self, begun: Begun) -> None:

@@ -10,7 +10,7 @@ import _socket
 import logging
 import time
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from gevent import get_hub
 from gevent.event import Event
@@ -18,6 +18,7 @@ from gevent.socket import socket as GeventSocket
 
 from streamcache.access.authorize import Access, AccessRules, Authorize
 from streamcache.config import Config
+from streamcache.errors import ConfigError
 from streamcache.http.request import Limits
 from streamcache.server.acceptor import ACCEPTS_PER_TURN, Acceptor, connection_limit
 from streamcache.server.accessfiles import read_access
@@ -35,6 +36,9 @@ from streamcache.server.pages import PageCache
 from streamcache.server.service import Service
 from streamcache.server.ticker import Ticker
 from streamcache.server.transport import SocketTransport
+
+if TYPE_CHECKING:
+    from streamcache.server.certificate import Certificate
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +83,7 @@ class StreamCacheServer:
         self._max_accept = max_accept
         self._authorize = authorize
         self._addresses = addresses or AddressTable(1).row(0)
+        self._certificate: Certificate | None = None
         self._worker = worker
         self._limit = 0
         self._address: Address | None = None
@@ -130,7 +135,7 @@ class StreamCacheServer:
     def start(self) -> None:
         """Bind and accept; OSError for an address or an access log that cannot be had.
 
-        ConfigError for a file of ``[access]`` that cannot be used.
+        ConfigError for a file of ``[access]`` or a certificate that cannot be used.
         """
         if self.started:
             raise RuntimeError("the server is started already")
@@ -138,6 +143,7 @@ class StreamCacheServer:
         access = read_access(config.access)
         if access is None and self._authorize is not None:
             access = Access(AccessRules())
+        self._certificate = _certificate(config)
         clock = Clock()
         access_log = AccessLog(config.log, clock, self._worker)
         try:
@@ -147,7 +153,8 @@ class StreamCacheServer:
             raise
         self._limit = connection_limit(config.limits.connections)
         limits = config.limits
-        head_limits = Limits(limits.head_size, limits.target_size, limits.fields)
+        scheme = config.server.scheme
+        head_limits = Limits(limits.head_size, limits.target_size, limits.fields, scheme)
         pages = PageCache()
         realm = config.access.realm
         admission = None if access is None else Admission(access, self._authorize, realm)
@@ -165,6 +172,7 @@ class StreamCacheServer:
             closed=self._closed,
             introduced=self._introduced,
             notices=Notices(),
+            encrypt=None if self._certificate is None else self._certificate.wrap,
             admission=admission,
         )
         shortest = min(
@@ -177,6 +185,21 @@ class StreamCacheServer:
         self._acceptor = Acceptor(listener, self._accepted, max_accept=self._max_accept)
         self._acceptor.start()
         log.info("listening url=%s connections=%d", self.url, self._limit)
+
+    def reload_certificate(self) -> bool:
+        """Read ``server.tls_certificate`` and its key again, for new connections.
+
+        False: they cannot be used, which is logged, and the old ones stay in use; or there is no
+        TLS. Reads two small files in the hub; never switches.
+        """
+        if self._certificate is None:
+            return False
+        try:
+            self._certificate.reload()
+        except ConfigError as error:
+            log.error("the old certificate stays in use: %s", error)
+            return False
+        return True
 
     def stop(self, timeout: float | None = None) -> None:
         """SWITCHES; drain: accept no more, close idle connections, then cut what still runs.
@@ -327,7 +350,7 @@ class StreamCacheServer:
             if self._wanted.path:
                 self._socket_file = SocketFile(self._wanted.path)
         self._listener.setblocking(False)
-        self._address = Address.of(self._listener)
+        self._address = Address.of(self._listener, self._config.server.scheme)
         return self._listener
 
     def _stop_accepting(self) -> None:
@@ -351,3 +374,12 @@ class StreamCacheServer:
         self._service = None
         self._stopped.set()
         log.info("stopped")
+
+
+def _certificate(config: Config) -> Certificate | None:
+    """What the listener shows, if it speaks TLS; ConfigError."""
+    if not config.server.tls_certificate:
+        return None
+    from streamcache.server.certificate import Certificate  # who does without needs no OpenSSL
+
+    return Certificate(config.server)
