@@ -59,6 +59,10 @@ class Statistics:
     source_answers: bool = True  # False: the breaker is open, nothing is asked
     source_openings: int = 0  # of the breaker
     source_stuck: int = 0  # threads in a call to the source for longer than its timeout, now
+    disk_normal: bool = True  # False: nothing new is written to the cache
+    disk_reason: str = ""  # why, in words
+    disk_failures: int = 0  # how often that began
+    disk_stuck: int = 0  # threads in a call to the cache's disk for longer than it should take, now
     delegated_reads: int = 0
     copies_started: int = 0
     copies_finished: int = 0

@@ -25,6 +25,8 @@ PACKAGES = {  # program -> apt package
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
     "sshd": "openssh-server",
+    "losetup": "mount",
+    "mkfs.ext4": "e2fsprogs",
     "sshfs": "sshfs",
     **BENCH_PACKAGES,
 }

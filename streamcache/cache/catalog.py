@@ -224,6 +224,11 @@ class Catalog:
                 raise CatalogReplaced(f"{self.database.path}: replaced while it was filled")
             state.complete = 1
 
+    def probe(self) -> None:
+        """Raises CatalogError when nothing can be written now."""
+        with self.database.transaction() as state:
+            state.generation += 1
+
     def usage(self) -> tuple[int, int]:
         """Bytes on disk and number of all objects; O(1)."""
         state = self.database.look()

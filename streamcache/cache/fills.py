@@ -17,13 +17,16 @@ log = logging.getLogger(__name__)
 class IdleFills:
     """Decides what a session does when its last reader has left (``copy.when_idle``)."""
 
-    def __init__(self, config: CopyConfig, resume: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: CopyConfig, resume: Callable[[str], None], may_run: Callable[[], bool]
+    ) -> None:
         """``resume(path)`` begins to take the copy up again, and ends with ``resumed(path)``; it
-        does not switch.
+        does not switch. Nothing is taken up unless it ``may_run``, see ``go_on``.
         """
         self._config = config
         self._resuming: set[str] = set()
         self._resume = resume
+        self._may_run = may_run
         self._running: set[CopySession] = set()
         self._paused: dict[str, None] = {}  # paths, the oldest first
         self._stopped = False
@@ -44,6 +47,10 @@ class IdleFills:
         """Somebody reads it again."""
         self._running.discard(session)
         self._paused.pop(session.path, None)
+        self._next()
+
+    def go_on(self) -> None:
+        """They may run again. Does not switch."""
         self._next()
 
     def forget(self, is_meant: Callable[[str], bool]) -> None:
@@ -75,7 +82,7 @@ class IdleFills:
         self._next()
 
     def _next(self) -> None:
-        while self._paused and not self._stopped:
+        while self._paused and not self._stopped and self._may_run():
             if len(self._running) + len(self._resuming) >= self._config.max_idle:
                 return
             path = next(iter(self._paused))

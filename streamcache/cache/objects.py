@@ -16,13 +16,12 @@ from collections import OrderedDict
 import gevent
 
 from streamcache.cache import store as files
+from streamcache.cache.health import Health
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.store import Fate, Store
 from streamcache.cache.workers import WorkerPool
 from streamcache.errors import CacheError, Closed
 from streamcache.source.base import Version
-
-_WAIT = 1.0  # s that a request waits for the cache's disk before it goes without (I15)
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +46,10 @@ class ObjectHandle:
 class Objects:
     """The index of open objects of one cache."""
 
-    def __init__(self, store: Store, ledger: Ledger, disk: WorkerPool, *, keep: int) -> None:
+    def __init__(
+        self, store: Store, ledger: Ledger, disk: WorkerPool, health: Health, *, keep: int
+    ) -> None:
+        self._health = health
         self._store = store
         self._ledger = ledger
         self._disk = disk
@@ -64,7 +66,7 @@ class Objects:
         handle = self.lease_open(name)
         if handle is not None or name in self._going:
             return handle
-        fd = self._disk.call(self._store.open_object, name, version, timeout=_WAIT, discard=_close)
+        fd = self._health.call(self._store.open_object, name, version, discard=_close)
         if fd < 0:
             return None
         handle = self.lease_open(name)

@@ -18,6 +18,7 @@ from gevent.pool import Group
 
 from streamcache.cache.allotment import LOCK_WAIT
 from streamcache.cache.blockmap import BLOCK
+from streamcache.cache.database import CatalogLate
 from streamcache.cache.delegate import (
     CachedFileDelegate,
     CacheStatus,
@@ -28,6 +29,7 @@ from streamcache.cache.delegate import (
 from streamcache.cache.fills import IdleFills
 from streamcache.cache.found import Found
 from streamcache.cache.freshness import Flight, Freshness
+from streamcache.cache.health import PATIENCE
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.locks import KeyLock
 from streamcache.cache.names import key_of
@@ -47,7 +49,6 @@ from streamcache.errors import (
 from streamcache.source.base import SourceFile, Version
 
 _END_WAIT = 2.0  # s that the close waits for what is being tidied up
-_DISK_WAIT = 1.0  # s that a request waits for the cache's disk (I15)
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,11 @@ class Provider:
         self._freshness = freshness
         self._ledger = ledger
         self._removal = removal
-        self._fills = IdleFills(resources.config.copy, self._resume)
+        self._health = resources.health
+        self._health.on_recovery.append(self._disk_works)
+        self._fills = IdleFills(
+            resources.config.copy, self._resume, lambda: not self._health.degraded
+        )
         self._closed = False
         self._resumers = Group()
 
@@ -96,7 +101,7 @@ class Provider:
         before = self._freshness.known(path)
         with ExitStack() as held:
             lock = None
-            if before is None and ahead is not None:
+            if before is None and ahead is not None and not self._health.degraded:
                 # Who reads ahead holds the key until its copy has begun: nobody reads the same.
                 lock = self._r.keys.try_acquire(self.key(path))
             if lock is not None:
@@ -149,7 +154,7 @@ class Provider:
             with self._found(path, version, stale=True) as found:
                 return version if found.handle is not None else None
         try:
-            stored = self._r.disk.call(self._r.store.versions, self.key(path), timeout=_DISK_WAIT)
+            stored = self._health.call(self._r.store.versions, self.key(path))
         except OSError:
             return None
         if not stored:
@@ -162,8 +167,10 @@ class Provider:
         """Whether the cache may have the bytes already. Switches."""
         key = self.key(path)
         try:
-            stored = self._r.disk.call(self._r.store.versions, key, timeout=_DISK_WAIT)
-            return bool(stored) or bool(self._ledger.reserved(key))
+            if self._health.call(self._r.store.versions, key):
+                return True
+            with gevent.Timeout(PATIENCE, CatalogLate("no answer")):
+                return bool(self._ledger.reserved(key))
         except (OSError, CacheError):
             return True
 
@@ -237,7 +244,7 @@ class Provider:
             except CacheError as error:
                 log.warning("not cached path=%r reason=%s", found.path, error)
             else:
-                with suppress(CacheError):
+                with suppress(CacheError), gevent.Timeout(PATIENCE, CatalogLate("no answer")):
                     found.continues = self._r.space.generation(name) > 0
         if name not in self.sessions:
             found.handle = self._lease(name, found.version)
@@ -299,6 +306,8 @@ class Provider:
 
     def _cacheable(self, version: Version) -> bool:
         """It fits, and it is finished: files still being written are not copied."""
+        if self._health.degraded:
+            return False
         age = abs(time.time() - version.mtime_ns / 1e9)
         return age >= self._r.config.source.settle and self._r.space.fits(version.size)
 
@@ -341,6 +350,12 @@ class Provider:
             log.info("paused copy not resumed path=%r error=%s", path, error)
         finally:
             self._fills.resumed(path)
+
+    def _disk_works(self) -> None:
+        """Copies that kept nothing meanwhile go on. Does not switch."""
+        for session in list(self.sessions.values()):
+            session.schedule()
+        self._fills.go_on()
 
     # -- what sessions tell
 

@@ -16,6 +16,8 @@ from streamcache.cache.evictor import Evictor
 from streamcache.cache.file import StreamFile
 from streamcache.cache.found import Found
 from streamcache.cache.freshness import Freshness
+from streamcache.cache.headroom import Headroom
+from streamcache.cache.health import Health
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.locks import KeyLocks
 from streamcache.cache.objects import ObjectHandle, Objects
@@ -25,7 +27,7 @@ from streamcache.cache.recovery import Recovery
 from streamcache.cache.removal import Removal
 from streamcache.cache.resources import Resources
 from streamcache.cache.space import Space
-from streamcache.cache.store import Store
+from streamcache.cache.store import Renewed, Store
 from streamcache.cache.workers import WorkerPool
 from streamcache.config import Config, changed
 from streamcache.config.source import SourceConfig
@@ -191,6 +193,10 @@ class StreamCache:
             source_answers=not parts.breaker.is_open,
             source_openings=parts.breaker.openings,
             source_stuck=parts.stuck(),
+            disk_normal=not parts.health.degraded,
+            disk_reason=parts.health.reason,
+            disk_failures=parts.health.failures,
+            disk_stuck=parts.health.stuck(),
             usage=parts.space.used,
             reserved=parts.space.reserved,
             limit=parts.space.limit,
@@ -251,6 +257,7 @@ class _Parts:
     source: FileSystemSource
     breaker: Breaker
     ledger: Ledger
+    health: Health
     recovery: Recovery
     evictor: Evictor
     provider: Provider
@@ -340,7 +347,16 @@ class _Parts:
             breaker=self.breaker,
         )
         keep = min(1024, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8)
-        objects = Objects(self.store, self.ledger, self.disk, keep=keep)
+        self.health = Health(
+            self.store,
+            self.disk,
+            headroom=Headroom(self.store, self.space, self.disk),
+            catalog=self.ledger.pool,
+            probe=self.ledger.probe,
+            renewed=self._renewed,
+        )
+        self.ledger.tell(self.health)
+        objects = Objects(self.store, self.ledger, self.disk, self.health, keep=keep)
         self.recovery = Recovery(self.store, self.ledger, self.space, objects, self.keys, self.disk)
         self.evictor = Evictor(
             self.space,
@@ -365,6 +381,7 @@ class _Parts:
             space=self.space,
             objects=objects,
             keys=self.keys,
+            health=self.health,
             disk=self.disk,
             meta=self.meta,
         )
@@ -375,6 +392,15 @@ class _Parts:
         self.provider = Provider(resources, freshness, self.ledger, removal)
         self.operations = Operations(resources, self.ledger, freshness, removal, self.provider)
         self.evictor.start()
+        self.health.start()
+
+    def _renewed(self, what: Renewed) -> None:
+        """Some of the cache directory was removed, and made again."""
+        if what.lock >= 0:
+            self.store.take_lock(what.lock)
+            self.keys.use(what.lock)
+        if what.objects_lost:
+            self.ledger.begin_anew()
 
     def stuck(self) -> int:
         """Threads whose call to the source should have come back."""
@@ -392,14 +418,16 @@ class _Parts:
 
     def close(self, *, timeout: float) -> None:
         """In the opposite order; also what was opened only in part. Switches."""
+        pools = [self.reads, self.meta, self.probe, self.disk]
         if hasattr(self, "provider"):
             self.breaker.stop()
+            if (prober := self.health.stop()) is not None:
+                pools.append(prober)
             self.provider.close(timeout)
-            self.evictor.stop()
+            self.evictor.stop(1.0 if self.health.degraded else 5.0)
             self.objects.close()
         if hasattr(self, "ledger"):
             self.ledger.close()
-        pools = (self.reads, self.meta, self.probe, self.disk)
         for pool in pools:
             pool.close()
         for pool in pools:

@@ -104,10 +104,11 @@ class Admission:
 
     # -- about a request
 
-    def ask(self, request: Request, peer: str) -> Admitted:
+    def ask(self, request: Request, peer: str, request_id: str) -> Admitted:
         """SWITCHES for a password that is not known yet, and if the embedder's function does.
 
-        ``peer``: the name of the connection. Never raises an ``Exception``.
+        ``peer``: the name of the connection; ``request_id`` is for the log. Never raises an
+        ``Exception``.
         """
         client = self._access.client(_host(peer), request.headers)
         decision = self._access.decide(request, client, now=time.monotonic(), wall=time.time())
@@ -125,19 +126,21 @@ class Admission:
                         realm=self._realm,
                     )
             except (Exception, gevent.Timeout):  # theirs may be one that is no Exception
-                log.exception("authorize() failed path=%r", decision.path)
+                form = "authorize() failed path=%r request_id=%s"
+                log.exception(form, decision.path, request_id)
                 return Admitted(host_text(client), decision.path, decision.user, status=500)
-        return self._admitted(decision, client)
+        return self._admitted(decision, client, request_id)
 
     def redacted(self, text: str) -> str:
         """A target or Referer for the log, without signatures."""
         return redacted(text) if self._access.signs else text
 
-    def _admitted(self, decision: Decision, client: Host) -> Admitted:
+    def _admitted(self, decision: Decision, client: Host, request_id: str) -> Admitted:
         name = host_text(client)
         if decision.verdict is Verdict.ALLOW:
             return Admitted(name, decision.path, decision.user)
-        log.debug("refused client=%s status=%d: %s", name, decision.status, decision.reason)
+        form = "refused client=%s status=%d request_id=%s: %s"
+        log.debug(form, name, decision.status, request_id, decision.reason)
         return Admitted(name, decision.path, decision.user, decision.status, decision.headers)
 
     def _check(self, credentials: Credentials | None) -> bool | None:

@@ -30,6 +30,7 @@ from streamcache.server.exchange import CutShort, Exchange, Interrupted, Task
 from streamcache.server.fastpath import ANSWERED, SLOW
 from streamcache.server.handler import Response
 from streamcache.server.service import Service
+from streamcache.server.tags import NO_ID
 from streamcache.server.transport import SocketTransport, Transport
 from streamcache.server.writer import Writer
 
@@ -212,7 +213,7 @@ class Connection:
             except OSError:
                 raise
             except Exception:  # a fault of ours: who knows what was sent
-                log.exception("request failed client=%s", self.name)
+                log.exception("request failed client=%s request_id=%s", self.name, fast.request_id)
                 self.close()
                 return
             if outcome is ANSWERED:  # one at a time: the hub looks at others in between
@@ -406,23 +407,25 @@ class Connection:
     # -- the greenlet's side
 
     def _run(self, task: Task | None) -> None:
-        keep, done = True, False
+        keep, done, request_id = True, False, NO_ID
         writer = Writer(self._transport, self)  # an idle connection has none
         try:
             while keep and task is not None:
-                self._exchange = Exchange(self._service, self, writer, task)
-                keep = self._exchange.run()
+                exchange = self._exchange = Exchange(self._service, self, writer, task)
+                request_id = exchange.id
+                keep = exchange.run()
                 self._exchange = None
                 if keep:
                     writer.end_of_response()
                     task = self._next()
             done = True
         except (OSError, Interrupted) as reason:
-            log.debug("connection ends client=%s: %s", self.name, reason)
+            log.debug("connection ends client=%s request_id=%s: %s", self.name, request_id, reason)
         except CutShort as reason:
-            log.warning("response cut short client=%s: %s", self.name, reason)
+            form = "response cut short client=%s request_id=%s: %s"
+            log.warning(form, self.name, request_id, reason)
         except Exception:
-            log.exception("request failed client=%s", self.name)
+            log.exception("request failed client=%s request_id=%s", self.name, request_id)
         finally:
             self._greenlet = self._exchange = None
             if not done:

@@ -102,7 +102,9 @@ class Exchange:
         "_service",
         "_started",
         "_user",
+        "_waited",
         "_writer",
+        "id",
     )
 
     def __init__(self, service: Service, client: Client, writer: Writer, task: Task) -> None:
@@ -118,7 +120,9 @@ class Exchange:
         self._head_size = 0
         self._first: Ready | None = None  # the bytes that the head waited for
         self._first_out = 0.0  # when the first byte of the answer left; s of ``monotonic``
+        self._waited = 0.0  # s for bytes of the file
         self._keep = False
+        self.id = task.request_id if isinstance(task, Begun) else self._identify(task)
 
     def run(self) -> bool:
         """SWITCHES; send the answer and say whether the connection may go on.
@@ -175,14 +179,14 @@ class Exchange:
         if response is not None:
             return response
         self._client.looking_up()
-        response = handler.respond(request, self._name)
+        response = handler.respond(request, self._name, self.id)
         self._client.resumed()
         return response
 
     def _ask(self, admission: Admission, request: Request) -> Response | None:
         """The answer to a request that is not let in; one that is names its file from here on."""
         self._client.looking_up()
-        admitted = admission.ask(request, self._client.name)
+        admitted = admission.ask(request, self._client.name, self.id)
         self._client.resumed()
         self._name, self._user = admitted.client, admitted.user
         if admitted.path != request.path:
@@ -190,6 +194,13 @@ class Exchange:
         if not admitted.status:
             return None
         return self._service.handler.forbidden(request, admitted.status, admitted.fields)
+
+    def _identify(self, task: Request | BadRequest) -> str:
+        """The id of the request: its proxy's, if we trust that one, else one of our own."""
+        tags, admission = self._service.tags, self._service.admission
+        if isinstance(task, Request) and admission is not None and tags.enabled:
+            return tags.of(task.headers if admission.is_proxy(self._client.name) else None)
+        return tags.of(None)
 
     def _drain(self, request: Request) -> None:
         body = BodyReader(request, self._service.limits.body_size)
@@ -224,8 +235,11 @@ class Exchange:
             if len(self._pending) < self._head_size:
                 raise CutShort(f"{type(error).__name__}: {error}") from error
             response.close()
-            response = self._service.handler.failure(request, error)
+            response = self._service.handler.failure(request, error, self.id)
             self._make_head(response)
+        else:
+            if self._service.tags.timing and len(self._pending) == self._head_size:
+                self._make_head(response)  # now it is known how long that took
         return response
 
     def _make_head(self, response: Response) -> None:
@@ -233,7 +247,13 @@ class Exchange:
         if not answer.close and self._client.is_last:
             answer = dataclasses.replace(answer, close=True)
         self._keep = not answer.close
-        extra = (("Cache-Status", response.cache_status),)
+        extra = self._service.tags.fields(
+            response.cache_status,
+            response.outcome,
+            self.id,
+            self._waited,
+            monotonic() - self._started,
+        )
         self._pending = head_bytes(answer, date=self._service.clock.date, extra=extra)
         self._head_size = len(self._pending)
 
@@ -279,14 +299,19 @@ class Exchange:
                 except TimeoutError as error:
                     raise CutShort(f"disk of the cache: {error}") from error
                 except (OSError, StreamCacheError) as error:
-                    log.debug("not read ahead: %s", error)  # sendfile will say what is wrong
+                    # sendfile will say what is wrong
+                    log.debug("not read ahead request_id=%s: %s", self.id, error)
                 self._client.resumed()
             self._writer.send_file(fd, offset, end - offset)
             offset = end
 
     def _ready(self, delegate: Delegate, offset: int, stop: int) -> Ready:
         self._client.awaiting()
-        ready = delegate.ready(offset, stop)
+        began = monotonic()
+        try:
+            ready = delegate.ready(offset, stop)
+        finally:
+            self._waited += monotonic() - began
         self._client.resumed()
         return ready
 
@@ -316,6 +341,7 @@ class Exchange:
             ttfb=self._first_out - self._started if self._first_out and written else None,
             bytes_cache=0 if delegate is None else delegate.from_cache,
             bytes_source=0 if delegate is None else delegate.from_source,
+            request_id=self.id,
         )
         if isinstance(request, Request):
             get, (major, minor) = request.headers.get, request.version

@@ -39,6 +39,7 @@ from streamcache.server.clock import Clock
 from streamcache.server.handler import Response, cache_fields, entity_of
 from streamcache.server.logline import Served, usual_line, usual_pieces
 from streamcache.server.pages import PageCache
+from streamcache.server.tags import HOLE, NO_ID, Tags
 from streamcache.server.transport import Transport
 
 MOST: Final = 512 * 1024  # bytes of a body: what one client gets in one turn of the hub
@@ -66,6 +67,7 @@ class Begun:
     response: Response  # with what is left of the body; whoever has it closes it
     head: bytes
     sent: int  # bytes of head and body that have left
+    request_id: str
 
 
 class Outcome(enum.Enum):
@@ -89,15 +91,15 @@ class _Answers:
 
     __slots__ = ("_part", "_whole", "mtime", "object", "part", "second", "size", "small", "whole")
 
-    def __init__(self, path: str, hot: ObjectHandle) -> None:
+    def __init__(self, path: str, hot: ObjectHandle, tags: Tags) -> None:
         entity = entity_of(path, hot.version)
         self.object = hot
         self.size = entity.size
         self.mtime = entity.mtime
         self.second = -1
-        self._whole = _sample(entity, b"")
+        self._whole = _sample(entity, b"", tags)
         self._part = (
-            _sample(entity, b"\r\nRange: bytes=0-0")
+            _sample(entity, b"\r\nRange: bytes=0-0", tags)
             .replace(b"%", b"%%")
             .replace(b"\r\nContent-Length: 1\r\n", b"\r\nContent-Length: %d\r\n")
             .replace(b"\r\nContent-Range: bytes 0-0/", b"\r\nContent-Range: bytes %d-%d/")
@@ -113,11 +115,12 @@ class _Answers:
         self.small = self.whole + body if body else b""
 
 
-def _sample(entity: Entity, field: bytes) -> bytes:
-    """The head of the answer to an ordinary request that has this field."""
+def _sample(entity: Entity, field: bytes, tags: Tags) -> bytes:
+    """The head of the answer to an ordinary request that has this field; nothing waited for it."""
     request = parse_head(b"GET / HTTP/1.1\r\nHost: h" + field, Limits())
     answer = plan(request, entity, max_ranges=1, now=entity.mtime)
-    return head_bytes(answer, date=b"@", extra=(("Cache-Status", _CACHE_STATUS),))
+    extra = tags.fields(_CACHE_STATUS, _OUTCOME, HOLE, 0.0, 0.0)
+    return head_bytes(answer, date=b"@", extra=extra)
 
 
 class _Line:
@@ -150,8 +153,12 @@ class FastPath:
         access_log: AccessLog,
         pages: PageCache,
         limits: Limits,
+        tags: Tags,
     ) -> None:
         self.answered = 0
+        self.request_id = NO_ID  # of the last request
+        self._tags = tags
+        self._identified = tags.enabled
         self._cache = cache
         self._pages = pages
         self._clock = clock
@@ -189,9 +196,12 @@ class FastPath:
         hot, length = answers.object, stop - start
         if length > MOST:
             return SLOW
+        small = b"" if wanted else answers.small
+        if self._identified:
+            small, top = self._identify(small, top)
         try:
-            if not wanted and answers.small:
-                sent = transport.send(answers.small)
+            if small:
+                sent = transport.send(small)
             elif length <= COPIED:
                 sent = self._send_copy(transport, top, hot.fd, start, length)
             else:
@@ -215,6 +225,13 @@ class FastPath:
         else:
             self._log_other(head, status, length, wanted, client, whole=True)
         return ANSWERED
+
+    def _identify(self, small: bytes, top: bytes) -> tuple[bytes, bytes]:
+        """Give the request an id, and write it into the head of its answer."""
+        self.request_id = self._tags.make()
+        hole, name = HOLE.encode("ascii"), self.request_id.encode("ascii")
+        holes = top.count(hole)  # the head has all of them, what follows in ``small`` none of ours
+        return small.replace(hole, name, holes), top.replace(hole, name)
 
     def _send_copy(
         self, transport: Transport, top: bytes, fd: int, start: int, length: int
@@ -243,7 +260,7 @@ class FastPath:
         if hot is None:
             return None
         if answers is None or answers.object is not hot:
-            answers = line.answers = _Answers(line.path, hot)
+            answers = line.answers = _Answers(line.path, hot, self._tags)
         if answers.second == self._clock.second:
             return answers
         return answers if self._renew(answers) else None
@@ -291,6 +308,7 @@ class FastPath:
             range="bytes=" + wanted.decode("ascii") if wanted else "-",
             ttfb=0.0 if whole else None,
             bytes_cache=count,
+            request_id=self.request_id,
         )
         self._log.served(response)
 
@@ -309,7 +327,8 @@ class FastPath:
             delegate.sent(Ready(hot.fd, body.start, taken), taken)
             rest = (FileRange(body.start + taken, body.stop),) if taken < body.length else ()
             answer = replace(answer, pieces=rest)
-        return Begun(request, Response(answer, _CACHE_STATUS, _OUTCOME, delegate), top, sent)
+        response = Response(answer, _CACHE_STATUS, _OUTCOME, delegate)
+        return Begun(request, response, top, sent, self.request_id)
 
     def _read_head(self, key: bytes) -> _Head | None:
         """Read a head without its Range; one that comes again is kept."""

@@ -34,6 +34,7 @@ from streamcache.server.handler import Handler, Response
 from streamcache.server.notices import Notices
 from streamcache.server.pages import PageCache
 from streamcache.server.service import Service
+from streamcache.server.tags import Tags
 from streamcache.server.ticker import Ticker
 from streamcache.server.transport import SocketTransport
 
@@ -158,7 +159,8 @@ class StreamCacheServer:
         pages = PageCache()
         realm = config.access.realm
         admission = None if access is None else Admission(access, self._authorize, realm)
-        fast = FastPath(self._cache, clock, access_log, pages, head_limits)
+        tags = Tags(config.log)
+        fast = FastPath(self._cache, clock, access_log, pages, head_limits, tags)
         self._service = Service(
             hub=hub,
             handler=Handler(self._cache, clock, limits.ranges),
@@ -166,6 +168,7 @@ class StreamCacheServer:
             head_limits=head_limits,
             clock=clock,
             access_log=access_log,
+            tags=tags,
             pages=pages,
             prefetch=self._cache.prefetch,
             fast=fast if self._fast_path else None,

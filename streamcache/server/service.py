@@ -17,6 +17,7 @@ from streamcache.server.fastpath import FastPath
 from streamcache.server.handler import Handler
 from streamcache.server.notices import Notices
 from streamcache.server.pages import PageCache
+from streamcache.server.tags import Tags
 from streamcache.server.transport import SocketTransport, Transport
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Service:
     head_limits: Limits
     clock: Clock
     access_log: AccessLog
+    tags: Tags
     pages: PageCache
     prefetch: Callable[[int, int, int], None]  # see ``Backend.prefetch``
     fast: FastPath | None  # None: not any more, or not at all

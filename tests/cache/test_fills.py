@@ -37,7 +37,7 @@ class FakeSession:
 class Fills:
     def __init__(self, **config: object) -> None:
         self.resumed: list[str] = []
-        self.fills = IdleFills(CopyConfig(**config), self.resumed.append)
+        self.fills = IdleFills(CopyConfig(**config), self.resumed.append, lambda: True)
 
     def session(self, path: str) -> FakeSession:
         """One that was read, and is not any more."""
