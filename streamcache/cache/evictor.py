@@ -115,6 +115,10 @@ class Evictor:
         self._space.evicting = True
         self._greenlet = gevent.spawn(self._run)
 
+    def reconfigure(self, interval: float) -> None:
+        """Another time between looks, from the next one on. Does not switch."""
+        self._interval = interval
+
     def stop(self, timeout: float | None = 5.0) -> None:
         """End after the batch in hand, at the latest after `timeout` seconds. Idempotent. Switches.
 

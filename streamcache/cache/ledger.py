@@ -109,6 +109,10 @@ class Ledger:
         ledger._know(size)
         return ledger
 
+    def reconfigure(self, config: CacheConfig) -> None:
+        """Another time within which uses are one use. Does not switch."""
+        self._config = config
+
     def agree(self, size: int) -> int:
         """The size of the cache that all its users have; ``size`` in bytes is ours, 0: any.
 

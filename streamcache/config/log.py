@@ -32,12 +32,15 @@ class LogConfig:
             flag="--log-level",
             metavar="LEVEL",
             choices=get_args(Level),
+            reload=True,
         ),
     )
     access: str = field(
         default="-",
         metadata=option(
-            Kind.PATH, 'where one line per response goes: a file, "-" for stderr, or "off"'
+            Kind.PATH,
+            'where one line per response goes: a file, "-" for stderr, or "off"',
+            reload=True,
         ),
     )
     format: Format = field(
@@ -47,6 +50,7 @@ class LogConfig:
             "how such a line is written: the Combined format, with further fields behind it, or"
             " a JSON object",
             choices=get_args(Format),
+            reload=True,
         ),
     )
     fields: str = field(
@@ -55,6 +59,7 @@ class LogConfig:
             Kind.TEXT,
             "what is in a line, in this order, with commas between the names; those of the Combined"
             " format are always in it; others are host, request_id, pid and worker",
+            reload=True,
         ),
     )
     ignore_networks: str = field(
@@ -63,6 +68,7 @@ class LogConfig:
             Kind.TEXT,
             "addresses, networks or unix, with commas between them: clients that are never in the"
             " access log, as health checks",
+            reload=True,
         ),
     )
     sample: float = field(
@@ -71,6 +77,7 @@ class LogConfig:
             Kind.SHARE,
             "how much of the access log is written, each response by chance; errors (status 400"
             " and above) and responses that were cut always are",
+            reload=True,
         ),
     )
     request_id: bool = field(
@@ -79,6 +86,7 @@ class LogConfig:
             Kind.BOOL,
             "give each request an id, that of X-Request-ID if one of access.trusted_proxies sends"
             " it, and send it back: it is in its line of the access log and in those about errors",
+            reload=True,
         ),
     )
     server_timing: bool = field(
@@ -87,6 +95,7 @@ class LogConfig:
             Kind.BOOL,
             "send Server-Timing with how the cache answered, how long that took, and the request's"
             " id: browsers show it; everybody who asks gets to know it",
+            reload=True,
         ),
     )
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
+import ssl
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.certificates import Pair
+from tests.certificates import Pair, make
 from tests.content import content
 from tests.daemon.test_access import refusal
+from tests.daemon.test_workers import wait_for_log, wait_until
 from tests.daemon_process import DaemonProcess
 from tests.requirements import program
 
@@ -72,6 +76,38 @@ def test_openssl(daemon: Start, source: Path, tmp_path: Path, pair: Pair) -> Non
     head, _, body = done.stdout.partition(b"\r\n\r\n")
     assert (done.returncode, head[:15]) == (0, b"HTTP/1.1 200 OK"), done.stderr
     assert body == content("film", 0, SIZE)
+
+
+def is_shown(running: DaemonProcess, pair: Pair) -> bool:
+    """Whether a new connection is shown this certificate."""
+    context = ssl.create_default_context(cafile=pair.certificate)
+    context.check_hostname = False
+    try:
+        with socket.create_connection(running.address, 20) as raw, context.wrap_socket(raw):
+            return True
+    except ssl.SSLCertVerificationError:
+        return False
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_renewed_certificate(
+    daemon: Start, source: Path, tmp_path: Path, pair: Pair, workers: int
+) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    new.mkdir()
+    used, renewed = make(old), make(new)
+    running = daemon(source, *configured(tmp_path, used), workers=workers)
+    assert is_shown(running, used)
+    Path(used.certificate).rename(old / "kept")
+    Path(used.certificate).write_bytes(b"torn")
+    os.kill(running.pid, signal.SIGHUP)
+    wait_for_log(running, "has no certificate; allowed")
+    assert all(is_shown(running, Pair(f"{old}/kept", "")) for _ in range(5))
+    os.rename(renewed.certificate, used.certificate)
+    os.rename(renewed.key, used.key)
+    os.kill(running.pid, signal.SIGHUP)
+    wait_until(lambda: all(is_shown(running, used) for _ in range(5)), "the new one is shown")
 
 
 @pytest.mark.parametrize("check", [False, True])
