@@ -13,6 +13,7 @@ import pytest
 from streamcache.config import Config, changed
 from streamcache.errors import ConfigError
 from tests.server.client import eventually
+from tests.server.conftest import PLAIN
 
 
 def options(here, section: str, **values: object) -> Config:
