@@ -195,9 +195,7 @@ class StreamCache:
 
     def statistics(self) -> Statistics:
         """A snapshot of counters, usage and live copies."""
-        counters = {**vars(self.counters)}
-        counters["requests"] = dict(self.counters.requests)
-        counters["bytes"] = dict(self.counters.bytes)
+        counters = self.counters.snapshot()
         parts = self._parts
         if parts is None:
             return Statistics(**counters)
@@ -383,6 +381,7 @@ class _Parts:
             lock=os.path.join(self.store.root, "evictor"),
             sweep=self.recovery.sweep,
             each_look=objects.let_go_of_removed,
+            evicted=self.counters.evicted_age.observe,
         )
         self.space.on_fewer = objects.let_go_of_removed
         self.objects = objects

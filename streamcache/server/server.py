@@ -160,6 +160,7 @@ class StreamCacheServer:
             head_limits=_head_limits(config),
             clock=clock,
             access_log=access_log,
+            counters=self._cache.counters,
             tags=Tags(config.log),
             pages=PageCache(),
             prefetch=self._cache.prefetch,
