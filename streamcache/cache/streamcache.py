@@ -39,7 +39,7 @@ from streamcache.stats import Counters, SessionStatistics, Statistics
 from streamcache.units import parse_size
 
 _PIECE = 256 * 1024  # bytes of one read ahead
-_PREFETCH_WAIT = 30.0  # s: longer than any disk takes that is alive
+_PREFETCH_WAIT = 10.0  # s: longer than any disk takes that is alive
 _JOIN = 1.0  # s that close() waits for worker threads; one that hangs at the source stays behind
 
 log = logging.getLogger(__name__)
@@ -147,10 +147,10 @@ class StreamCache:
         assert self._parts is not None
         self._parts.provider.delivered(hot, client, count)
 
-    def take(self, hot: ObjectHandle, client: str) -> Delegate:
+    def take(self, hot: ObjectHandle, client: str, path: str) -> Delegate:
         """See ``Provider.take``, of what ``peek`` gave. Does not switch."""
         assert self._parts is not None
-        return self._parts.provider.take(hot, client)
+        return self._parts.provider.take(hot, client, path)
 
     def prefetch(self, fd: int, offset: int, count: int) -> None:
         """Have these bytes of a file in the page cache. Switches. Raises OSError, Closed.
@@ -195,9 +195,7 @@ class StreamCache:
 
     def statistics(self) -> Statistics:
         """A snapshot of counters, usage and live copies."""
-        counters = {**vars(self.counters)}
-        counters["requests"] = dict(self.counters.requests)
-        counters["bytes"] = dict(self.counters.bytes)
+        counters = self.counters.snapshot()
         parts = self._parts
         if parts is None:
             return Statistics(**counters)
@@ -383,6 +381,7 @@ class _Parts:
             lock=os.path.join(self.store.root, "evictor"),
             sweep=self.recovery.sweep,
             each_look=objects.let_go_of_removed,
+            evicted=self.counters.evicted_age.observe,
         )
         self.space.on_fewer = objects.let_go_of_removed
         self.objects = objects
@@ -404,7 +403,14 @@ class _Parts:
         )
         removal = Removal(resources, self.ledger)
         self.provider = Provider(resources, freshness, self.ledger, removal)
-        self.operations = Operations(resources, self.ledger, freshness, removal, self.provider)
+        self.operations = Operations(
+            resources,
+            self.ledger,
+            freshness,
+            removal,
+            self.provider,
+            lambda: not (self.breaker.is_open or self.health.degraded),
+        )
         self.evictor.start()
         self.health.start()
 
@@ -453,6 +459,7 @@ class _Parts:
         pools = [self.reads, self.meta, self.probe, self.disk]
         if hasattr(self, "provider"):
             self.breaker.stop()
+            self.operations.close()
             if (prober := self.health.stop()) is not None:
                 pools.append(prober)
             self.provider.close(timeout)

@@ -36,6 +36,7 @@ class Listener:
     socket: socket.socket
     listen: str | None  # see ``Inherited``
     path: str = ""  # see ``Inherited``
+    scheme: str = "http"  # of its URL
     _file: SocketFile | None = None
 
     def __post_init__(self) -> None:
@@ -58,7 +59,7 @@ class Listener:
     @property
     def url(self) -> str:
         """Where it really listens."""
-        return Address.of(self.socket).url
+        return Address.of(self.socket, self.scheme).url
 
     def close(self, *, remove: bool) -> None:
         """Take no more; ``remove`` the file of a Unix socket, too. Idempotent."""
