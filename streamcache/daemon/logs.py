@@ -6,11 +6,12 @@ are not mixed.
 
 from __future__ import annotations
 
-import contextlib
+import ctypes
 import logging
 import sys
 
 _DATE = "%Y-%m-%d %H:%M:%S"
+_PR_SET_NAME = 15  # prctl(2)
 _role = ""
 
 
@@ -44,5 +45,5 @@ def role() -> str:
 
 def name_process(name: str) -> None:
     """What ``ps -e`` and ``top`` show instead of "python"; the kernel keeps 15 bytes."""
-    with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as comm:
-        comm.write(name)
+    # Not through /proc/self/comm: that is root's in a process that has become another user.
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode("ascii")), 0, 0, 0)
