@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
 from streamcache.errors import ConfigError
+from streamcache.globs import compile_glob
 from streamcache.options import Kind, check_fields, option
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -65,6 +67,14 @@ class LogConfig:
             " access log, as health checks",
         ),
     )
+    ignore_paths: str = field(
+        default="",
+        metadata=option(
+            Kind.TEXT,
+            "globs of paths that are never in the access log, with commas between them: * and ?"
+            " stay within one name, ** is any number of names, as in /probe.txt, /thumbs/**",
+        ),
+    )
     sample: float = field(
         default=1.0,
         metadata=option(
@@ -104,6 +114,14 @@ class LogConfig:
                     Network.parse(entry)
             except ValueError as error:
                 raise ConfigError(f"log.ignore_networks: {error}") from None
+        self.ignored_paths()
+
+    def ignored_paths(self) -> list[re.Pattern[str]]:
+        """What fits paths, without their first slash, that are not logged."""
+        try:
+            return [_compiled(glob) for glob in _names(self.ignore_paths)]
+        except ValueError as error:
+            raise ConfigError(f"log.ignore_paths: {error}") from None
 
     @property
     def has_ids(self) -> bool:
@@ -115,6 +133,12 @@ class LogConfig:
         """What is in a line: the names in ``fields``, and the id if there is one."""
         given = _names(self.fields)
         return (*given, "request_id") if self.has_ids and "request_id" not in given else given
+
+
+def _compiled(glob: str) -> re.Pattern[str]:
+    if not glob.startswith("/"):
+        raise ValueError(f"{glob[:80]!r} fits no path; allowed: globs that begin with /")
+    return compile_glob(glob[1:])
 
 
 def _names(text: str) -> tuple[str, ...]:
