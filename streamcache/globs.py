@@ -1,4 +1,4 @@
-"""Globs of paths, as in a shell: ``*``, ``?``, ``[...]`` within a name, ``**`` for any number of names.
+"""Globs of paths: ``*``, ``?`` and ``[...]`` within a name, ``**`` for any number of names.
 
 PURE.
 """

@@ -12,6 +12,7 @@ from streamcache.options import Kind, check_fields, option
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["combined", "json"]
+Errors = Literal["text", "json"]
 
 # What a line of the access log can have; docs/logs.md says what each is.
 FIELDS: Final = (
@@ -34,6 +35,14 @@ class LogConfig:
             flag="--log-level",
             metavar="LEVEL",
             choices=get_args(Level),
+        ),
+    )
+    errors: Errors = field(
+        default="text",
+        metadata=option(
+            Kind.CHOICE,
+            "how they are written: a line of text for each, or a JSON object",
+            choices=get_args(Errors),
         ),
     )
     access: str = field(

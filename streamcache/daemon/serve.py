@@ -35,7 +35,7 @@ def serve(settings: Settings, parts: Parts | None = None) -> int:
     """
     settings = resolve(settings)
     workers = settings.config.server.workers
-    logs.configure(settings.config.log.level, role="" if workers == 1 else "supervisor")
+    logs.configure(settings.config.log, role="" if workers == 1 else "supervisor")
     logs.name_process("streamcache")
     checks.check(settings)
     raise_file_limit()
