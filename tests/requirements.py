@@ -19,6 +19,7 @@ PACKAGES = {  # program -> apt package
     "ffmpeg": "ffmpeg",
     "ffprobe": "ffmpeg",
     "fusermount3": "fuse3",
+    "promtool": "prometheus",
     "haproxy": "haproxy",
     "sftp-server": "openssh-sftp-server",
     "ssh": "openssh-client",

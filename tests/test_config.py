@@ -72,6 +72,9 @@ def test_the_flags_are_those_of_the_contract() -> None:
         "--cache-size": "cache.size",
         "--workers": "server.workers",
         "--admin": "server.admin",
+        "--user": "server.user",
+        "--group": "server.group",
+        "--pid-file": "server.pid_file",
         "--revalidate": "source.revalidate",
         "--log-level": "log.level",
     }

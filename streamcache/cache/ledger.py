@@ -109,6 +109,10 @@ class Ledger:
         ledger._know(size)
         return ledger
 
+    def reconfigure(self, config: CacheConfig) -> None:
+        """Another time within which uses are one use. Does not switch."""
+        self._config = config
+
     def agree(self, size: int) -> int:
         """The size of the cache that all its users have; ``size`` in bytes is ours, 0: any.
 
@@ -220,6 +224,10 @@ class Ledger:
     ) -> list[Victim]:
         """See ``Catalog.victims``: for the Evictor, which calls it in the catalog's thread."""
         return self.catalog.victims(need, held=held, limit=limit, batch=batch)
+
+    def last_used(self, names: list[str]) -> list[float]:
+        """See ``Catalog.last_used``. Catalog's thread."""
+        return self.catalog.last_used(names)
 
     def remove_victims(self, names: list[str]) -> int:
         """See ``Catalog.remove_victims``; in the catalog's thread."""

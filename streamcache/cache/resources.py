@@ -16,11 +16,11 @@ from streamcache.source.scheduler import Scheduler
 from streamcache.stats import Counters
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Resources:
     """The source with its scheduler, the cache directory with its account, and the threads."""
 
-    config: Config
+    config: Config  # replaced as a whole by a reload
     counters: Counters
     source: Source
     scheduler: Scheduler

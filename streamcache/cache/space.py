@@ -197,6 +197,16 @@ class Space:
         self.resize(self.size)
         self.pressure.set()
 
+    def reconfigure(self, *, high: float, low: float, cleanup: bool, max_file_size: int) -> None:
+        """Other marks; what they mean for what lies there is the Evictor's. Does not switch."""
+        self._high, self._low = high, low
+        self.cleanup = cleanup
+        self.max_file_size = max_file_size
+        self.resize(self.limit)
+        if not cleanup:
+            self.refuse_waiters("nothing is evicted any more")
+        self.pressure.set()
+
     def looked(self, totals: Totals) -> None:
         """What the catalog said just now: usage, or that it does not know."""
         fewer = totals.count < self.count

@@ -29,7 +29,7 @@ from streamcache.cache.resources import Resources
 from streamcache.cache.space import Space
 from streamcache.cache.store import Renewed, Store
 from streamcache.cache.workers import WorkerPool
-from streamcache.config import Config, changed
+from streamcache.config import Config, change, changed
 from streamcache.config.source import SourceConfig
 from streamcache.errors import CacheError, Closed, ConfigError, StreamCacheError
 from streamcache.source.breaker import Breaker
@@ -175,6 +175,19 @@ class StreamCache:
         with parts.provider.find(path, ahead=0) as found:
             return StreamFile(found.open("local"), parts.disk.call, path)
 
+    def reconfigure(self, config: Config) -> tuple[str, ...]:
+        """Take what can change while it runs from ``config``; all at once, as it does not switch.
+
+        The names of options that differ and need a restart ("cache.size"). Those of [server],
+        [access], [limits] and [log] are not looked at. Raises ConfigError, and changes nothing,
+        when old and new do not go together.
+        """
+        new = change(self.config, config, ("source", "cache", "copy"))
+        self.config = new.config
+        if self._parts is not None:
+            self._parts.reconfigure(new.config)
+        return new.restart
+
     @property
     def operations(self) -> Operations:
         """What an operator does: look at entries, purge, pin, warm. Switches when it starts."""
@@ -182,9 +195,7 @@ class StreamCache:
 
     def statistics(self) -> Statistics:
         """A snapshot of counters, usage and live copies."""
-        counters = {**vars(self.counters)}
-        counters["requests"] = dict(self.counters.requests)
-        counters["bytes"] = dict(self.counters.bytes)
+        counters = self.counters.snapshot()
         parts = self._parts
         if parts is None:
             return Statistics(**counters)
@@ -256,6 +267,7 @@ class _Parts:
 
     source: FileSystemSource
     breaker: Breaker
+    scheduler: Scheduler
     ledger: Ledger
     health: Health
     recovery: Recovery
@@ -337,7 +349,7 @@ class _Parts:
             pool=self.probe,
             exhausted=self._no_thread_left,
         )
-        scheduler = Scheduler(
+        self.scheduler = Scheduler(
             self.source,
             self.reads,
             self.counters,
@@ -369,6 +381,7 @@ class _Parts:
             lock=os.path.join(self.store.root, "evictor"),
             sweep=self.recovery.sweep,
             each_look=objects.let_go_of_removed,
+            evicted=self.counters.evicted_age.observe,
         )
         self.space.on_fewer = objects.let_go_of_removed
         self.objects = objects
@@ -376,7 +389,7 @@ class _Parts:
             config=self.config,
             counters=self.counters,
             source=self.source,
-            scheduler=scheduler,
+            scheduler=self.scheduler,
             store=self.store,
             space=self.space,
             objects=objects,
@@ -390,7 +403,14 @@ class _Parts:
         )
         removal = Removal(resources, self.ledger)
         self.provider = Provider(resources, freshness, self.ledger, removal)
-        self.operations = Operations(resources, self.ledger, freshness, removal, self.provider)
+        self.operations = Operations(
+            resources,
+            self.ledger,
+            freshness,
+            removal,
+            self.provider,
+            lambda: not (self.breaker.is_open or self.health.degraded),
+        )
         self.evictor.start()
         self.health.start()
 
@@ -401,6 +421,24 @@ class _Parts:
             self.keys.use(what.lock)
         if what.objects_lost:
             self.ledger.begin_anew()
+
+    def reconfigure(self, config: Config) -> None:
+        """Other options, of those that can change. Does not switch."""
+        source, cache, copy = config.source, config.cache, config.copy
+        self.config = config
+        self.space.reconfigure(
+            high=cache.high_watermark,
+            low=cache.low_watermark,
+            cleanup=cache.cleanup,
+            max_file_size=cache.max_file_size,
+        )
+        self.ledger.reconfigure(cache)
+        self.evictor.reconfigure(cache.evict_interval)
+        self.breaker.reconfigure(source.timeout)
+        self.provider.reconfigure(config)
+        self.scheduler.reconfigure(
+            in_flight=copy.in_flight, step_time=copy.step_time, max_bandwidth=copy.max_bandwidth
+        )
 
     def stuck(self) -> int:
         """Threads whose call to the source should have come back."""
@@ -421,6 +459,7 @@ class _Parts:
         pools = [self.reads, self.meta, self.probe, self.disk]
         if hasattr(self, "provider"):
             self.breaker.stop()
+            self.operations.close()
             if (prober := self.health.stop()) is not None:
                 pools.append(prober)
             self.provider.close(timeout)

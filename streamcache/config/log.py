@@ -35,6 +35,7 @@ class LogConfig:
             flag="--log-level",
             metavar="LEVEL",
             choices=get_args(Level),
+            reload=True,
         ),
     )
     errors: Errors = field(
@@ -48,7 +49,9 @@ class LogConfig:
     access: str = field(
         default="-",
         metadata=option(
-            Kind.PATH, 'where one line per response goes: a file, "-" for stderr, or "off"'
+            Kind.PATH,
+            'where one line per response goes: a file, "-" for stderr, or "off"',
+            reload=True,
         ),
     )
     format: Format = field(
@@ -58,6 +61,7 @@ class LogConfig:
             "how such a line is written: the Combined format, with further fields behind it, or"
             " a JSON object",
             choices=get_args(Format),
+            reload=True,
         ),
     )
     fields: str = field(
@@ -66,6 +70,7 @@ class LogConfig:
             Kind.TEXT,
             "what is in a line, in this order, with commas between the names; those of the Combined"
             " format are always in it; others are host, request_id, pid and worker",
+            reload=True,
         ),
     )
     ignore_networks: str = field(
@@ -74,6 +79,7 @@ class LogConfig:
             Kind.TEXT,
             "addresses, networks or unix, with commas between them: clients that are never in the"
             " access log, as health checks",
+            reload=True,
         ),
     )
     ignore_paths: str = field(
@@ -90,6 +96,7 @@ class LogConfig:
             Kind.SHARE,
             "how much of the access log is written, each response by chance; errors (status 400"
             " and above) and responses that were cut always are",
+            reload=True,
         ),
     )
     request_id: bool = field(
@@ -98,6 +105,7 @@ class LogConfig:
             Kind.BOOL,
             "give each request an id, that of X-Request-ID if one of access.trusted_proxies sends"
             " it, and send it back: it is in its line of the access log and in those about errors",
+            reload=True,
         ),
     )
     server_timing: bool = field(
@@ -106,6 +114,7 @@ class LogConfig:
             Kind.BOOL,
             "send Server-Timing with how the cache answered, how long that took, and the request's"
             " id: browsers show it; everybody who asks gets to know it",
+            reload=True,
         ),
     )
 

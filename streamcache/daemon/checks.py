@@ -9,6 +9,7 @@ import contextlib
 import errno
 import logging
 import os
+import socket
 import stat
 from typing import Final
 
@@ -31,6 +32,20 @@ _NETWORK_FUSE: Final = (
     *("ceph-fuse", "cephfs", "curlftpfs", "cvmfs2", "davfs", "gcsfuse", "geesefs", "glusterfs"),
     *("goofys", "httpdirfs", "juicefs", "mfs", "mount-s3", "mountpoint-s3", "rclone", "s3fs"),
     *("seaweedfs", "smbnetfs", "sshfs"),
+)
+
+_ADDRESS_ERRORS: Final = frozenset(
+    {
+        errno.EADDRINUSE,
+        errno.EADDRNOTAVAIL,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EAFNOSUPPORT,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EROFS,
+        errno.ENAMETOOLONG,
+    }
 )
 
 
@@ -174,6 +189,11 @@ def cannot_listen(settings: Settings, error: OSError) -> ConfigError:
         f"{settings.where('server', 'listen')}: cannot listen on {text}: {reason};"
         " allowed: an address of this machine and a port that is free (port 0 takes any)"
     )
+
+
+def is_address_error(error: OSError) -> bool:
+    """Whether another address would do."""
+    return isinstance(error, socket.gaierror) or error.errno in _ADDRESS_ERRORS
 
 
 def is_network(type_: str) -> bool:

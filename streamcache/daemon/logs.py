@@ -36,13 +36,18 @@ def configure(config: LogConfig, role: str = "") -> None:
     global _role
     _role = role
     _stderr.open()
-    handler = _Handler()
-    handler.setFormatter(JsonLines(role) if config.errors == "json" else TextLines(role))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(config.level.upper())
+    logging.getLogger().handlers[:] = [_Handler()]
+    reconfigure(config)
     # A stderr that went away must not add a traceback per line, nor stop the serving.
     logging.raiseExceptions = False
+
+
+def reconfigure(config: LogConfig) -> None:
+    """Another level or form, after ``configure``."""
+    root = logging.getLogger()
+    root.setLevel(config.level.upper())
+    for handler in root.handlers:
+        handler.setFormatter(JsonLines(_role) if config.errors == "json" else TextLines(_role))
 
 
 def role() -> str:

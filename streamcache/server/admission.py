@@ -66,6 +66,12 @@ class Admission:
         self._pool = WorkerPool("passwords", size=HASHES, max_queue=HASHES_WAITING)
         self._hashes: dict[Credentials, Greenlet[..., bool | None]] = {}
 
+    def reconfigure(self, access: Access, realm: str) -> None:
+        """Other rules; what was found out by the old ones says nothing. Does not switch."""
+        self._access = access
+        self._realm = realm
+        self._hashes = {}
+
     def __repr__(self) -> str:
         return f"<Admission {self._access!r} hashes={len(self._hashes)}>"
 
@@ -111,12 +117,13 @@ class Admission:
         ``Exception``.
         """
         client = self._access.client(_host(peer), request.headers)
-        decision = self._access.decide(request, client, now=time.monotonic(), wall=time.time())
+        access = self._access  # one for all of this, whatever is reloaded meanwhile
+        decision = access.decide(request, client, now=time.monotonic(), wall=time.time())
         if decision.verdict is Verdict.CHECK:
             right = self._check(decision.credentials)
             if right is None:
                 return Admitted(host_text(client), decision.path, status=503, fields=_RETRY)
-            decision = self._access.settle(decision, right, now=time.monotonic())
+            decision = access.settle(decision, right, now=time.monotonic())
         if decision.verdict is Verdict.ALLOW and self._authorize is not None:
             try:
                 with gevent.Timeout(ASK_WAIT, TimeoutError(f"no answer in {ASK_WAIT} s")):
@@ -148,15 +155,21 @@ class Admission:
         assert credentials is not None
         hash_ = self._hashes.get(credentials)
         if hash_ is None:
-            hash_ = self._hashes[credentials] = gevent.spawn(self._hash, credentials)
+            hash_ = gevent.spawn(self._hash, credentials, self._access, self._hashes)
+            self._hashes[credentials] = hash_
         hash_.join(ASK_WAIT)
         return hash_.value if hash_.ready() else None
 
-    def _hash(self, credentials: Credentials) -> bool | None:
+    def _hash(
+        self,
+        credentials: Credentials,
+        access: Access,
+        hashes: dict[Credentials, Greenlet[..., bool | None]],
+    ) -> bool | None:
         """Greenlet: one hash for all who wait for it, and for who asks again after that."""
         try:
-            right = self._pool.call(self._access.check, credentials)
-            self._access.remember(credentials, right, now=time.monotonic())
+            right = self._pool.call(access.check, credentials)
+            access.remember(credentials, right, now=time.monotonic())
             return right
         except (SourceBusy, Closed) as error:
             log.warning("password not looked at: %s", error)
@@ -165,7 +178,7 @@ class Admission:
             log.exception("password not looked at")
             return None
         finally:
-            del self._hashes[credentials]
+            del hashes[credentials]
 
 
 def _host(name: str) -> Host:

@@ -14,6 +14,7 @@ from streamcache.cache.delegate import CacheStatus, Delegate
 from streamcache.cache.objects import ObjectHandle
 from streamcache.config import Config
 from streamcache.source.base import Version
+from streamcache.stats import Counters
 
 
 class Found(Protocol):
@@ -52,13 +53,6 @@ class Found(Protocol):
         traceback: TracebackType | None,
         /,
     ) -> None: ...
-
-
-class Counters(Protocol):
-    """The counts that the server keeps."""
-
-    connections_accepted: int
-    connections_refused: int
 
 
 class Backend(Protocol):

@@ -149,6 +149,11 @@ class Connection:
         else:
             self._linger()
 
+    def readmit(self) -> None:
+        """The rules have changed: its next request is judged by the new ones."""
+        admission = self._service.admission
+        self._settled = admission is None or admission.settled_by_peer(self.name)
+
     def drain(self) -> None:
         """Close if no request is running; a running one is the last."""
         if self.phase in (Phase.IDLE, Phase.HEAD):

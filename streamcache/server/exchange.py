@@ -140,7 +140,7 @@ class Exchange:
             whole = True
         finally:
             response.close()
-            self._log(response, self._writer.written - before, whole=whole)
+            self._done(response, self._writer.written - before, whole=whole)
         return self._keep
 
     def send_early(self) -> None:
@@ -156,7 +156,7 @@ class Exchange:
         try:
             return self._respond()
         except (OSError, Interrupted):  # before there was an answer; it has its line all the same
-            self._log(self._service.handler.overloaded(), 0, whole=False)
+            self._done(self._service.handler.overloaded(), 0, whole=False)
             raise
 
     def _respond(self) -> Response:
@@ -319,24 +319,30 @@ class Exchange:
             pending, self._pending = self._pending, b""
             self._writer.send(pending, more=more)
 
-    def _log(self, response: Response, written: int, *, whole: bool) -> None:
+    def _done(self, response: Response, written: int, *, whole: bool) -> None:
+        """Count and log it."""
         access_log, request = self._service.access_log, self._request
+        delegate, status = response.delegate, response.plan.status
+        size, seconds = max(0, written - self._head_size), monotonic() - self._started
+        ttfb = self._first_out - self._started if self._first_out and written else None
+        self._service.counters.responded(
+            response.outcome, status, size, first_byte=ttfb, seconds=seconds, whole=whole
+        )
         if not access_log.enabled:
             return
-        now, delegate = monotonic(), response.delegate
         served = Served(
             client=self._name,
             method=NOTHING,
             target=NOTHING,
             protocol=NOTHING,
             path=NOTHING,
-            status=response.plan.status,
-            bytes=max(0, written - self._head_size),
+            status=status,
+            bytes=size,
             cache=response.outcome,
             whole=whole,
             user=self._user,
-            seconds=now - self._started,
-            ttfb=self._first_out - self._started if self._first_out and written else None,
+            seconds=seconds,
+            ttfb=ttfb,
             bytes_cache=0 if delegate is None else delegate.from_cache,
             bytes_source=0 if delegate is None else delegate.from_source,
             request_id=self.id,

@@ -204,6 +204,7 @@ class FastPath:
             else:
                 sent = self._send_file(transport, top, hot.fd, start, length)
         except OSError:
+            self._cache.counters.quick_cuts += 1
             self._cache.delivered(hot, client, 0)
             self._log_other(head, status, 0, wanted, client, whole=False)
             raise

@@ -18,6 +18,7 @@ from streamcache.server.handler import Handler
 from streamcache.server.notices import Notices
 from streamcache.server.pages import PageCache
 from streamcache.server.tags import Tags
+from streamcache.stats import Counters
 
 if TYPE_CHECKING:
     from streamcache.server.connection import Connection
@@ -33,6 +34,7 @@ class Service:
     head_limits: Limits
     clock: Clock
     access_log: AccessLog
+    counters: Counters
     tags: Tags
     pages: PageCache
     prefetch: Callable[[int, int, int], None]  # see ``Backend.prefetch``
