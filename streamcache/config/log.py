@@ -44,6 +44,7 @@ class LogConfig:
             Kind.CHOICE,
             "how they are written: a line of text for each, or a JSON object",
             choices=get_args(Errors),
+            reload=True,
         ),
     )
     access: str = field(
@@ -88,6 +89,7 @@ class LogConfig:
             Kind.TEXT,
             "globs of paths that are never in the access log, with commas between them: * and ?"
             " stay within one name, ** is any number of names, as in /probe.txt, /thumbs/**",
+            reload=True,
         ),
     )
     sample: float = field(

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ import pytest
 
 from streamcache.daemon import logs
 from streamcache.daemon.stderr import Stderr
+from tests.daemon.test_workers import get, wait_until
 from tests.slowfs import SlowFS
 
 Attach = Callable[[int], Stderr]
@@ -293,3 +295,83 @@ def test_a_stderr_that_nobody_reads_holds_no_request(source: Path, tmp_path: Pat
         process.communicate()
         os.close(writer)
         os.close(reader)
+
+
+def opened(pid: int, folder: Path) -> set[str]:
+    """The files in this folder that a process has open."""
+    fds = f"/proc/{pid}/fd"
+    targets = set()
+    for fd in os.listdir(fds):
+        with contextlib.suppress(FileNotFoundError):
+            targets.add(os.readlink(f"{fds}/{fd}"))
+    return {target for target in targets if target.startswith(f"{folder}/")}
+
+
+def test_under_load_two_workers_open_their_log_anew_and_no_line_is_lost_or_torn(
+    daemon, source: Path, tmp_path: Path
+) -> None:
+    (source / "small").write_bytes(b"x" * 100)
+    os.utime(source / "small", (1, 1))
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    log = folder / "access.log"
+    running = daemon(source, workers=2, environment={"STREAMCACHE_LOG_ACCESS": os.fspath(log)})
+    done = threading.Event()
+    asked: list[int] = []
+
+    def ask(client: int) -> int:
+        """One request after the other, each on a connection of its own: both workers get some."""
+        count = 0
+        while not done.is_set():
+            connection = http.client.HTTPConnection(*running.address, timeout=20)
+            with contextlib.closing(connection):
+                for _ in range(20):
+                    connection.request("GET", f"/small?{client}-{count}-")
+                    assert connection.getresponse().read() == b"x" * 100
+                    count += 1
+            asked.append(1)
+        return count
+
+    with ThreadPoolExecutor(4) as pool:
+        clients = [pool.submit(ask, client) for client in range(4)]
+        try:
+            for turn in range(5):
+                before = len(asked)
+                wait_until(lambda before=before: len(asked) > before + 4, "no answers")
+                os.rename(log, folder / f"access.log.{turn}")
+                os.kill(running.pid, signal.SIGUSR1)
+                wait_until(log.exists, "no new file")
+        finally:
+            done.set()
+        counts = [client.result(20) for client in clients]
+    assert len(running.worker_pids) == 2
+    for pid in running.worker_pids.values():  # each has let go of the files before
+        wait_until(lambda pid=pid: opened(pid, folder) == {os.fspath(log)}, "an old file is open")
+    assert running.stop() == 0
+    files = sorted(folder.iterdir())
+    assert len(files) == 6
+    lines = [line for file in files for line in file.read_text().splitlines(keepends=True)]
+    form = r'127\.0\.0\.1 - - \[[^]]+\] "GET /small\?(\d+)-(\d+)- HTTP/1\.1" 200 100 .* \d\.\d{3}\n'
+    found = [re.fullmatch(form, line) for line in lines]
+    assert all(found)
+    seen = sorted((int(match[1]), int(match[2])) for match in found if match)
+    assert seen == [(client, n) for client, count in enumerate(counts) for n in range(count)]
+    assert all(file.stat().st_size for file in files[1:])
+
+
+def test_a_reload_changes_both_logs(daemon, source: Path, tmp_path: Path) -> None:
+    (source / "small").write_bytes(b"x" * 100)
+    log, options = tmp_path / "access.log", tmp_path / "options.toml"
+    options.write_text(f'[log]\naccess = "{log}"\n')
+    running = daemon(source, "--config", os.fspath(options))
+    get(running, "/small")
+    options.write_text(
+        f'[log]\naccess = "{log}"\nformat = "json"\nerrors = "json"\nrequest_id = true\n'
+    )
+    os.kill(running.pid, signal.SIGHUP)
+    wait_until(lambda: '"process":null' in running.log, "no JSON")
+    get(running, "/small")
+    assert running.stop() == 0
+    before, after = log.read_text().splitlines()
+    assert before.startswith("127.0.0.1 - - [")
+    assert json.loads(after)["request_id"]
