@@ -226,7 +226,7 @@ class Store:
             return -1
         with contextlib.ExitStack() as stack:
             stack.callback(os.close, fd)
-            if not _is_untouched(os.fstat(fd), version):
+            if not is_untouched(os.fstat(fd), version):
                 remove_foreign(self._object(name))
             elif lease(fd) and os.fstat(fd).st_nlink:
                 stack.pop_all()
@@ -434,7 +434,7 @@ class Store:
             )
 
 
-def _is_untouched(status: os.stat_result, version: Version) -> bool:
+def is_untouched(status: os.stat_result, version: Version) -> bool:
     """Whether the file has the size and the modification time that the copy was given.
 
     Not to the nanosecond: some file systems keep 2 s. A file is older than that when it is copied

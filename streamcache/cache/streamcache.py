@@ -39,7 +39,7 @@ from streamcache.stats import Counters, SessionStatistics, Statistics
 from streamcache.units import parse_size
 
 _PIECE = 256 * 1024  # bytes of one read ahead
-_PREFETCH_WAIT = 30.0  # s: longer than any disk takes that is alive
+_PREFETCH_WAIT = 10.0  # s: longer than any disk takes that is alive
 _JOIN = 1.0  # s that close() waits for worker threads; one that hangs at the source stays behind
 
 log = logging.getLogger(__name__)
@@ -147,10 +147,10 @@ class StreamCache:
         assert self._parts is not None
         self._parts.provider.delivered(hot, client, count)
 
-    def take(self, hot: ObjectHandle, client: str) -> Delegate:
+    def take(self, hot: ObjectHandle, client: str, path: str) -> Delegate:
         """See ``Provider.take``, of what ``peek`` gave. Does not switch."""
         assert self._parts is not None
-        return self._parts.provider.take(hot, client)
+        return self._parts.provider.take(hot, client, path)
 
     def prefetch(self, fd: int, offset: int, count: int) -> None:
         """Have these bytes of a file in the page cache. Switches. Raises OSError, Closed.

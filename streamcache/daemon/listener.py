@@ -35,6 +35,7 @@ class Listener:
     socket: socket.socket
     listen: str | None  # see ``Inherited``
     file: SocketFile | None = None  # that we remove in the end
+    scheme: str = "http"  # of its URL
 
     @classmethod
     def take(cls, listen: str, backlog: int, inherited: Inherited | None = None) -> Self:
@@ -54,7 +55,7 @@ class Listener:
     @property
     def url(self) -> str:
         """Where it really listens."""
-        return Address.of(self.socket).url
+        return Address.of(self.socket, self.scheme).url
 
     def close(self, *, remove: bool) -> None:
         """Take no more; ``remove`` the file of a Unix socket, too. Idempotent."""

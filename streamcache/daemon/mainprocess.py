@@ -83,6 +83,7 @@ class MainProcess:
                 if checks.is_address_error(error):
                     raise checks.cannot_listen(settings, error) from error
                 raise
+            listener.scheme = server.scheme
             stack.callback(listener.close, remove=predecessor is None)
             if identity is not None:
                 identity.become(settings)
