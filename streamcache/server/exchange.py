@@ -138,6 +138,7 @@ class Exchange:
             else:
                 self._go_on(self._begun)
             self._send_pieces(response)
+            self._writer.finish()
             whole = True
         finally:
             response.close()
@@ -206,6 +207,7 @@ class Exchange:
         body = BodyReader(request, self._service.limits.body_size)
         if request.expect_continue:
             self._writer.send(CONTINUE)
+            self._writer.finish()
         self._client.read_body(body)
 
     def _go_on(self, begun: Begun) -> None:
