@@ -22,6 +22,7 @@ PACKAGES = {  # program -> apt package
     "promtool": "prometheus",
     "haproxy": "haproxy",
     "openssl": "openssl",
+    "logrotate": "logrotate",
     "sftp-server": "openssh-sftp-server",
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
@@ -29,6 +30,9 @@ PACKAGES = {  # program -> apt package
     "losetup": "mount",
     "mkfs.ext4": "e2fsprogs",
     "sshfs": "sshfs",
+    "systemd-analyze": "systemd",
+    "systemd-sysusers": "systemd",
+    "systemd-tmpfiles": "systemd",
     **BENCH_PACKAGES,
 }
 _ELSEWHERE = ("/usr/sbin", "/usr/local/sbin", "/sbin", "/usr/lib/openssh")
