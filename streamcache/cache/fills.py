@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from gevent.event import Event as Flag
+
 from streamcache.cache.session import CopySession
 from streamcache.cache.states import Event, State
 from streamcache.config.copy import CopyConfig
@@ -29,6 +31,7 @@ class IdleFills:
         self._may_run = may_run
         self._running: set[CopySession] = set()
         self._paused: dict[str, None] = {}  # paths, the oldest first
+        self._kept: dict[CopySession, Flag] = {}  # they go on, whatever is configured
         self._stopped = False
 
     def __repr__(self) -> str:
@@ -36,8 +39,10 @@ class IdleFills:
 
     def changed(self, session: CopySession) -> None:
         """Its state or its readers changed. Does not switch."""
+        if session.state not in (State.NEW, State.COPYING) and session in self._kept:
+            self._kept.pop(session).set()
         if session.state in (State.NEW, State.COPYING) and not session.readers:
-            if session not in self._running:
+            if session not in self._running and session not in self._kept:
                 self._left(session)
         else:
             self._running.discard(session)
@@ -62,6 +67,24 @@ class IdleFills:
         """Paused copies of these paths are not taken up again."""
         for path in [path for path in self._paused if is_meant(path)]:
             del self._paused[path]
+
+    def keep(self, session: CopySession) -> Flag:
+        """It goes on also when nobody reads it, beside the others, until ``release``.
+
+        The event is set when it copies no more, however that came. Does not switch.
+        """
+        if session not in self._kept:
+            self._kept[session] = Flag()
+        over = self._kept[session]
+        self.joined(session)
+        if session.state not in (State.NEW, State.COPYING):
+            self._kept.pop(session).set()
+        return over
+
+    def release(self, session: CopySession) -> None:
+        """From now on it is one of the others. Does not switch."""
+        if self._kept.pop(session, None) is not None:
+            self.changed(session)
 
     def stop(self) -> None:
         """Resume nothing any more: the cache closes."""

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 
 import gevent
 from gevent.pool import Group
@@ -68,7 +69,7 @@ class Provider:
         self._removal = removal
         self._health = resources.health
         self._health.on_recovery.append(self._disk_works)
-        self._fills = IdleFills(
+        self.fills = IdleFills(
             resources.config.copy, self._resume, lambda: not self._health.degraded
         )
         self._closed = False
@@ -81,7 +82,7 @@ class Provider:
         """Other options; sessions keep their own ``claim_timeout``. Does not switch."""
         self._r.config = config
         self._freshness.reconfigure(config.source)
-        self._fills.reconfigure(config.copy)
+        self.fills.reconfigure(config.copy)
 
     # -- find
 
@@ -113,7 +114,7 @@ class Provider:
                 lock = self._r.keys.try_acquire(self.key(path))
             if lock is not None:
                 held.callback(lock.release)
-                if self._has_something(path):
+                if self.has(path):
                     lock.release()
                     lock = None
             flight = self._freshness.ask(path, ahead=None if lock is None else ahead)
@@ -170,8 +171,8 @@ class Provider:
         self._freshness.remember_stored(path, version)
         return version
 
-    def _has_something(self, path: str) -> bool:
-        """Whether the cache may have the bytes already. Switches."""
+    def has(self, path: str) -> bool:
+        """Whether the cache may have bytes of this path ("a/b.mp4") already. Switches."""
         key = self.key(path)
         try:
             if self._health.call(self._r.store.versions, key):
@@ -219,7 +220,7 @@ class Provider:
             handle, found.handle = found.handle, None
             self._ledger.touch(name, client)
             status = CacheStatus.STALE if found.stale else CacheStatus.HIT
-            return CachedFileDelegate(handle, status, counters, self._r.objects.release)
+            return self._cached(handle, status, found.path)
         session = self.sessions.get(name)
         if session is None:
             file = self._source_file(found)
@@ -235,9 +236,11 @@ class Provider:
             else:
                 session = self._start_copying(found, name, file)
                 status = CacheStatus.MISS if self._r.space.known else CacheStatus.BYPASS
-                return TempFileDelegate(session, status, counters)
-        delegate = TempFileDelegate(session, CacheStatus.COLLAPSED, counters)
-        self._fills.joined(session)
+                instead = partial(self._instead_of_copy, session)
+                return TempFileDelegate(session, status, counters, instead)
+        instead = partial(self._instead_of_copy, session)
+        delegate = TempFileDelegate(session, CacheStatus.COLLAPSED, counters, instead)
+        self.fills.joined(session)
         return delegate
 
     def _prepare_copy(self, found: Found, name: str) -> None:
@@ -274,17 +277,48 @@ class Provider:
     def delivered(self, handle: ObjectHandle, client: str, count: int) -> None:
         """A hit was answered from what ``peek`` gave."""
         self._ledger.touch(handle.name, client)
-        self._r.counters.request("hit")
-        self._r.counters.delivered("hit", count)
-        self._r.counters.bytes_from_cache += count
+        self._r.counters.quick_hits += 1
+        self._r.counters.quick_bytes += count
 
-    def take(self, handle: ObjectHandle, client: str) -> Delegate:
-        """Lease what ``peek`` gave in this turn of the hub. Does not switch."""
+    def take(self, handle: ObjectHandle, client: str, path: str) -> Delegate:
+        """Lease what ``peek`` gave for ``path`` in this turn of the hub. Does not switch."""
         self._ledger.touch(handle.name, client)
         self._r.objects.take(handle)
+        return self._cached(handle, CacheStatus.HIT, path[1:])
+
+    def _cached(self, handle: ObjectHandle, status: CacheStatus, path: str) -> Delegate:
+        instead = partial(self._instead_of_object, handle, path)
         return CachedFileDelegate(
-            handle, CacheStatus.HIT, self._r.counters, self._r.objects.release
+            handle, status, self._r.counters, self._r.objects.release, instead
         )
+
+    # -- what cannot be read in the cache
+
+    def _instead_of_object(self, handle: ObjectHandle, path: str, error: Exception) -> Delegate:
+        """See ``Instead``. An object that is not what it should be is dropped; one on a disk that
+        hangs is not.
+        """
+        if not isinstance(error, TimeoutError) and self._r.objects.spoil(handle):
+            log.warning(
+                "object damaged, dropped path=%r name=%s error=%s", path, handle.name, error
+            )
+            self._r.counters.objects_damaged += 1
+            self._removal.remove_damaged(handle)
+        return self._past_the_cache(path, handle.version)
+
+    def _instead_of_copy(self, session: CopySession, error: Exception) -> Delegate:
+        """See ``Instead``."""
+        if session.handle is not None:
+            return self._instead_of_object(session.handle, session.path, error)
+        if not isinstance(error, TimeoutError):
+            log.warning("partial damaged, dropped path=%r error=%s", session.path, error)
+            session.handle_event(Event.SPACE_DENIED)
+        return self._past_the_cache(session.path, session.version)
+
+    def _past_the_cache(self, path: str, version: Version) -> Delegate:
+        with Found(self, path, version, handle=None, flight=None, lock=None, stale=False) as found:
+            file = self._source_file(found)
+        return DirectFileDelegate(file, self._r, self._r.counters, counted=False)
 
     def give_back(self, handle: ObjectHandle | None, flight: Flight | None) -> None:
         """What a ``Found`` did not use."""
@@ -338,31 +372,51 @@ class Provider:
     def _resume(self, path: str) -> None:
         self._resumers.spawn(self._do_resume, path)
 
+    def copy(self, path: str) -> CopySession | None:
+        """The copy of a path ("a/b.mp4") that is running, or is begun; nobody reads it for us.
+
+        None: it is in the cache. Tell ``fills`` of it before you switch. Switches. Raises as
+        ``find``; CacheError when it is not cached.
+        """
+        with self.find("/" + path) as found:
+            name = self._name(path, found.version)
+            if found.handle is not None:
+                return None
+            if name not in self.sessions:
+                self._prepare_copy(found, name)
+            if found.handle is not None:
+                return None
+            file = None
+            if name not in self.sessions:
+                if found.lock is None:
+                    raise CacheError("it is still being written, or too large to be cached")
+                file = self._source_file(found)
+            session = self.sessions.get(name)
+            # From here on as in ``open``: nothing switches.
+            if session is None and file is not None and not self._closed:
+                return self._start_copying(found, name, file)
+            if file is not None:
+                self._r.meta.post(file.close)
+            if session is None:
+                raise Closed("the cache is closed")
+            return session
+
     def _do_resume(self, path: str) -> None:
         """Greenlet: go on with a paused copy; nobody reads it, so it is an idle fill at once."""
         try:
-            with self.find("/" + path) as found:
-                name = self._name(path, found.version)
-                if found.handle is not None or name in self.sessions:
-                    return
-                self._prepare_copy(found, name)
-                if found.lock is None:
-                    return
-                file = self._source_file(found)
-                if name in self.sessions or self._closed:
-                    self._r.meta.post(file.close)
-                else:
-                    self._fills.changed(self._start_copying(found, name, file))
+            session = self.copy(path)
+            if session is not None:
+                self.fills.changed(session)
         except StreamCacheError as error:
             log.info("paused copy not resumed path=%r error=%s", path, error)
         finally:
-            self._fills.resumed(path)
+            self.fills.resumed(path)
 
     def _disk_works(self) -> None:
         """Copies that kept nothing meanwhile go on. Does not switch."""
         for session in list(self.sessions.values()):
             session.schedule()
-        self._fills.go_on()
+        self.fills.go_on()
 
     # -- what sessions tell
 
@@ -375,7 +429,7 @@ class Provider:
                 self.ending.add(session)
             if session.ended.is_set():
                 self.ending.discard(session)
-        self._fills.changed(session)
+        self.fills.changed(session)
 
     def _published(self, session: CopySession, blocks: int, lock: KeyLock) -> None:
         name = session.name
@@ -400,7 +454,7 @@ class Provider:
         Their readers go on, nobody joins them, and what is paused is not taken up again. The
         names of those that were running. Does not switch.
         """
-        self._fills.forget(is_meant)
+        self.fills.forget(is_meant)
         names = {name for name, session in self.sessions.items() if is_meant(session.path)}
         for name in names:
             self.sessions[name].handle_event(Event.OUTDATED)
@@ -418,7 +472,7 @@ class Provider:
     def close(self, timeout: float) -> None:
         """End all sessions; partials stay. Switches, at most for ``timeout`` s."""
         self._closed = True
-        self._fills.stop()
+        self.fills.stop()
         self._resumers.kill(block=False)
         sessions = [*self.sessions.values(), *self.ending]
         for session in sessions:

@@ -30,6 +30,7 @@ from streamcache.cache.following import Borrowed, Following
 from streamcache.cache.locks import KeyLock
 from streamcache.cache.names import key_of
 from streamcache.cache.objects import ObjectHandle
+from streamcache.cache.pace import Pace
 from streamcache.cache.partial import PartialHeader
 from streamcache.cache.publication import Look, Published, publish
 from streamcache.cache.reading import DELIVERED_BYTES, PendingRead, Reader, Ready, Waiting
@@ -111,7 +112,8 @@ class CopySession:
             freed=self.schedule,
         )
         self._reopening = Reopening(resources.source, resources.meta, file)
-        self._failure: StreamCacheError | None = None  # why missing blocks cannot be read
+        self.failure: StreamCacheError | None = None  # why missing blocks cannot be read
+        self.pace = Pace(0)  # of what nobody reads
         self._keep_partial = True
         self._sharing = False  # outdated, but several readers go on to share the bytes
         self._retried: set[int] = set()  # extents whose second try is their last
@@ -199,8 +201,8 @@ class CopySession:
 
     def _delegated_read(self, reader: Reader, offset: int, stop: int) -> memoryview | None:
         """Wait for the block at ``offset``; None: it is present now."""
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
         if (late := self._writes.find(offset, stop)) is not None:
             return late
         read = PendingRead(offset, stop)
@@ -211,11 +213,12 @@ class CopySession:
             self._r.scheduler.demand(self, offset // BLOCK * BLOCK, seek=seek)
         elif self._claims.others:
             self._following.hurry()
-        timeout = self._r.config.source.timeout
+        timeout, begun = self._r.config.source.timeout, time.monotonic()
         try:
             read.result.wait(timeout=timeout)
         finally:
             self._waiting.leave(read)
+            self._r.counters.delegated_wait.observe(time.monotonic() - begun)
         if not read.result.ready():
             raise SourceTimeout(f"{self.path}: no bytes within {timeout} s")
         return read.result.get()
@@ -260,7 +263,7 @@ class CopySession:
             self._r.counters.copies_cancelled += 1
         # What is sound of this version may be continued later; after all else it is of no use.
         self._keep_partial = event is Event.COPY_FAILED and not isinstance(
-            self._failure, SourceChanged
+            self.failure, SourceChanged
         )
         self._sharing = event is Event.OUTDATED
         self._allocated.set()
@@ -283,7 +286,7 @@ class CopySession:
             self.state is State.DETACHED
             and self._sharing
             and len(self.readers) > 1
-            and self._failure is None
+            and self.failure is None
         )
 
     @property
@@ -315,6 +318,8 @@ class CopySession:
     def sequential(self, length: int) -> Piece | None:
         """Claim what comes next: before the readers, else the lowest missing block."""
         if not (self.state is State.COPYING or self._shared):
+            return None
+        if not (self.readers or self.pace.allows(min(length, self.version.size), self.schedule)):
             return None
         while self._keeps and self._room.affords(max(1, length // BLOCK)):
             block = self._next_block()
@@ -432,8 +437,8 @@ class CopySession:
         self._released()
 
     def _fail(self, error: StreamCacheError) -> None:
-        if self._failure is None:
-            self._failure = error
+        if self.failure is None:
+            self.failure = error
             log.warning("copy failed path=%r error=%s", self.path, error)
         self._waiting.fail(error)
         self.handle_event(Event.COPY_FAILED)
@@ -530,7 +535,7 @@ class CopySession:
             self._closed.wait()
         except Exception:
             log.exception("copy session broke path=%r", self.path)
-            self._failure = self._failure or Closed(f"{self.path}: internal error")
+            self.failure = self.failure or Closed(f"{self.path}: internal error")
             self._keep_partial = False
             self.handle_event(Event.SHUTDOWN)
         finally:

@@ -56,6 +56,7 @@ def check(settings: Settings) -> None:
     check_apart(settings)
     check_access_log(settings)
     check_access(settings)
+    check_certificate(settings)
     parse_address(settings)
     parse_admin(settings)
 
@@ -147,7 +148,26 @@ def check_access(settings: Settings) -> None:
     except ConfigError as error:
         name, _, problem = str(error).partition(": ")
         raise ConfigError(f"{settings.where(*name.split('.'))}: {problem}") from None
-    for path in (settings.config.access.keys, settings.config.access.htpasswd):
+    _warn_of_others(settings.config.access.keys, settings.config.access.htpasswd)
+
+
+def check_certificate(settings: Settings) -> None:
+    """The certificate and its key can be used; they are read again by the server."""
+    server = settings.config.server
+    if not server.tls_certificate:
+        return
+    from streamcache.server.certificate import Certificate  # who does without needs no OpenSSL
+
+    try:
+        Certificate(server)
+    except ConfigError as error:
+        name, _, problem = str(error).partition(": ")
+        raise ConfigError(f"{settings.where(*name.split('.'))}: {problem}") from None
+    _warn_of_others(server.tls_key or server.tls_certificate)
+
+
+def _warn_of_others(*secrets: str) -> None:
+    for path in secrets:
         if path and os.stat(path).st_mode & 0o007:
             log.warning("%s can be read or written by every user of this machine", path)
 

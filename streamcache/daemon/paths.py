@@ -37,6 +37,9 @@ def resolve(
         config = changed(config, "server", pid_file=absolute(config.server.pid_file))
     if config.log.access not in ("-", "off"):
         config = changed(config, "log", access=absolute(config.log.access))
+    for key in ("tls_certificate", "tls_key"):
+        if path := getattr(config.server, key):
+            config = changed(config, "server", **{key: absolute(path)})
     for key in ("keys", "htpasswd"):
         if path := getattr(config.access, key):
             config = changed(config, "access", **{key: absolute(path)})
