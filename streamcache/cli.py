@@ -25,7 +25,9 @@ from streamcache.commands import (
     serve,
     show,
     sign,
+    simulate,
     status,
+    top,
     warm,
 )
 from streamcache.commands.command import CONFIGURATION, FAILURE, Command
@@ -39,12 +41,14 @@ COMMANDS: Final = (
     check.COMMAND,
     config.COMMAND,
     status.COMMAND,
+    top.COMMAND,
     ls.COMMAND,
     show.COMMAND,
     warm.COMMAND,
     purge.COMMAND,
     pin.COMMAND,
     sign.COMMAND,
+    simulate.COMMAND,
     completion.COMMAND,
 )
 

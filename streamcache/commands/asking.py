@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from streamcache.admin.place import SYSTEM_DIRECTORY, default_directory, sockets_in
+from streamcache.commands import output
 from streamcache.errors import ConfigError, StreamCacheError
 
 VARIABLE: Final = "STREAMCACHE_SERVER_ADMIN"
@@ -119,6 +120,8 @@ class Server:
             raise Refused(str(said or f"{target}: {answer.status} {answer.reason}"), answer.status)
         if value is None:
             raise NoServer(f"{self.address} is no admin listener of streamcache: no JSON came back")
+        if isinstance(value, dict) and (silent := value.get("unanswered")):
+            output.tell(f"no answer from {', '.join(silent)}: what only these know is missing")
         return Answered(text, value)
 
 
@@ -139,33 +142,51 @@ class _Connection(http.client.HTTPConnection):
 
 
 def _only_one() -> str:
-    """The address of the one server that can be found. NoServer."""
-    places = list(dict.fromkeys((default_directory(os.environ, os.geteuid()), SYSTEM_DIRECTORY)))
-    alive, forbidden = [], []
-    for path in (path for place in places for path in sockets_in(place)):
-        try:
-            if not stat.S_ISSOCK(os.stat(path).st_mode):
-                continue
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-                sock.settimeout(_FIRST)
-                sock.connect(path)
-            alive.append(f"unix:{path}")
-        except PermissionError:
-            forbidden.append(f"unix:{path}")
-        except TimeoutError:
-            alive.append(f"unix:{path}")  # it is there, and says nothing
-        except OSError:
-            continue  # whoever made it has ended
-    if len(alive) == 1:
-        return alive[0]
-    if alive:
-        raise NoServer(f"{len(alive)} servers run here: name one with --admin: {', '.join(alive)}")
+    """The address of the one server that can be found. NoServer.
+
+    Those of the user come before the system's: who runs one of his own means that.
+    """
+    places = [default_directory(os.environ, os.geteuid())]
+    if not os.environ.get("RUNTIME_DIRECTORY") and SYSTEM_DIRECTORY not in places:
+        places.append(SYSTEM_DIRECTORY)
+    forbidden: list[str] = []
+    for place in places:
+        alive = []
+        for path in sockets_in(place):
+            try:
+                if _is_alive(path):
+                    alive.append(f"unix:{path}")
+            except PermissionError:
+                forbidden.append(f"unix:{path}")
+        if len(alive) == 1:
+            return alive[0]
+        if alive:
+            named = ", ".join(alive)
+            raise NoServer(f"{len(alive)} servers run here: name one with --admin: {named}")
     if forbidden:
-        raise NoServer(f"{', '.join(forbidden)}: permission denied: be the server's user, or root")
+        named = ", ".join(forbidden)
+        raise NoServer(f"{named}: permission denied: be the server's user, or root")
     raise NoServer(
         f"no running server found in {' or '.join(places)}: start one with"
         ' "streamcache serve SOURCE", or name its admin listener with --admin'
     )
+
+
+def _is_alive(path: str) -> bool:
+    """Whether somebody listens there. PermissionError: we may not know."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return False
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(_FIRST)
+            sock.connect(path)
+    except PermissionError:
+        raise
+    except TimeoutError:
+        return True  # it is there, and says nothing
+    except OSError:
+        return False  # whoever made it has ended
+    return True
 
 
 def _unreachable(address: str, error: Exception) -> str:

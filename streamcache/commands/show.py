@@ -38,24 +38,21 @@ def run(arguments: argparse.Namespace) -> int:
     asked = selection(arguments.path, exact=True)
     answer = Server.of(arguments).get("/api/entry", asked)
     found = answer.value
-    sessions = found.get("sessions") or ([found["session"]] if found.get("session") else [])
-    known = bool(found["entries"] or sessions or found.get("freshness"))
-    if arguments.json:
-        say(answer.text)
-    else:
-        say(_shown(asked["path"], found["entries"], sessions, found.get("freshness")))
+    known = found["entries"] or found["sessions"] or found["pinned"] or _told(found["knowledge"])
+    say(answer.text if arguments.json else _shown(found))
     return OK if known else FAILURE
 
 
-def _shown(
-    path: str,
-    entries: list[dict[str, Any]],
-    sessions: list[dict[str, Any]],
-    freshness: dict[str, Any] | None,
-) -> str:
-    parts = [output.coloured(output.path(path), output.BOLD)]
+def _told(knowledge: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the workers know from the source, of those that know something."""
+    return [each for each in knowledge.values() if each is not None]
+
+
+def _shown(found: dict[str, Any]) -> str:
+    entries, sessions = found["entries"], found["sessions"]
+    parts = [output.coloured(output.path(found["path"]), output.BOLD)]
     if not entries and not sessions:
-        parts.append("not in the cache")
+        parts.append("not in the cache" + (", pinned" if found["pinned"] else ""))
     for entry in entries:
         disk = output.size(entry["blocks"]) + " on disk" + (", pinned" if entry["pinned"] else "")
         rows = [
@@ -66,8 +63,9 @@ def _shown(
         ]
         parts.append(output.pairs(rows))
     parts += [copy(session) for session in sessions]
-    if freshness:
-        parts.append(output.pairs([("source", _said(freshness))]))
+    for worker, each in found["knowledge"].items():
+        if each is not None:
+            parts.append(output.pairs([("source", f"{_said(each)} ({worker})")]))
     return "\n".join(parts)
 
 
@@ -77,11 +75,11 @@ def copy(session: dict[str, Any]) -> str:
     readers = session["readers"]
     done = f"{output.size(present)} of {output.size(size)} ({output.share(present, size)})"
     rows = [
-        ("copy", f"{session['state']} in {session.get('worker') or 'the server'}: {done}"),
+        ("copy", f"{session['state']} in {session['worker']}: {done}"),
         ("version", session["version"]),
         ("readers", output.plural(len(readers), "reader")),
     ]
-    if session.get("rate"):
+    if session["rate"]:
         rows.append(("rate", output.rate(session["rate"])))
     offsets = [reader["offset"] for reader in readers]
     return f"{output.pairs(rows)}\n{picture(session['blocks'], size, offsets, _WIDTH)}"
@@ -106,11 +104,10 @@ def picture(blocks: list[list[int]], size: int, readers: list[int], width: int) 
     return "[" + "".join(letters) + "]"
 
 
-def _said(freshness: dict[str, Any]) -> str:
-    version, fresh = freshness.get("version"), freshness.get("fresh_for") or 0
+def _said(known: dict[str, Any]) -> str:
+    version, fresh, failing = (known[name] for name in ("version", "fresh_for", "failing_for"))
     text = f"has version {version}" if version else "has no such file"
     text += f"; good for {output.duration(fresh)}" if fresh else "; asked before the next use"
-    failing = freshness.get("failing_for")
     return text + (f"; could not be asked for {output.duration(failing)}" if failing else "")
 
 

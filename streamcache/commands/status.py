@@ -38,7 +38,7 @@ def shown(status: dict[str, Any]) -> str:
     running = sum(worker["state"] == "running" for worker in workers)
     state = output.coloured("draining", output.YELLOW) if status["draining"] else "serving"
     answers = "answers" if source["answers"] else output.coloured("does not answer", output.RED)
-    if source.get("stuck"):
+    if source["stuck"]:
         answers += f", {output.plural(source['stuck'], 'thread')} stuck in it"
     requests, sent = sum(totals["requests"].values()), sum(totals["bytes"].values())
     hits, read = totals["requests"].get("hit", 0), totals["bytes_from_source"]
@@ -66,7 +66,7 @@ def _workers(workers: list[dict[str, Any]], running: int) -> str:
 def _usage(cache: dict[str, Any]) -> str:
     usage, limit = cache["usage"], cache["limit"]
     text = f"{output.size(usage)} of {output.size(limit)} ({output.share(usage, limit)})"
-    if cache.get("reserved"):
+    if cache["reserved"]:
         text += f", {output.size(cache['reserved'])} of it for copies"
     return text
 

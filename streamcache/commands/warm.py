@@ -202,7 +202,7 @@ def _shown(job: dict[str, Any], *, dry_run: bool = False) -> str:
         f"{output.count(job['files_done'])} of {output.plural(job['files'], 'file')} in the cache,"
         f" {output.size(job['bytes_done'])} of {output.size(job['bytes'])}"
     )
-    if job.get("left_out"):
+    if job["left_out"]:
         text += (
             f"; {output.plural(job['left_out'], 'file')} left out, as they would push out others"
         )
@@ -213,7 +213,7 @@ def _tell_failures(job: dict[str, Any]) -> None:
     failed = job["failed"]
     for one in failed[:_SHOWN]:
         output.tell(f"not warmed: {output.path(one['path'])}: {one['error']}")
-    number = job.get("failures", len(failed))
+    number = job["failures"]
     if number > _SHOWN:
         output.tell(f"and {output.count(number - _SHOWN)} more")
 
