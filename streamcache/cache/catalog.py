@@ -302,6 +302,12 @@ class Catalog:
         with self.database.transaction() as state:
             return self._remove(state, names, "")
 
+    def last_used(self, names: Iterable[str]) -> list[float]:
+        """When these were used last, s since the epoch; without those that are not there."""
+        with translated(self.database.path):
+            found = [self.get(name) for name in names]
+        return [entry.used for entry in found if entry is not None]
+
     def choose(self, names: Iterable[str]) -> None:
         """These go now, whatever the order says: victims, until `remove_victims`."""
         with self.database.transaction():

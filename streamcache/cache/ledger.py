@@ -225,6 +225,10 @@ class Ledger:
         """See ``Catalog.victims``: for the Evictor, which calls it in the catalog's thread."""
         return self.catalog.victims(need, held=held, limit=limit, batch=batch)
 
+    def last_used(self, names: list[str]) -> list[float]:
+        """See ``Catalog.last_used``. Catalog's thread."""
+        return self.catalog.last_used(names)
+
     def remove_victims(self, names: list[str]) -> int:
         """See ``Catalog.remove_victims``; in the catalog's thread."""
         return self.catalog.remove_victims(names)

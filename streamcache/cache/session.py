@@ -213,11 +213,12 @@ class CopySession:
             self._r.scheduler.demand(self, offset // BLOCK * BLOCK, seek=seek)
         elif self._claims.others:
             self._following.hurry()
-        timeout = self._r.config.source.timeout
+        timeout, begun = self._r.config.source.timeout, time.monotonic()
         try:
             read.result.wait(timeout=timeout)
         finally:
             self._waiting.leave(read)
+            self._r.counters.delegated_wait.observe(time.monotonic() - begun)
         if not read.result.ready():
             raise SourceTimeout(f"{self.path}: no bytes within {timeout} s")
         return read.result.get()

@@ -6,10 +6,9 @@ Runs in the connection's greenlet, but for ``send_early``, which the hub calls.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import logging
 import time
-from typing import Final, Protocol
+from typing import Protocol
 
 from streamcache.cache.delegate import Delegate
 from streamcache.cache.reading import Ready
@@ -23,15 +22,12 @@ from streamcache.server.handler import Response
 from streamcache.server.logline import NOTHING, Served
 from streamcache.server.pages import window_end
 from streamcache.server.service import Service
-from streamcache.server.writer import Writer
+from streamcache.server.transport import FILE_ERRORS
+from streamcache.server.writer import FileCut, Writer
 
 log = logging.getLogger(__name__)
 
 monotonic = time.monotonic
-
-# What sendfile reports about the file and not about the client.
-FILE_ERRORS: Final = frozenset((errno.EIO, errno.EBADF, errno.EINVAL, errno.ESTALE, errno.ENXIO))
-
 
 Task = Request | BadRequest | Begun
 
@@ -43,6 +39,10 @@ class Interrupted(BaseException):
     """
 
 
+class DiskLate(FileCut, TimeoutError):
+    """The disk of the cache does not give the bytes in time."""
+
+
 class CutShort(Exception):
     """The rest of a response cannot be sent; the connection ends before Content-Length (I8)."""
 
@@ -52,6 +52,7 @@ def _of_client(error: Exception) -> bool:
     return (
         isinstance(error, OSError)
         and not isinstance(error, StreamCacheError)
+        and not isinstance(error, FileCut)
         and error.errno not in FILE_ERRORS
     )
 
@@ -137,10 +138,11 @@ class Exchange:
             else:
                 self._go_on(self._begun)
             self._send_pieces(response)
+            self._writer.finish()
             whole = True
         finally:
             response.close()
-            self._log(response, self._writer.written - before, whole=whole)
+            self._done(response, self._writer.written - before, whole=whole)
         return self._keep
 
     def send_early(self) -> None:
@@ -156,7 +158,7 @@ class Exchange:
         try:
             return self._respond()
         except (OSError, Interrupted):  # before there was an answer; it has its line all the same
-            self._log(self._service.handler.overloaded(), 0, whole=False)
+            self._done(self._service.handler.overloaded(), 0, whole=False)
             raise
 
     def _respond(self) -> Response:
@@ -205,6 +207,7 @@ class Exchange:
         body = BodyReader(request, self._service.limits.body_size)
         if request.expect_continue:
             self._writer.send(CONTINUE)
+            self._writer.finish()
         self._client.read_body(body)
 
     def _go_on(self, begun: Begun) -> None:
@@ -281,9 +284,16 @@ class Exchange:
                     self._send_file(ready.fd, ready.offset, ready.offset + ready.length)
                 else:
                     writer.send(ready.data[: ready.length])
+            except (FileCut, OSError) as error:
+                if ready.data is not None or _of_client(error):
+                    raise
+                self._client.awaiting()
+                delegate.failed(error)  # or it goes on past the cache
+                self._client.resumed()
             finally:
-                delegate.sent(ready, writer.written - before)
-            offset += ready.length
+                count = writer.written - before
+                delegate.sent(ready, count)
+                offset += count
 
     def _send_file(self, fd: int, offset: int, stop: int) -> None:
         """Window by window, each of which is in the page cache when it is sent."""
@@ -295,7 +305,7 @@ class Exchange:
                 try:
                     self._service.prefetch(fd, offset, end - offset)
                 except TimeoutError as error:
-                    raise CutShort(f"disk of the cache: {error}") from error
+                    raise DiskLate(f"disk of the cache: {error}") from error
                 except (OSError, StreamCacheError) as error:
                     # sendfile will say what is wrong
                     log.debug("not read ahead request_id=%s: %s", self.id, error)
@@ -319,24 +329,30 @@ class Exchange:
             pending, self._pending = self._pending, b""
             self._writer.send(pending, more=more)
 
-    def _log(self, response: Response, written: int, *, whole: bool) -> None:
+    def _done(self, response: Response, written: int, *, whole: bool) -> None:
+        """Count and log it."""
         access_log, request = self._service.access_log, self._request
+        delegate, status = response.delegate, response.plan.status
+        size, seconds = max(0, written - self._head_size), monotonic() - self._started
+        ttfb = self._first_out - self._started if self._first_out and written else None
+        self._service.counters.responded(
+            response.outcome, status, size, first_byte=ttfb, seconds=seconds, whole=whole
+        )
         if not access_log.enabled:
             return
-        now, delegate = monotonic(), response.delegate
         served = Served(
             client=self._name,
             method=NOTHING,
             target=NOTHING,
             protocol=NOTHING,
             path=NOTHING,
-            status=response.plan.status,
-            bytes=max(0, written - self._head_size),
+            status=status,
+            bytes=size,
             cache=response.outcome,
             whole=whole,
             user=self._user,
-            seconds=now - self._started,
-            ttfb=self._first_out - self._started if self._first_out and written else None,
+            seconds=seconds,
+            ttfb=ttfb,
             bytes_cache=0 if delegate is None else delegate.from_cache,
             bytes_source=0 if delegate is None else delegate.from_source,
             request_id=self.id,

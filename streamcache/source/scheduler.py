@@ -333,6 +333,7 @@ class Scheduler:
             else:
                 count = self._pool.call(self.source.read_into, feed.file, view, piece.offset)
         finally:
+            self._counters.read_time.observe(time.monotonic() - started)
             saturated = self._running >= self._limit - 1
             self._rate.end(count, saturated=saturated, started=started)
         # The source must wait neither for its own fstat nor for the cache disk.
