@@ -119,11 +119,13 @@ class CachedFileDelegate(_Counted):
 class TempFileDelegate(_Counted):
     """Reads a copy under way; what is not yet there is delegated to the session."""
 
-    def __init__(self, session: CopySession, status: CacheStatus, counters: Counters) -> None:
+    def __init__(
+        self, session: CopySession, status: CacheStatus, counters: Counters, client: str = ""
+    ) -> None:
         """Takes a lease on the session."""
         super().__init__(session.version, status, counters)
         self._session = session
-        self._reader = session.inc_ref()
+        self._reader = session.inc_ref(client)
         self._open = True
 
     def ready(self, offset: int, stop: int) -> Ready:

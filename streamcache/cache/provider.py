@@ -235,8 +235,8 @@ class Provider:
             else:
                 session = self._start_copying(found, name, file)
                 status = CacheStatus.MISS if self._r.space.known else CacheStatus.BYPASS
-                return TempFileDelegate(session, status, counters)
-        delegate = TempFileDelegate(session, CacheStatus.COLLAPSED, counters)
+                return TempFileDelegate(session, status, counters, client)
+        delegate = TempFileDelegate(session, CacheStatus.COLLAPSED, counters, client)
         self.fills.joined(session)
         return delegate
 
