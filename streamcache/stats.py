@@ -124,6 +124,7 @@ class Counters:
         self.copies_cancelled = 0
         self.copies_failed = 0
         self.evictions = 0  # objects
+        self.objects_damaged = 0  # found not to be what they should be, and dropped
         self.connections_accepted = 0
         self.connections_refused = 0
         self.read_time = Histogram(SOURCE)  # of reads of the source
@@ -238,6 +239,7 @@ class Statistics:
     copies_cancelled: int = 0
     copies_failed: int = 0
     evictions: int = 0
+    objects_damaged: int = 0
     evicted_age: Distribution = field(default_factory=lambda: Distribution.empty(AGE))
     connections_accepted: int = 0
     connections_refused: int = 0

@@ -21,6 +21,7 @@ PACKAGES = {  # program -> apt package
     "fusermount3": "fuse3",
     "promtool": "prometheus",
     "haproxy": "haproxy",
+    "openssl": "openssl",
     "sftp-server": "openssh-sftp-server",
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",

@@ -145,6 +145,10 @@ class Board:
             copies=sum(worker.copies for worker in workers),
         )
 
+    def turns(self) -> list[int]:
+        """How often each slot was written: a worker whose hub turns does it once a second."""
+        return [words[0] for words in self._slots]
+
     def workers(self) -> list[Worker]:
         """Each worker by itself, in their order; also those that are dead at the moment."""
         return _workers([_read(words) for words in self._slots])

@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 from collections import OrderedDict
+from typing import Protocol
 
 import gevent
 
@@ -26,10 +27,18 @@ from streamcache.source.base import Version
 log = logging.getLogger(__name__)
 
 
+class Unchecked(Protocol):
+    """What of an open object was not compared with its digests yet."""
+
+    def find_wrong(self, offset: int, stop: int) -> int | None:
+        """A block of these bytes that is not what was written; None: all are. Switches. OSError."""
+        ...
+
+
 class ObjectHandle:
     """An open object. ``fd`` is good while a lease is held."""
 
-    __slots__ = ("fd", "leases", "name", "trashed", "version")
+    __slots__ = ("fd", "leases", "name", "spoilt", "trashed", "unchecked", "version")
 
     def __init__(self, name: str, version: Version, fd: int) -> None:
         """Owns ``fd``, which carries the lock of a reader."""
@@ -38,6 +47,8 @@ class ObjectHandle:
         self.fd = fd
         self.leases = 1
         self.trashed = ""  # its name in trash/
+        self.spoilt = False  # it is not what it should be
+        self.unchecked: Unchecked | None = None  # what must be compared before it is sent
 
     def __repr__(self) -> str:
         return f"<ObjectHandle {self.name} leases={self.leases}>"
@@ -73,7 +84,7 @@ class Objects:
         if handle is not None or name in self._going:  # others were quicker
             self._disk.post(os.close, fd)
             return handle
-        return self.adopt(name, version, fd)
+        return self._opened(name, version, fd)
 
     def lease_open(self, name: str) -> ObjectHandle | None:
         """The same, if it is open already. Does not switch."""
@@ -109,6 +120,13 @@ class Objects:
         self._idle.pop(handle.name, None)
         handle.leases += 1
 
+    def spoil(self, handle: ObjectHandle) -> bool:
+        """It is not what it should be: nobody joins its readers. False: that is known already."""
+        if self._open.get(handle.name) is handle:
+            self._forget(handle.name)
+        spoilt, handle.spoilt = handle.spoilt, True
+        return not spoilt
+
     def adopt(self, name: str, version: Version, fd: int) -> ObjectHandle:
         """A descriptor of a published object, with the lock of a reader, becomes its handle."""
         handle = ObjectHandle(name, version, fd)
@@ -136,10 +154,13 @@ class Objects:
     def let_go_of_removed(self) -> None:
         """Close what other processes have removed: its blocks are free only then (I13).
 
-        What is read nevertheless (somebody removed it by hand) takes no more readers.
+        What is read nevertheless (somebody removed it by hand) takes no more readers; nor does what
+        somebody else has written to, which the next look at it removes.
         """
-        for name in [n for n, handle in self._open.items() if not os.fstat(handle.fd).st_nlink]:
-            self._forget(name)
+        for name, handle in list(self._open.items()):
+            status = os.fstat(handle.fd)
+            if not status.st_nlink or not files.is_untouched(status, handle.version):
+                self._forget(name)
 
     def let_go_of_missing(self) -> None:
         """Those that another process has taken from their names take no more readers. Switches.
@@ -202,6 +223,10 @@ class Objects:
         self._keep = 0
         for name in list(self._idle):
             self._forget(name)
+
+    def _opened(self, name: str, version: Version, fd: int) -> ObjectHandle:
+        """It was on the disk already."""
+        return self.adopt(name, version, fd)
 
     def _is_leased(self, name: str) -> bool:
         handle = self._open.get(name)

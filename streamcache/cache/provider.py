@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 
 import gevent
 from gevent.pool import Group
@@ -219,7 +220,7 @@ class Provider:
             handle, found.handle = found.handle, None
             self._ledger.touch(name, client)
             status = CacheStatus.STALE if found.stale else CacheStatus.HIT
-            return CachedFileDelegate(handle, status, counters, self._r.objects.release)
+            return self._cached(handle, status, found.path)
         session = self.sessions.get(name)
         if session is None:
             file = self._source_file(found)
@@ -235,8 +236,10 @@ class Provider:
             else:
                 session = self._start_copying(found, name, file)
                 status = CacheStatus.MISS if self._r.space.known else CacheStatus.BYPASS
-                return TempFileDelegate(session, status, counters, client)
-        delegate = TempFileDelegate(session, CacheStatus.COLLAPSED, counters, client)
+                instead = partial(self._instead_of_copy, session)
+                return TempFileDelegate(session, status, counters, instead, client)
+        instead = partial(self._instead_of_copy, session)
+        delegate = TempFileDelegate(session, CacheStatus.COLLAPSED, counters, instead, client)
         self.fills.joined(session)
         return delegate
 
@@ -277,13 +280,45 @@ class Provider:
         self._r.counters.quick_hits += 1
         self._r.counters.quick_bytes += count
 
-    def take(self, handle: ObjectHandle, client: str) -> Delegate:
-        """Lease what ``peek`` gave in this turn of the hub. Does not switch."""
+    def take(self, handle: ObjectHandle, client: str, path: str) -> Delegate:
+        """Lease what ``peek`` gave for ``path`` in this turn of the hub. Does not switch."""
         self._ledger.touch(handle.name, client)
         self._r.objects.take(handle)
+        return self._cached(handle, CacheStatus.HIT, path[1:])
+
+    def _cached(self, handle: ObjectHandle, status: CacheStatus, path: str) -> Delegate:
+        instead = partial(self._instead_of_object, handle, path)
         return CachedFileDelegate(
-            handle, CacheStatus.HIT, self._r.counters, self._r.objects.release
+            handle, status, self._r.counters, self._r.objects.release, instead
         )
+
+    # -- what cannot be read in the cache
+
+    def _instead_of_object(self, handle: ObjectHandle, path: str, error: Exception) -> Delegate:
+        """See ``Instead``. An object that is not what it should be is dropped; one on a disk that
+        hangs is not.
+        """
+        if not isinstance(error, TimeoutError) and self._r.objects.spoil(handle):
+            log.warning(
+                "object damaged, dropped path=%r name=%s error=%s", path, handle.name, error
+            )
+            self._r.counters.objects_damaged += 1
+            self._removal.remove_damaged(handle)
+        return self._past_the_cache(path, handle.version)
+
+    def _instead_of_copy(self, session: CopySession, error: Exception) -> Delegate:
+        """See ``Instead``."""
+        if session.handle is not None:
+            return self._instead_of_object(session.handle, session.path, error)
+        if not isinstance(error, TimeoutError):
+            log.warning("partial damaged, dropped path=%r error=%s", session.path, error)
+            session.handle_event(Event.SPACE_DENIED)
+        return self._past_the_cache(session.path, session.version)
+
+    def _past_the_cache(self, path: str, version: Version) -> Delegate:
+        with Found(self, path, version, handle=None, flight=None, lock=None, stale=False) as found:
+            file = self._source_file(found)
+        return DirectFileDelegate(file, self._r, self._r.counters, counted=False)
 
     def give_back(self, handle: ObjectHandle | None, flight: Flight | None) -> None:
         """What a ``Found`` did not use."""

@@ -80,6 +80,17 @@ class ServerConfig:
         ),
     )
 
+    worker_timeout: float = field(
+        default=60.0,
+        metadata=option(
+            Kind.DURATION,
+            "one of several workers whose event loop has not turned for this long serves nobody: it"
+            " is killed and started again",
+            zero="never",
+            minimum=2.0,
+            reload=True,
+        ),
+    )
     user: str = field(
         default="",
         metadata=option(
@@ -118,9 +129,38 @@ class ServerConfig:
         ),
     )
 
+    tls_certificate: str = field(
+        default="",
+        metadata=option(
+            Kind.PATH,
+            "a PEM file with the server's certificate, then those that lead to a known authority;"
+            " with it all connections are TLS, 1.2 or 1.3, and no byte leaves by sendfile",
+            zero="no TLS",
+        ),
+    )
+    tls_key: str = field(
+        default="",
+        metadata=option(
+            Kind.PATH,
+            "a PEM file with the private key of server.tls_certificate, without a password; keep"
+            " it from other users",
+            zero="it is in the certificate's file",
+        ),
+    )
+
     def __post_init__(self) -> None:
         check_fields(self, "server")
         if self.umask and not _UMASK.fullmatch(self.umask):
             raise ConfigError(
                 f"server.umask: {self.umask!r} is not allowed; allowed: octal digits from 0 to 0777"
             )
+        if self.tls_key and not self.tls_certificate:
+            raise ConfigError(
+                f"server.tls_key: {self.tls_key} is the key of no certificate; name that in"
+                " server.tls_certificate, or leave both out"
+            )
+
+    @property
+    def scheme(self) -> str:
+        """Of the URLs that are served."""
+        return "https" if self.tls_certificate else "http"

@@ -14,6 +14,7 @@ import stat
 from typing import Final
 
 from streamcache.admin.sockets import parse as parse_admin
+from streamcache.daemon.identity import user_name
 from streamcache.errors import ConfigError
 from streamcache.server.accessfiles import read_access
 from streamcache.server.address import Address, SocketFile
@@ -56,6 +57,7 @@ def check(settings: Settings) -> None:
     check_apart(settings)
     check_access_log(settings)
     check_access(settings)
+    check_certificate(settings)
     parse_address(settings)
     parse_admin(settings)
 
@@ -95,6 +97,13 @@ def check_cache_dir(settings: Settings) -> None:
         raise ConfigError(
             f"{where}: {path} is on a network file system ({mount.type} at {mount.point});"
             " allowed: a directory on a local disk"
+        )
+    owner, user = os.stat(there).st_uid, os.geteuid()
+    if there == path and user not in (0, owner):
+        raise ConfigError(
+            f"{where}: {path} belongs to {user_name(owner)}, and the server runs as"
+            f" {user_name(user)}; allowed: a directory of that user's own, as made by install -d"
+            f" -o {user_name(user)} -m 700"
         )
     if not os.access(there, os.W_OK | os.X_OK):
         problem = "is not writable" if there == path else f"cannot be made: {there} is not writable"
@@ -147,7 +156,26 @@ def check_access(settings: Settings) -> None:
     except ConfigError as error:
         name, _, problem = str(error).partition(": ")
         raise ConfigError(f"{settings.where(*name.split('.'))}: {problem}") from None
-    for path in (settings.config.access.keys, settings.config.access.htpasswd):
+    _warn_of_others(settings.config.access.keys, settings.config.access.htpasswd)
+
+
+def check_certificate(settings: Settings) -> None:
+    """The certificate and its key can be used; they are read again by the server."""
+    server = settings.config.server
+    if not server.tls_certificate:
+        return
+    from streamcache.server.certificate import Certificate  # who does without needs no OpenSSL
+
+    try:
+        Certificate(server)
+    except ConfigError as error:
+        name, _, problem = str(error).partition(": ")
+        raise ConfigError(f"{settings.where(*name.split('.'))}: {problem}") from None
+    _warn_of_others(server.tls_key or server.tls_certificate)
+
+
+def _warn_of_others(*secrets: str) -> None:
+    for path in secrets:
         if path and os.stat(path).st_mode & 0o007:
             log.warning("%s can be read or written by every user of this machine", path)
 

@@ -37,6 +37,9 @@ def resolve(
         config = changed(config, "server", pid_file=absolute(config.server.pid_file))
     if config.log.access not in ("-", "off"):
         config = changed(config, "log", access=absolute(config.log.access))
+    for key in ("tls_certificate", "tls_key"):
+        if path := getattr(config.server, key):
+            config = changed(config, "server", **{key: absolute(path)})
     for key in ("keys", "htpasswd"):
         if path := getattr(config.access, key):
             config = changed(config, "access", **{key: absolute(path)})
@@ -44,7 +47,12 @@ def resolve(
 
 
 def default_cache_dir(environ: Mapping[str, str], user: int) -> str:
-    """Where the cache is when nobody says where: XDG Base Directory Specification, and FHS."""
+    """Where the cache is when nobody says where: systemd's CacheDirectory=, else the XDG Base
+    Directory Specification, and for root the FHS.
+    """
+    given = environ.get("CACHE_DIRECTORY", "")
+    if os.path.isabs(given) and ":" not in given:
+        return given
     if user == 0:
         return _ROOT_CACHE
     home = environ.get("XDG_CACHE_HOME", "")

@@ -35,6 +35,7 @@ class Reload:
         settings = replace(wanted, config=new.config, origins=origins)
         checks.check_access_log(settings)
         checks.check_access(settings)
+        checks.check_certificate(settings)
         return cls(settings, new.applied, new.restart)
 
     def __str__(self) -> str:

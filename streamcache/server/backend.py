@@ -87,8 +87,10 @@ class Backend(Protocol):
         """A whole response of ``count`` bytes was read from it: a hit, and a use."""
         ...
 
-    def take(self, hot: ObjectHandle, client: str) -> Delegate:
-        """The delegate that ``open`` would give, in the same turn as ``peek``: a hit, and a use."""
+    def take(self, hot: ObjectHandle, client: str, path: str) -> Delegate:
+        """The delegate that ``open`` would give for the path that ``peek`` was asked for, in the
+        same turn: a hit, and a use.
+        """
         ...
 
     def prefetch(self, fd: int, offset: int, count: int) -> None:

@@ -6,10 +6,9 @@ Runs in the connection's greenlet, but for ``send_early``, which the hub calls.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import logging
 import time
-from typing import Final, Protocol
+from typing import Protocol
 
 from streamcache.cache.delegate import Delegate
 from streamcache.cache.reading import Ready
@@ -23,15 +22,12 @@ from streamcache.server.handler import Response
 from streamcache.server.logline import NOTHING, Served
 from streamcache.server.pages import window_end
 from streamcache.server.service import Service
-from streamcache.server.writer import Writer
+from streamcache.server.transport import FILE_ERRORS
+from streamcache.server.writer import FileCut, Writer
 
 log = logging.getLogger(__name__)
 
 monotonic = time.monotonic
-
-# What sendfile reports about the file and not about the client.
-FILE_ERRORS: Final = frozenset((errno.EIO, errno.EBADF, errno.EINVAL, errno.ESTALE, errno.ENXIO))
-
 
 Task = Request | BadRequest | Begun
 
@@ -43,6 +39,10 @@ class Interrupted(BaseException):
     """
 
 
+class DiskLate(FileCut, TimeoutError):
+    """The disk of the cache does not give the bytes in time."""
+
+
 class CutShort(Exception):
     """The rest of a response cannot be sent; the connection ends before Content-Length (I8)."""
 
@@ -52,6 +52,7 @@ def _of_client(error: Exception) -> bool:
     return (
         isinstance(error, OSError)
         and not isinstance(error, StreamCacheError)
+        and not isinstance(error, FileCut)
         and error.errno not in FILE_ERRORS
     )
 
@@ -137,6 +138,7 @@ class Exchange:
             else:
                 self._go_on(self._begun)
             self._send_pieces(response)
+            self._writer.finish()
             whole = True
         finally:
             response.close()
@@ -205,6 +207,7 @@ class Exchange:
         body = BodyReader(request, self._service.limits.body_size)
         if request.expect_continue:
             self._writer.send(CONTINUE)
+            self._writer.finish()
         self._client.read_body(body)
 
     def _go_on(self, begun: Begun) -> None:
@@ -281,9 +284,16 @@ class Exchange:
                     self._send_file(ready.fd, ready.offset, ready.offset + ready.length)
                 else:
                     writer.send(ready.data[: ready.length])
+            except (FileCut, OSError) as error:
+                if ready.data is not None or _of_client(error):
+                    raise
+                self._client.awaiting()
+                delegate.failed(error)  # or it goes on past the cache
+                self._client.resumed()
             finally:
-                delegate.sent(ready, writer.written - before)
-            offset += ready.length
+                count = writer.written - before
+                delegate.sent(ready, count)
+                offset += count
 
     def _send_file(self, fd: int, offset: int, stop: int) -> None:
         """Window by window, each of which is in the page cache when it is sent."""
@@ -295,7 +305,7 @@ class Exchange:
                 try:
                     self._service.prefetch(fd, offset, end - offset)
                 except TimeoutError as error:
-                    raise CutShort(f"disk of the cache: {error}") from error
+                    raise DiskLate(f"disk of the cache: {error}") from error
                 except (OSError, StreamCacheError) as error:
                     # sendfile will say what is wrong
                     log.debug("not read ahead request_id=%s: %s", self.id, error)

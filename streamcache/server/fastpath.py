@@ -40,10 +40,10 @@ from streamcache.server.handler import Response, cache_fields, entity_of
 from streamcache.server.logline import Served, usual_line, usual_pieces
 from streamcache.server.pages import PageCache
 from streamcache.server.tags import HOLE, NO_ID, Tags
-from streamcache.server.transport import Transport
+from streamcache.server.transport import FILE_ERRORS, Transport
 
-MOST: Final = 512 * 1024  # bytes of a body: what one client gets in one turn of the hub
-COPIED: Final = 32 * 1024  # bytes that are quicker copied than sent by a call of their own
+MOST: Final = 512 * 1024  # bytes of a body
+COPIED: Final = 64 * 1024  # bytes that are quicker copied than sent by a call of their own
 SMALL: Final = 4096  # bytes of a file that is kept in memory, as the whole answer
 LONGEST: Final = 4096  # bytes of a request's head
 HEADS: Final = 512  # heads kept: 4 MB at worst, whatever strangers send
@@ -58,7 +58,10 @@ _CACHE_STATUS, _OUTCOME = cache_fields(CacheStatus.HIT)
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """An answer of which the kernel took only some bytes: the complete path sends the rest."""
+    """An answer of which the socket took only some bytes: the complete path sends the rest.
+
+    Over TLS that may be bytes which the transport holds, and none of the answer.
+    """
 
     request: Request
     response: Response  # with what is left of the body; whoever has it closes it
@@ -210,7 +213,7 @@ class FastPath:
             raise
         if sent is None:
             return SLOW
-        if sent < len(top) + length:
+        if sent < len(top) + length or transport.holds:
             return self._begun(data, answers, client, top, sent)
         self.answered += 1
         # Counted and logged as the complete path does it.
@@ -246,9 +249,16 @@ class FastPath:
         """The body without a copy; None: nothing was sent."""
         if not self._pages.has(fd, start, start + length):
             return None
-        sent = transport.send(top, more=True)
+        # Not ``more``: the kernel would join the head to the first bytes of the file in a packet
+        # that is then too long for one, and time the rest (128 KiB: 41 us, so 32).
+        sent = transport.send(top)
         if sent == len(top):
-            sent += transport.sendfile(fd, start, length) or 0
+            try:
+                sent += transport.sendfile(fd, start, length) or 0
+            except OSError as error:
+                if error.errno not in FILE_ERRORS:
+                    raise
+                # The complete path finds the same, and another way.
         return sent
 
     def _answers(self, line: _Line) -> _Answers | None:
@@ -311,19 +321,20 @@ class FastPath:
         self._log.served(response)
 
     def _begun(self, data: bytes, answers: _Answers, client: str, top: bytes, sent: int) -> Begun:
-        """Short send: what the complete path needs to go on with it."""
+        """Not all has left: what the complete path needs to go on with it."""
         request = parse_head(data[:-4], self._limits)
         hot = answers.object
         answer = plan(
             request, entity_of(request.path, hot.version), max_ranges=1, now=self._clock.second
         )
-        delegate = self._cache.take(hot, client)
+        delegate = self._cache.take(hot, client, request.path)
         (body,) = answer.pieces
         assert isinstance(body, FileRange)
         taken = max(0, sent - len(top))
         if taken:
             delegate.sent(Ready(hot.fd, body.start, taken), taken)
-            answer = replace(answer, pieces=(FileRange(body.start + taken, body.stop),))
+            rest = (FileRange(body.start + taken, body.stop),) if taken < body.length else ()
+            answer = replace(answer, pieces=rest)
         response = Response(answer, _CACHE_STATUS, _OUTCOME, delegate)
         return Begun(request, response, top, sent, self.request_id)
 

@@ -10,7 +10,7 @@ import _socket
 import logging
 import time
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import gevent
 from gevent import get_hub
@@ -20,7 +20,6 @@ from gevent.socket import socket as GeventSocket
 from streamcache.access.authorize import Access, AccessRules, Authorize
 from streamcache.cache.workers import WorkerPool
 from streamcache.config import Config, change
-from streamcache.config.limits import LimitsConfig
 from streamcache.errors import ConfigError
 from streamcache.http.request import Limits
 from streamcache.server.acceptor import ACCEPTS_PER_TURN, Acceptor, connection_limit
@@ -41,9 +40,13 @@ from streamcache.server.tags import Tags
 from streamcache.server.ticker import Ticker
 from streamcache.server.transport import SocketTransport
 
+if TYPE_CHECKING:
+    from streamcache.server.certificate import Certificate
+
 log = logging.getLogger(__name__)
 
 REFUSED_AT_ONCE: Final = 32  # refused connections that may linger; more are closed without a word
+LAST_CALL: Final = 1.0  # s that a request may be on its way when draining begins
 CUT_WAIT: Final = 5.0  # s that cut responses get to give back what they hold
 
 
@@ -84,6 +87,7 @@ class StreamCacheServer:
         self._max_accept = max_accept
         self._authorize = authorize
         self._addresses = addresses or AddressTable(1).row(0)
+        self._certificate: Certificate | None = None
         self._worker = worker
         self._limit = 0
         self._address: Address | None = None
@@ -136,12 +140,13 @@ class StreamCacheServer:
     def start(self) -> None:
         """Bind and accept; OSError for an address or an access log that cannot be had.
 
-        ConfigError for a file of ``[access]`` that cannot be used.
+        ConfigError for a file of ``[access]`` or a certificate that cannot be used.
         """
         if self.started:
             raise RuntimeError("the server is started already")
         hub, config = get_hub(), self._config
         access = read_access(config.access)
+        certificate = _certificate(config)
         clock = Clock()
         access_log = AccessLog(config.log, clock, self._worker)
         try:
@@ -153,7 +158,7 @@ class StreamCacheServer:
             hub=hub,
             handler=Handler(self._cache, clock, config.limits.ranges),
             limits=config.limits,
-            head_limits=_head_limits(config.limits),
+            head_limits=_head_limits(config),
             clock=clock,
             access_log=access_log,
             counters=self._cache.counters,
@@ -164,8 +169,10 @@ class StreamCacheServer:
             closed=self._closed,
             introduced=self._introduced,
             notices=Notices(),
+            encrypt=None,
             admission=None,
         )
+        self._show(certificate)
         self._apply(config, access)
         self._stopped.clear()
         self._empty.set()
@@ -173,11 +180,28 @@ class StreamCacheServer:
         self._acceptor.start()
         log.info("listening url=%s connections=%d", self.url, self._limit)
 
+    def reload_certificate(self) -> bool:
+        """Read ``server.tls_certificate`` and its key again, for new connections.
+
+        False: they cannot be used, which is logged, and the old ones stay in use; or there is no
+        TLS. Reads two small files in the hub; never switches.
+        """
+        if self._certificate is None:
+            return False
+        try:
+            self._certificate.reload()
+        except ConfigError as error:
+            log.error("the old certificate stays in use: %s", error)
+            return False
+        return True
+
     def stop(self, timeout: float | None = None) -> None:
         """SWITCHES; drain: accept no more, close idle connections, then cut what still runs.
 
-        ``timeout`` in seconds, by default ``server.drain_timeout``. Idempotent; a second call
-        with a shorter time-out shortens the first.
+        Idle ones stay for ``LAST_CALL`` s: clients may be sending a request just then, and would
+        get a reset for it. Every answer is the last one, and says so. ``timeout`` in seconds, by
+        default ``server.drain_timeout``. Idempotent; a second call with a shorter time-out
+        shortens the first.
         """
         if self._service is None:
             return
@@ -188,7 +212,11 @@ class StreamCacheServer:
         self._service.fast = None
         for connection in list(self._connections):
             connection.drain()
-        if not self._empty.wait(timeout):
+        moment = min(timeout, LAST_CALL)
+        if not self._empty.wait(moment):
+            for connection in list(self._connections):
+                connection.leave()
+        if not self._empty.wait(timeout - moment):
             log.info("drain time is over, cutting connections=%d", len(self._connections))
             for connection in list(self._connections):
                 connection.cut()
@@ -206,7 +234,7 @@ class StreamCacheServer:
                 self.stop(timeout=0)
 
     def reconfigure(self, config: Config) -> tuple[str, ...]:
-        """SWITCHES to read the files of [access], then takes what can change, all at once.
+        """SWITCHES to read certificate and files of [access], then takes what can change at once.
 
         They are read again also when ``config`` is what it was. The names of options that differ
         and need a restart; those of [source], [cache] and [copy] are not looked at. Raises
@@ -217,9 +245,10 @@ class StreamCacheServer:
         if service is None:
             self._config = new.config
             return new.restart
-        reader = WorkerPool("access files", size=1)
+        reader = WorkerPool("option files", size=1)
         try:
             access = reader.call(read_access, new.config.access)
+            certificate = reader.call(_certificate, new.config)
         finally:
             reader.close()
         if self._service is not service:
@@ -233,6 +262,7 @@ class StreamCacheServer:
             service.access_log = access_log
             service.tags = Tags(new.config.log)
         self._config = new.config
+        self._show(certificate)
         self._apply(new.config, access)
         for connection in self._connections:
             connection.readmit()
@@ -344,13 +374,19 @@ class StreamCacheServer:
 
     # -- parts
 
+    def _show(self, certificate: Certificate | None) -> None:
+        """Have new connections begin with TLS, if there is a certificate."""
+        assert self._service is not None
+        self._certificate = certificate
+        self._service.encrypt = None if certificate is None else certificate.wrap
+
     def _apply(self, config: Config, access: Access | None) -> None:
         """Give the parts their options, for the first time or others. Does not switch."""
         service, limits, realm = self._service, config.limits, config.access.realm
         assert service is not None
         self._limit = connection_limit(limits.connections)
         service.limits = limits
-        service.head_limits = _head_limits(limits)
+        service.head_limits = _head_limits(config)
         service.handler = Handler(self._cache, service.clock, limits.ranges)
         if access is None and self._authorize is not None:
             access = Access(AccessRules())
@@ -385,7 +421,7 @@ class StreamCacheServer:
             if self._wanted.path:
                 self._socket_file = SocketFile(self._wanted.path)
         self._listener.setblocking(False)
-        self._address = Address.of(self._listener)
+        self._address = Address.of(self._listener, self._config.server.scheme)
         return self._listener
 
     def _stop_accepting(self) -> None:
@@ -411,5 +447,15 @@ class StreamCacheServer:
         log.info("stopped")
 
 
-def _head_limits(limits: LimitsConfig) -> Limits:
-    return Limits(limits.head_size, limits.target_size, limits.fields)
+def _certificate(config: Config) -> Certificate | None:
+    """What the listener shows, if it speaks TLS; ConfigError."""
+    if not config.server.tls_certificate:
+        return None
+    from streamcache.server.certificate import Certificate  # who does without needs no OpenSSL
+
+    return Certificate(config.server)
+
+
+def _head_limits(config: Config) -> Limits:
+    limits = config.limits
+    return Limits(limits.head_size, limits.target_size, limits.fields, config.server.scheme)

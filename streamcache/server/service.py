@@ -18,6 +18,7 @@ from streamcache.server.handler import Handler
 from streamcache.server.notices import Notices
 from streamcache.server.pages import PageCache
 from streamcache.server.tags import Tags
+from streamcache.server.transport import SocketTransport, Transport
 from streamcache.stats import Counters
 
 if TYPE_CHECKING:
@@ -42,5 +43,7 @@ class Service:
     closed: Callable[[Connection], None]  # called once for each connection, in any greenlet
     introduced: Callable[[Connection], bool]  # its client is known now: may it stay?
     notices: Notices
+    # Begin TLS on a connection of which these bytes were read; None: it stays as it is.
+    encrypt: Callable[[SocketTransport, bytes], Transport] | None
     admission: Admission | None  # None: everybody may read everything
     draining: bool = False

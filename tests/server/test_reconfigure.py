@@ -13,6 +13,7 @@ import pytest
 from streamcache.config import Config, changed
 from streamcache.errors import ConfigError
 from tests.server.client import eventually
+from tests.server.conftest import PLAIN
 
 
 def options(here, section: str, **values: object) -> Config:
@@ -65,6 +66,7 @@ def test_a_file_that_cannot_be_used_changes_nothing(site, tmp_path: Path) -> Non
     assert here.client().ask("/a.bin").status == 200
 
 
+@PLAIN
 def test_limits_hold_from_the_next_request_on(site) -> None:
     here = site()
     client = here.client()

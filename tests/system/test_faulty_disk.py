@@ -386,6 +386,132 @@ def test_another_file_system_is_not_filled_when_the_disk_is_unmounted(
     assert not is_normal(cache)
 
 
+# -- files that are not what they should be
+
+
+def object_of(at: Path, size: int) -> Path:
+    """The one of this size."""
+    (found,) = [path for path in at.glob("objects/*/*") if path.stat().st_size == size]
+    return found
+
+
+def whole(at: Path) -> bool:
+    """The object of cold0 is there, with the right bytes."""
+    found = [path.read_bytes() for path in at.glob("objects/*/*") if path.stat().st_size == SIZE]
+    return len(found) == 1 and verify("cold0", 0, found[0]) is None
+
+
+def damage(path: Path, how: str) -> None:
+    """By somebody who can write there."""
+    if how == "truncated":
+        os.truncate(path, 300_000)
+    elif how == "overwritten":
+        with open(path, "r+b") as file:
+            file.seek(500_000)
+            file.write(b"not what was there")
+    elif how == "replaced":
+        path.unlink()
+        path.write_bytes(bytes(SIZE))
+    else:
+        path.unlink()
+        path.mkdir()
+
+
+@pytest.mark.parametrize("how", ["truncated", "overwritten", "replaced", "a folder"])
+def test_an_object_that_somebody_else_wrote_to_is_copied_anew(
+    titles: Path, tmp_path: Path, open_cache: OpenCache, serve: Serve, how: str
+) -> None:
+    """Also if it is open, and hot."""
+    at = tmp_path / "cache"
+    cache = warmed(open_cache(titles, at=at, cache={"evict_interval": 0.2}), at)
+    assert_right(fetch(cache, "cold0"), "cold0", SIZE)
+    settle(cache, at)
+    with Client(serve(cache).socket.getpeername()) as client:
+        assert client.ask("/cold0").fields["cache-status"] == "streamcache; hit"
+        damage(object_of(at, SIZE), how)
+        if how == "truncated":  # shows when it is sent; the others when it is looked at
+            answer = client.ask("/cold0")
+            assert verify("cold0", 0, answer.body) is None and len(answer.body) == SIZE
+            assert cache.statistics().objects_damaged == 1
+
+        def healed() -> bool:
+            answer = client.ask("/cold0")
+            right = verify("cold0", 0, answer.body) is None
+            return right and answer.fields["cache-status"] == "streamcache; hit"
+
+        if how == "a folder":  # foreign: it is left alone, and the file is served past it
+            eventually(lambda: "hit" not in client.ask("/cold0").fields["cache-status"])
+            assert verify("cold0", 0, client.ask("/cold0").body) is None
+            return
+        eventually(lambda: healed() and whole(at))
+    settle(cache, at)
+
+
+def test_an_object_that_cannot_be_read_is_served_from_the_source_and_copied_anew(
+    titles: Path, disk: SlowFS, open_cache: OpenCache, serve: Serve
+) -> None:
+    """EIO in the middle: the response is whole all the same."""
+    at = disk.path / "cache"
+    cache = warmed(open_cache(titles, at=at), at)
+    assert_right(fetch(cache, "cold0"), "cold0", SIZE)
+    settle(cache, at)
+    path = object_of(at, SIZE)
+    disk.fault("EIO", operations=("read",), start=400_000)  # far beyond the catalog's end
+    with open(path, "rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    with Client(serve(cache).socket.getpeername()) as client:
+        answer = client.ask("/cold0")
+        assert answer.status == 200 and len(answer.body) == SIZE
+        assert verify("cold0", 0, answer.body) is None
+    assert cache.statistics().objects_damaged == 1
+    disk.release()
+    assert_works_again(cache, at, "cold0")
+
+
+def test_a_partial_that_was_truncated_is_read_past_and_copied_anew(
+    titles: Path, tmp_path: Path, open_cache: OpenCache
+) -> None:
+    at, size = tmp_path / "cache", 8 * MiB
+    write(titles, "film", size)
+    cache = open_cache(titles, at=at, copy={"max_bandwidth": 2 * MiB})
+    with cache.open("/film") as film:
+        film.read(MiB)
+        (found,) = eventually(lambda: [one for one in partials_in(at) if one.present_bytes])
+        os.truncate(found.data, 0)
+        film.seek(0)
+        data = bytearray()
+        while piece := film.read(MiB):
+            data += piece
+        assert len(data) == size and verify("film", 0, data) is None
+    eventually(lambda: at_rest(cache))
+    cache.close()
+    cache = open_cache(titles, at=at)
+    assert_right(fetch(cache, "film"), "film", size)
+    settle(cache, at)
+    assert_right(fetch(cache, "film"), "film", size)
+
+
+@pytest.mark.parametrize("folder", ["objects", "objects/ab", "partial", "trash", "."])
+def test_foreign_files_harm_nothing(
+    titles: Path, tmp_path: Path, open_cache: OpenCache, folder: str
+) -> None:
+    at = tmp_path / "cache"
+    for name in ("objects/ab", "partial", "trash"):
+        (at / name).mkdir(parents=True)
+    (at / "format").write_text("streamcache 1\n")
+    there = at / folder
+    (there / "note.txt").write_text("somebody's")
+    (there / "folder").mkdir()
+    (there / ("ab" * 16 + "." + "cd" * 16)).mkdir()
+    os.mkfifo(there / "pipe")
+    (there / "link").symlink_to("/etc/passwd")
+    (there / ("ab" * 16 + "." + "ef" * 16)).symlink_to("/etc/passwd")
+    cache = warmed(open_cache(titles, at=at), at)
+    assert_works_again(cache, at)
+    assert is_normal(cache)
+    assert (there / "folder").is_dir()
+
+
 # -- the real thing
 
 
