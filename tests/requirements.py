@@ -16,8 +16,10 @@ PACKAGES = {  # program -> apt package
     "chromedriver": "chromium-driver",
     "chromium": "chromium",
     "curl": "curl",
+    "bash": "bash",
     "ffmpeg": "ffmpeg",
     "ffprobe": "ffmpeg",
+    "fish": "fish",
     "fusermount3": "fuse3",
     "promtool": "prometheus",
     "haproxy": "haproxy",
@@ -33,6 +35,7 @@ PACKAGES = {  # program -> apt package
     "systemd-analyze": "systemd",
     "systemd-sysusers": "systemd",
     "systemd-tmpfiles": "systemd",
+    "zsh": "zsh",
     **BENCH_PACKAGES,
 }
 _ELSEWHERE = ("/usr/sbin", "/usr/local/sbin", "/sbin", "/usr/lib/openssh")
