@@ -1,4 +1,4 @@
-"""The page for people: files without a build step, which ask the questions of ``/api/`` themselves."""
+"""The page for people: files without a build step that ask the questions of ``/api/`` themselves."""
 
 from __future__ import annotations
 
@@ -17,13 +17,10 @@ _TYPES: Final = {
 }
 # Only what is here, in no frame: whatever a file's name may contain, it runs nothing.
 _POLICY: Final = (
-    (
-        "Content-Security-Policy",
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
-        " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    ),
-    ("Referrer-Policy", "no-referrer"),
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+_FIELDS: Final = (("Content-Security-Policy", _POLICY), ("Referrer-Policy", "no-referrer"))
 
 
 class Page:
@@ -36,7 +33,7 @@ class Page:
             suffix = file.name.rpartition(".")[2]
             if suffix in _TYPES:
                 path = "/" if file.name == "index.html" else f"/static/{file.name}"
-                answer = Answer(file.read_bytes(), _TYPES[suffix], fields=_POLICY)
+                answer = Answer(file.read_bytes(), _TYPES[suffix], fields=_FIELDS)
                 routes.add("GET", path, partial(_same, answer))
 
 
