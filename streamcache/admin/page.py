@@ -1,4 +1,4 @@
-"""The page for people: files without a build step that ask the questions of ``/api/`` themselves."""
+"""The page for people: files, without a build step, that ask the questions of ``/api/``."""
 
 from __future__ import annotations
 
