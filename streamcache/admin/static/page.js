@@ -32,8 +32,8 @@ async function status() {
   document.title = `streamcache: ${now.url}`;
   const words = [now.draining ? "Draining" : "Serving"];
   if (!source.answers) words.push("– the source does not answer; what is cached is served on");
-  if (cache.state !== undefined && cache.state !== "normal") {
-    words.push("– the cache disk is degraded; files come straight from the source");
+  if (!cache.disk.normal) {
+    words.push(`– the cache disk is degraded (${cache.disk.reason}); files come straight from the source`);
   }
   tell(find("state"), words.join(" "));
 
