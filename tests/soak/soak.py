@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -88,7 +89,9 @@ class Soak:
         changes = gevent.spawn(self._change_titles)
         kinds = [self._kill_worker] * 4 + [self._kill_supervisor] * 3 + [self._kill_all] * 3
         kinds.append(self._kill_start)
-        for _ in range(count):
+        for number in range(count):
+            if number and number % 50 == 0:
+                print(f"{number} of {count} kills", file=sys.stderr, flush=True)
             if self._site.daemon is None:
                 self._site.start()
             gevent.sleep(self._random.random() * LONGEST_MOMENT)
