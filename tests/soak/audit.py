@@ -132,7 +132,7 @@ class Books:
             return "the catalog is not complete"
         there = set(objects_in(cache_dir))
         if there != self.names:
-            lost, ghosts = there - self.names, self.names - there
+            lost, ghosts = sorted(there - self.names), sorted(self.names - there)
             return f"objects: only on disk {lost}, only in the catalog {ghosts}"
         used, disk = self.objects + self.reserved + self.trash, disk_usage(cache_dir)
         if used != disk:
