@@ -67,6 +67,7 @@ class Option:
     word: str = ""  # stands for what the machine says: "cores"
     word_means: str = ""
     measured: Callable[[], int] | None = None  # the number that the word stands for
+    reload: bool = False  # can change while the server runs
 
     def __post_init__(self) -> None:
         ceiling = {

@@ -21,6 +21,9 @@ away the "#" in front of an option to change it. An option that is not known is 
 The environment overrides this file, and flags override both: [cache] size is
 STREAMCACHE_CACHE_SIZE in the environment, and --cache-size on the command line.
 
+A change takes effect when the server is told to reload (SIGHUP, systemctl reload) where it says
+"reload", and with a restart or an upgrade (SIGUSR2) where it says "restart".
+
 Sizes:      4096 (bytes), "500MB" (500 000 000 bytes), "10GiB" (10 x 2^30 bytes).
 Durations:  2 (seconds), "250ms", "2s", "5m" (minutes), "1h", "1d".
 Shares:     0.95, "95%".
@@ -44,6 +47,7 @@ def _entry(section: str, key: str, known: Option) -> str:
         facts.append(f"{nothing}: {known.zero}")
     if known.word:
         facts.append(f'"{known.word}": {known.word_means}')
+    facts.append("reload" if known.reload else "restart")
     facts.append(variable(section, key))
     if known.flag:
         facts.append(known.flag)

@@ -2,17 +2,119 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
+from typing import Any, Final
+
+Bounds = tuple[float, ...]  # s, ascending
+
+FIRST_BYTE: Final[Bounds] = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+RESPONSE: Final[Bounds] = (  # a film is watched for hours over one response
+    *(0.001, 0.01, 0.1, 0.5, 1, 5, 10, 30, 60),
+    *(300, 900, 1800, 3600, 7200, 14400, 28800),
+)
+WAIT: Final[Bounds] = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+SOURCE: Final[Bounds] = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+AGE: Final[Bounds] = (60, 600, 3600, 21600, 86400, 259200, 604800, 2592000, 7776000)
+
+STATUSES: Final = ("hit", "stale", "collapsed", "miss", "bypass")  # of the cache
+OUTCOMES: Final = (*STATUSES, "none")  # the last one: it was not asked
+CLASSES: Final = ("2xx", "3xx", "4xx", "5xx")
+
+_MICROSECONDS: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """How many durations were up to each bound, and (one count more) above the last one."""
+
+    bounds: Bounds
+    counts: tuple[int, ...]
+    microseconds: int = 0  # all of them together
+
+    @classmethod
+    def empty(cls, bounds: Bounds) -> Distribution:
+        """None at all."""
+        return cls(bounds, (0,) * (len(bounds) + 1))
+
+    @property
+    def count(self) -> int:
+        """How many there were."""
+        return sum(self.counts)
+
+    @property
+    def seconds(self) -> float:
+        """All of them together."""
+        return self.microseconds / _MICROSECONDS
+
+
+class Histogram:
+    """A distribution that is being made; plain integers, in the hub's thread only."""
+
+    __slots__ = ("_bounds", "_counts", "_microseconds")
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._microseconds = 0
+
+    def observe(self, seconds: float) -> None:
+        """One more."""
+        self._counts[bisect_left(self._bounds, seconds)] += 1
+        self._microseconds += int(seconds * _MICROSECONDS)
+
+    def snapshot(self, *, at_once: int = 0) -> Distribution:
+        """What was seen, and ``at_once`` more that took no time."""
+        first, *others = self._counts
+        return Distribution(self._bounds, (first + at_once, *others), self._microseconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Responses:
+    """Responses with one outcome; counts and bytes of bodies by class of their status."""
+
+    counts: tuple[int, ...] = (0,) * len(CLASSES)
+    bytes: tuple[int, ...] = (0,) * len(CLASSES)
+    cut: int = 0  # of these: did not leave whole
+    first_byte: Distribution = field(default_factory=lambda: Distribution.empty(FIRST_BYTE))
+    duration: Distribution = field(default_factory=lambda: Distribution.empty(RESPONSE))
+
+
+class _Answered:
+    """The same, while it is counted."""
+
+    __slots__ = ("bytes", "counts", "cut", "duration", "first_byte")
+
+    def __init__(self) -> None:
+        self.counts = [0] * len(CLASSES)
+        self.bytes = [0] * len(CLASSES)
+        self.cut = 0
+        self.first_byte = Histogram(FIRST_BYTE)
+        self.duration = Histogram(RESPONSE)
+
+    def snapshot(self) -> Responses:
+        return Responses(
+            tuple(self.counts),
+            tuple(self.bytes),
+            self.cut,
+            self.first_byte.snapshot(),
+            self.duration.snapshot(),
+        )
 
 
 class Counters:
     """What happened since the start. Written in the hub's thread only; plain integers."""
 
     def __init__(self) -> None:
-        self.requests: dict[str, int] = {}  # by cache status
-        self.bytes: dict[str, int] = {}  # delivered to readers, by cache status
+        self.requests: dict[str, int] = {}  # by cache status; without those below
+        self.bytes: dict[str, int] = {}  # delivered to readers, by cache status; the same
+        # Hits that were answered in the hub at once: whole files and ranges, in no time. Two
+        # integers for each of them, and all that follows from them in ``snapshot``.
+        self.quick_hits = 0
+        self.quick_bytes = 0
+        self.quick_cuts = 0  # of these: the client was gone
         self.bytes_from_source = 0  # read from the source
-        self.bytes_from_cache = 0  # delivered, and there when they were due
+        self.bytes_from_cache = 0  # delivered, and there when they were due; without those above
         self.source_reads = 0
         self.source_opens = 0
         self.source_errors = 0
@@ -22,8 +124,13 @@ class Counters:
         self.copies_cancelled = 0
         self.copies_failed = 0
         self.evictions = 0  # objects
+        self.objects_damaged = 0  # found not to be what they should be, and dropped
         self.connections_accepted = 0
         self.connections_refused = 0
+        self.read_time = Histogram(SOURCE)  # of reads of the source
+        self.delegated_wait = Histogram(WAIT)  # until a delegated read had its bytes, or none
+        self.evicted_age = Histogram(AGE)  # since the last use of what is evicted
+        self._answered = {outcome: _Answered() for outcome in OUTCOMES}
 
     def request(self, status: str) -> None:
         """One open of a file with this cache status."""
@@ -32,6 +139,66 @@ class Counters:
     def delivered(self, status: str, count: int) -> None:
         """``count`` bytes went to a reader whose open had this cache status."""
         self.bytes[status] = self.bytes.get(status, 0) + count
+
+    def responded(
+        self,
+        outcome: str,
+        status: int,
+        count: int,
+        *,
+        first_byte: float | None,
+        seconds: float,
+        whole: bool,
+    ) -> None:
+        """A response has ended: ``count`` bytes of its body, s until its first byte and its end.
+
+        ``outcome``: a cache status, or anything else if the cache was not asked. ``first_byte`` is
+        None when nothing left.
+        """
+        answered = self._answered.get(outcome) or self._answered["none"]
+        index = status // 100 - 2
+        answered.counts[index] += 1
+        answered.bytes[index] += count
+        if not whole:
+            answered.cut += 1
+        if first_byte is not None:
+            answered.first_byte.observe(first_byte)
+        answered.duration.observe(seconds)
+
+    def snapshot(self) -> dict[str, Any]:
+        """The fields of ``Statistics`` that are counted here."""
+        quick, sent = self.quick_hits, self.quick_bytes
+        counts = {name: value for name, value in vars(self).items() if type(value) is int}
+        for name in ("quick_hits", "quick_bytes", "quick_cuts"):
+            del counts[name]
+        responses = {outcome: each.snapshot() for outcome, each in self._answered.items()}
+        responses["hit"] = self._with_quick(self._answered["hit"])
+        requests, delivered = dict(self.requests), dict(self.bytes)
+        if quick:
+            requests["hit"] = requests.get("hit", 0) + quick
+            delivered["hit"] = delivered.get("hit", 0) + sent
+            counts["bytes_from_cache"] += sent
+        return {
+            **counts,
+            "requests": requests,
+            "bytes": delivered,
+            "responses": responses,
+            "read_time": self.read_time.snapshot(),
+            "delegated_wait": self.delegated_wait.snapshot(),
+            "evicted_age": self.evicted_age.snapshot(),
+        }
+
+    def _with_quick(self, hits: _Answered) -> Responses:
+        counts, sent = list(hits.counts), list(hits.bytes)
+        counts[0] += self.quick_hits
+        sent[0] += self.quick_bytes
+        return Responses(
+            tuple(counts),
+            tuple(sent),
+            hits.cut + self.quick_cuts,
+            hits.first_byte.snapshot(at_once=self.quick_hits - self.quick_cuts),
+            hits.duration.snapshot(at_once=self.quick_hits),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +218,7 @@ class Statistics:
 
     requests: dict[str, int] = field(default_factory=dict)  # hit, stale, collapsed, miss, bypass
     bytes: dict[str, int] = field(default_factory=dict)
+    responses: dict[str, Responses] = field(default_factory=dict)  # of a server, by outcome
     bytes_from_source: int = 0
     bytes_from_cache: int = 0
     source_reads: int = 0
@@ -59,12 +227,20 @@ class Statistics:
     source_answers: bool = True  # False: the breaker is open, nothing is asked
     source_openings: int = 0  # of the breaker
     source_stuck: int = 0  # threads in a call to the source for longer than its timeout, now
+    read_time: Distribution = field(default_factory=lambda: Distribution.empty(SOURCE))
+    disk_normal: bool = True  # False: nothing new is written to the cache
+    disk_reason: str = ""  # why, in words
+    disk_failures: int = 0  # how often that began
+    disk_stuck: int = 0  # threads in a call to the cache's disk for longer than it should take, now
     delegated_reads: int = 0
+    delegated_wait: Distribution = field(default_factory=lambda: Distribution.empty(WAIT))
     copies_started: int = 0
     copies_finished: int = 0
     copies_cancelled: int = 0
     copies_failed: int = 0
     evictions: int = 0
+    objects_damaged: int = 0
+    evicted_age: Distribution = field(default_factory=lambda: Distribution.empty(AGE))
     connections_accepted: int = 0
     connections_refused: int = 0
     usage: int = 0  # bytes of disk blocks: objects, partials, trash

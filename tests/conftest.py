@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.certificates import Pair
+from tests.certificates import make as make_certificate
 from tests.daemon_process import DaemonProcess
 from tests.leaks import LeakPolicy, Snapshot, ignore_what_is_there
 from tests.media import Media, make
@@ -109,6 +111,12 @@ def sshfs(tmp_path: Path) -> Iterator[Mount]:
 def media(tmp_path_factory: pytest.TempPathFactory) -> Media:
     """Real media files, made once in a session."""
     return make(program("ffmpeg"), tmp_path_factory.mktemp("media"))
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """A certificate for localhost and its key."""
+    return make_certificate(tmp_path_factory.mktemp("certificate"))
 
 
 @pytest.fixture

@@ -72,6 +72,9 @@ def test_the_flags_are_those_of_the_contract() -> None:
         "--cache-size": "cache.size",
         "--workers": "server.workers",
         "--admin": "server.admin",
+        "--user": "server.user",
+        "--group": "server.group",
+        "--pid-file": "server.pid_file",
         "--revalidate": "source.revalidate",
         "--log-level": "log.level",
     }
@@ -112,6 +115,9 @@ BAD: list[tuple[type[Any], dict[str, object], str]] = [
     (LogConfig, {"fields": "time, stats"}, r"log\.fields: 'stats' is no field; allowed: time, cl"),
     (LogConfig, {"fields": "time,time"}, r"log\.fields: time comes twice"),
     (LogConfig, {"fields": "", "format": "json"}, r"log\.fields: '' names nothing; allowed: time"),
+    (LogConfig, {"ignore_networks": "10.0.0.1/8"}, r"log\.ignore_networks: .* write 10\.0\.0\.0/8"),
+    (LogConfig, {"ignore_networks": "::1,"}, r"log\.ignore_networks: '' is no network; allowed"),
+    (LogConfig, {"sample": 1.5}, r"log\.sample: 1\.5 .*from 0 to 1"),
 ]
 
 

@@ -5,7 +5,9 @@ anonymous shared mapping, made before the first fork; 64-bit integers in a fixed
 
     board = slot ...
     slot  = turn, numbers (even turns), numbers (odd turns)
-    numbers = the counts of ``COUNTS``, then the gauges of ``GAUGES``
+    numbers = the counts, as ``_counts`` makes them of statistics, then the gauges of ``GAUGES``
+
+A distribution is its buckets and then its microseconds.
 
 A slot has one writer: its worker, or the supervisor while no worker lives there. It writes the
 numbers that are not being read and then takes the turn, so a worker that is killed in the middle
@@ -18,27 +20,38 @@ has to be moved while others read.
 
 from __future__ import annotations
 
+import dataclasses
 import mmap
 import os
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from streamcache.server.addresses import AddressRow, AddressTable
-from streamcache.stats import Statistics
+from streamcache.stats import (
+    CLASSES,
+    OUTCOMES,
+    STATUSES,
+    Bounds,
+    Distribution,
+    Responses,
+    Statistics,
+)
 
-STATUSES: Final = ("hit", "stale", "collapsed", "miss", "bypass")
+LAG: Final[Bounds] = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
+
 COUNTED: Final = (
     *("bytes_from_source", "bytes_from_cache", "source_reads", "source_opens", "source_errors"),
     *("source_openings", "delegated_reads", "copies_started", "copies_finished"),
     *("copies_cancelled", "copies_failed", "evictions", "connections_accepted"),
     "connections_refused",
 )
-_VIEWED: Final = ("usage", "reserved", "limit", "objects", "source_stuck")  # of ``Statistics``
+DISTRIBUTIONS: Final = ("read_time", "delegated_wait", "evicted_age")  # of ``Statistics``
+_VIEWED: Final = ("usage", "reserved", "limit", "objects", "source_stuck")  # of the same
 GAUGES: Final = ("pid", "born", "seen", "connections", "copies", "hub_lag", "answers", *_VIEWED)
-_COUNTS: Final = 2 * len(STATUSES) + len(COUNTED)  # requests, bytes, the others
-_NUMBERS: Final = _COUNTS + len(GAUGES)
-_SLOT: Final = 1 + 2 * _NUMBERS
+_NONE: Final = Responses()
+_EMPTY: Final = Statistics()
 _WORD: Final = 8  # bytes
 _MICROSECONDS: Final = 1_000_000
 
@@ -49,23 +62,28 @@ class Totals:
 
     requests: dict[str, int] = field(default_factory=dict)  # by cache status
     bytes: dict[str, int] = field(default_factory=dict)
+    responses: dict[str, Responses] = field(default_factory=dict)  # by outcome
     bytes_from_source: int = 0
     bytes_from_cache: int = 0
     source_reads: int = 0
     source_opens: int = 0
     source_errors: int = 0
     source_openings: int = 0  # of the breakers
+    read_time: Distribution = _EMPTY.read_time
     delegated_reads: int = 0
+    delegated_wait: Distribution = _EMPTY.delegated_wait
     copies_started: int = 0
     copies_finished: int = 0
     copies_cancelled: int = 0
     copies_failed: int = 0
     evictions: int = 0
+    evicted_age: Distribution = _EMPTY.evicted_age
     connections_accepted: int = 0
     connections_refused: int = 0
     workers: int = 0  # that live now
     connections: int = 0  # open now
     copies: int = 0  # that run or pause now
+    hub_lag: Distribution = field(default_factory=lambda: Distribution.empty(LAG))
 
     def __str__(self) -> str:
         """The line of the log."""
@@ -111,13 +129,17 @@ class Board:
     def totals(self) -> Totals:
         """The sum over all slots, as they were last published."""
         slots = [_read(words) for words in self._slots]
-        sums = [sum(column) for column in zip(*slots, strict=True)]
-        each = len(STATUSES)
+        sums = iter([sum(column) for column in zip(*slots, strict=True)])
         workers = _workers(slots)
         return Totals(
-            requests=dict(zip(STATUSES, sums[:each], strict=True)),
-            bytes=dict(zip(STATUSES, sums[each : 2 * each], strict=True)),
-            **dict(zip(COUNTED, sums[2 * each : _COUNTS], strict=True)),
+            requests={status: next(sums) for status in STATUSES},
+            bytes={status: next(sums) for status in STATUSES},
+            **{name: next(sums) for name in COUNTED},
+            read_time=_distribution(sums, _EMPTY.read_time),
+            delegated_wait=_distribution(sums, _EMPTY.delegated_wait),
+            evicted_age=_distribution(sums, _EMPTY.evicted_age),
+            hub_lag=_distribution(sums, Distribution.empty(LAG)),
+            responses={outcome: _responses(sums) for outcome in OUTCOMES},
             workers=sum(worker.pid > 0 for worker in workers),
             connections=sum(worker.connections for worker in workers),
             copies=sum(worker.copies for worker in workers),
@@ -139,13 +161,19 @@ class Slot:
         self._before = _read(words)[:_COUNTS]  # what was counted by those who died here
         self._born = time.time()
 
-    def publish(self, statistics: Statistics, connections: int, hub_lag: float = 0.0) -> None:
-        """Show these counts, of this process alone, and that it lives."""
-        counts = [
-            *(statistics.requests.get(status, 0) for status in STATUSES),
-            *(statistics.bytes.get(status, 0) for status in STATUSES),
-            *(getattr(statistics, name) for name in COUNTED),
-        ]
+    def publish(
+        self,
+        statistics: Statistics,
+        connections: int,
+        *,
+        lags: Distribution | None = None,
+        hub_lag: float = 0.0,
+    ) -> None:
+        """Show these counts, of this process alone, and that it lives.
+
+        ``lags`` are those of the hub, ``hub_lag`` in s the longest since this was called before.
+        """
+        counts = _counts(statistics, lags or Distribution.empty(LAG))
         together = [before + now for before, now in zip(self._before, counts, strict=True)]
         gauges = {
             "pid": os.getpid(),
@@ -171,6 +199,44 @@ class Slot:
         for at, number in enumerate(numbers, start):
             words[at] = number
         words[0] = turn
+
+
+def _counts(statistics: Statistics, lags: Distribution) -> Iterator[int]:
+    """The counts in their order; ``Board.totals`` takes them apart again."""
+    for status in STATUSES:
+        yield statistics.requests.get(status, 0)
+    for status in STATUSES:
+        yield statistics.bytes.get(status, 0)
+    for name in COUNTED:
+        yield getattr(statistics, name)
+    for distribution in (*(getattr(statistics, name) for name in DISTRIBUTIONS), lags):
+        yield from _numbers(distribution)
+    for outcome in OUTCOMES:
+        responses = statistics.responses.get(outcome, _NONE)
+        yield from responses.counts
+        yield from responses.bytes
+        yield responses.cut
+        yield from _numbers(responses.first_byte)
+        yield from _numbers(responses.duration)
+
+
+def _numbers(distribution: Distribution) -> Iterable[int]:
+    return (*distribution.counts, distribution.microseconds)
+
+
+def _distribution(numbers: Iterator[int], like: Distribution) -> Distribution:
+    counts = tuple(next(numbers) for _ in like.counts)
+    return dataclasses.replace(like, counts=counts, microseconds=next(numbers))
+
+
+def _responses(numbers: Iterator[int]) -> Responses:
+    return Responses(
+        counts=tuple(next(numbers) for _ in CLASSES),
+        bytes=tuple(next(numbers) for _ in CLASSES),
+        cut=next(numbers),
+        first_byte=_distribution(numbers, _NONE.first_byte),
+        duration=_distribution(numbers, _NONE.duration),
+    )
 
 
 def _read(words: memoryview) -> list[int]:
@@ -201,3 +267,8 @@ def _worker(name: str, numbers: list[int]) -> Worker:
         answers=bool(gauges["answers"]),
         **{name: gauges[name] for name in _VIEWED},
     )
+
+
+_COUNTS: Final = sum(1 for _ in _counts(_EMPTY, Distribution.empty(LAG)))
+_NUMBERS: Final = _COUNTS + len(GAUGES)
+_SLOT: Final = 1 + 2 * _NUMBERS

@@ -15,8 +15,9 @@ from typing import Final
 
 import gevent
 
-from streamcache.admin.board import Slot, Worker
+from streamcache.admin.board import LAG, Slot, Worker
 from streamcache.admin.subject import Cache, Server
+from streamcache.stats import Histogram
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class HubLag:
         self._timer = gevent.get_hub().loop.timer(LOOK, LOOK, ref=False)
         self._due = 0.0
         self._longest = 0.0
+        self.all = Histogram(LAG)
 
     def start(self) -> None:
         """Look at the clock from now on."""
@@ -64,7 +66,9 @@ class HubLag:
 
     def _look(self) -> None:
         now = time.monotonic()
-        self._longest = max(self._longest, now - self._due)
+        late = max(0.0, now - self._due)
+        self._longest = max(self._longest, late)
+        self.all.observe(late)
         self._due = now + LOOK
 
 
@@ -101,7 +105,12 @@ class Publishing:
 
     def _publish(self, lag: HubLag) -> None:
         try:
-            self._slot.publish(self._cache.statistics(), self._server.connections, lag.take())
+            self._slot.publish(
+                self._cache.statistics(),
+                self._server.connections,
+                lags=lag.all.snapshot(),
+                hub_lag=lag.take(),
+            )
             self._samples.append(self._sample())
         except Exception:  # counts are worth no response
             log.exception("counts are not published")

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 
 from streamcache.admin.doors import Doors
 from streamcache.admin.listener import Listener
+from streamcache.admin.metrics import Metrics
 from streamcache.admin.routes import Routes
 from streamcache.admin.sockets import Sockets, listen_alone
 from streamcache.admin.status import Status
@@ -31,4 +32,5 @@ def answering(sockets: Sockets, subject: Subject) -> Iterator[None]:
 def _routes(doors: Doors, subject: Subject) -> Routes:
     routes = Routes(doors)
     Status(subject).add_to(routes)
+    Metrics(subject).add_to(routes)
     return routes

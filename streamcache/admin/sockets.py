@@ -66,8 +66,8 @@ class Sockets:
         self._private = private
         self._stack = ExitStack()
         self._stack.callback(shutil.rmtree, private, ignore_errors=True)
-        if address.path:
-            self._stack.callback(SocketFile(address.path).remove)
+        self._file = SocketFile(address.path) if address.path else None
+        self._stack.callback(self._remove_file)
         self._stack.callback(listener.close)
 
     def __repr__(self) -> str:
@@ -88,21 +88,35 @@ class Sockets:
         """Remove what was made."""
         self._stack.close()
 
+    def hand_over(self) -> None:
+        """The file of the listener is another's: it made it, or goes on with it."""
+        self._file = None
+
+    def _remove_file(self) -> None:
+        if self._file is not None:
+            self._file.remove()
+
     def path_of(self, worker: str) -> str:
         """Where the worker of this name ("w1") listens for the others."""
         return os.path.join(self._private, worker)
 
 
 def open_sockets(
-    settings: Settings, public: Address, environ: Mapping[str, str] = os.environ
+    settings: Settings,
+    public: Address,
+    environ: Mapping[str, str] = os.environ,
+    inherited: socket.socket | None = None,
 ) -> Sockets | None:
     """What ``server.admin`` asks for, beside a server that listens at ``public``.
 
-    None: it is off, or the default cannot be had, which is no reason not to serve. ConfigError
-    for an address that was asked for.
+    ``inherited``: one that listens already, where ``server.admin`` says. None: it is off, or the
+    default cannot be had, which is no reason not to serve. ConfigError for an address that was
+    asked for.
     """
     if settings.config.server.admin == OFF:
         return None
+    if inherited is not None:
+        return _adopt(settings, inherited, default_directory(environ, os.geteuid()))
     address, workers = parse(settings), settings.config.server.workers
     directory = default_directory(environ, os.geteuid())
     try:
@@ -161,8 +175,16 @@ def _open(address: Address, directory: str, workers: int) -> Sockets:
         stack.callback(listener.close)
         private = tempfile.mkdtemp(prefix=f"{_PRIVATE}{os.getpid()}-", dir=directory)
         stack.pop_all()
-    log.info("admin listener url=%s", address.url)
     return Sockets(listener, address, private, workers)
+
+
+def _adopt(settings: Settings, listener: socket.socket, directory: str) -> Sockets:
+    listener.setblocking(False)
+    address = Address.of(listener)
+    if (wanted := parse(settings)) is not None and wanted.host:
+        address = replace(address, host=wanted.host)
+    private = tempfile.mkdtemp(prefix=f"{_PRIVATE}{os.getpid()}-", dir=_writable(directory))
+    return Sockets(listener, address, private, settings.config.server.workers)
 
 
 def _check_free(path: str) -> None:

@@ -17,6 +17,7 @@ from streamcache.admin.publishing import latest
 from streamcache.admin.routes import Routes
 from streamcache.admin.subject import Subject
 
+STATES: Final = ("running", "hanging", "dead")
 LATE: Final = 5.0  # s since a worker wrote to the board, after which it counts as hanging
 
 
@@ -77,7 +78,7 @@ class Status:
                 "started": board.born,
                 "uptime": max(0.0, now - board.born),
                 "draining": subject.draining(),
-                "workers": [_shown(worker, now) for worker in workers],
+                "workers": [_shown(worker) for worker in workers],
                 "source": {
                     "path": config.source.path,
                     "answers": all(worker.answers for worker in living),
@@ -97,12 +98,19 @@ class Status:
         )
 
 
-def _shown(worker: Worker, now: float) -> Json:
+def state_of(worker: Worker) -> str:
+    """One of ``STATES``."""
     if not worker.pid:
-        return {"name": worker.name, "state": "dead"}
+        return "dead"
+    return "running" if abs(time.time() - worker.seen) < LATE else "hanging"
+
+
+def _shown(worker: Worker) -> Json:
+    if not worker.pid:
+        return {"name": worker.name, "state": state_of(worker)}
     return {
         "name": worker.name,
-        "state": "running" if now - worker.seen < LATE else "hanging",
+        "state": state_of(worker),
         "pid": worker.pid,
         "started": worker.born,
         "seen": worker.seen,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from streamcache.cache import store as files
@@ -118,10 +119,20 @@ class Allotment:
         if self._waits:
             self._space.withdraw(self._name)
 
-    def write(self, extent: Extent, data: memoryview) -> None:
-        """Data, then map. Switches. Raises OSError."""
+    def write(
+        self,
+        extent: Extent,
+        data: memoryview,
+        *,
+        patience: float | None = None,
+        late: Callable[[], object] | None = None,
+    ) -> None:
+        """Data, then map; ``late()`` when that takes more than ``patience`` s. Switches.
+
+        Raises OSError.
+        """
         assert self.partial is not None
-        self._disk.call(self.partial.write, extent, data)
+        self._disk.call(self.partial.write, extent, data, timeout=patience, late=late)
 
     def seal(self, mtime_ns: int) -> None:
         """Pin the mtime and make the data durable. Switches. Raises OSError."""

@@ -23,6 +23,11 @@ class Extent:
         if not 0 <= self.start < self.stop:
             raise ValueError(f"no extent: {self.start}..{self.stop}")
 
+    @classmethod
+    def of(cls, offset: int, length: int) -> Extent:
+        """The blocks that these bytes are in."""
+        return cls(offset // BLOCK, -(-(offset + length) // BLOCK))
+
     def __len__(self) -> int:
         return self.stop - self.start
 

@@ -224,6 +224,11 @@ class Catalog:
                 raise CatalogReplaced(f"{self.database.path}: replaced while it was filled")
             state.complete = 1
 
+    def probe(self) -> None:
+        """Raises CatalogError when nothing can be written now."""
+        with self.database.transaction() as state:
+            state.generation += 1
+
     def usage(self) -> tuple[int, int]:
         """Bytes on disk and number of all objects; O(1)."""
         state = self.database.look()
@@ -296,6 +301,12 @@ class Catalog:
         """
         with self.database.transaction() as state:
             return self._remove(state, names, "")
+
+    def last_used(self, names: Iterable[str]) -> list[float]:
+        """When these were used last, s since the epoch; without those that are not there."""
+        with translated(self.database.path):
+            found = [self.get(name) for name in names]
+        return [entry.used for entry in found if entry is not None]
 
     def choose(self, names: Iterable[str]) -> None:
         """These go now, whatever the order says: victims, until `remove_victims`."""

@@ -91,6 +91,10 @@ class CatalogCorrupt(CatalogError):
     id = 0  # of the catalog, where it was open already
 
 
+class CatalogLate(CatalogError):
+    """No answer in time: what was asked for may be done still."""
+
+
 class CatalogReplaced(CatalogError):
     """Another file is in its place now, or none: nothing was written. `reopen`, do it again."""
 

@@ -59,6 +59,13 @@ class Delegate(Protocol):
         """Count ``count`` bytes of it as delivered."""
         ...
 
+    def failed(self, error: Exception) -> None:
+        """What ``ready`` gave cannot be read: from now on it reads past the cache, if it can.
+
+        Switches. Raises ``error`` if there is no other way, SourceError or SourceChanged.
+        """
+        ...
+
     def close(self) -> None:
         """Give the lease back. Idempotent; never blocks, does not switch."""
         ...
@@ -67,12 +74,16 @@ class Delegate(Protocol):
 class _Counted:
     """What the delegates share: version, status, and the count of what they deliver."""
 
-    def __init__(self, version: Version, status: CacheStatus, counters: Counters) -> None:
+    def __init__(
+        self, version: Version, status: CacheStatus, counters: Counters, *, counted: bool = True
+    ) -> None:
+        """``counted`` False: it goes on for another one, whose request it is."""
         self.version = version
         self.status = status
         self.from_cache = self.from_source = 0
         self._counters = counters
-        counters.request(status.value)
+        if counted:
+            counters.request(status.value)
 
     @property
     def size(self) -> int:
@@ -88,8 +99,29 @@ class _Counted:
         self._counters.bytes_from_cache += count - fetched
 
 
-class CachedFileDelegate(_Counted):
-    """Reads an object. Nothing here touches the source or switches."""
+Instead = Callable[[Exception], Delegate]
+"""Opens the same version past the cache, where it cannot be read. Switches; raises as ``find``."""
+
+
+class _Replaceable(_Counted):
+    """What reads from the cache's disk, or past it when that cannot be read."""
+
+    _instead: Instead | None = None
+    _other: Delegate | None = None
+
+    def failed(self, error: Exception) -> None:
+        """Go on past the cache. Switches."""
+        if self._other is not None or self._instead is None:
+            raise error
+        self._other = self._instead(error)
+
+    def _close_other(self) -> None:
+        if self._other is not None:
+            self._other.close()
+
+
+class CachedFileDelegate(_Replaceable):
+    """Reads an object. Nothing here touches the source or switches, as long as it can be read."""
 
     def __init__(
         self,
@@ -97,31 +129,43 @@ class CachedFileDelegate(_Counted):
         status: CacheStatus,
         counters: Counters,
         release: Callable[[ObjectHandle], None],
+        instead: Instead | None = None,
     ) -> None:
         """Takes over the lease on ``handle``."""
         super().__init__(handle.version, status, counters)
         self._handle: ObjectHandle | None = handle
         self._release = release
+        self._instead = instead
 
     def ready(self, offset: int, stop: int) -> Ready:
         """All of it."""
         if self._handle is None:
             raise Closed("the delegate is closed")
+        if self._other is not None:
+            return self._other.ready(offset, stop)
         return Ready(self._handle.fd, offset, min(stop, self.size) - offset)
 
     def close(self) -> None:
         """Release the object. Idempotent."""
+        self._close_other()
         handle, self._handle = self._handle, None
         if handle is not None:
             self._release(handle)
 
 
-class TempFileDelegate(_Counted):
+class TempFileDelegate(_Replaceable):
     """Reads a copy under way; what is not yet there is delegated to the session."""
 
-    def __init__(self, session: CopySession, status: CacheStatus, counters: Counters) -> None:
+    def __init__(
+        self,
+        session: CopySession,
+        status: CacheStatus,
+        counters: Counters,
+        instead: Instead | None = None,
+    ) -> None:
         """Takes a lease on the session."""
         super().__init__(session.version, status, counters)
+        self._instead = instead
         self._session = session
         self._reader = session.inc_ref()
         self._open = True
@@ -130,10 +174,13 @@ class TempFileDelegate(_Counted):
         """What is present from ``offset`` on; else wait for it. Switches."""
         if not self._open:
             raise Closed("the delegate is closed")
+        if self._other is not None:
+            return self._other.ready(offset, stop)
         return self._session.read(self._reader, offset, min(stop, self.size))
 
     def close(self) -> None:
         """Leave the session. Idempotent."""
+        self._close_other()
         if self._open:
             self._open = False
             self._session.dec_ref(self._reader)
@@ -147,9 +194,16 @@ class DirectFileDelegate(_Counted):
     has one piece read ahead, so it is not bound by latency; it holds two pieces at most (I16).
     """
 
-    def __init__(self, file: SourceFile, resources: Resources, counters: Counters) -> None:
+    def __init__(
+        self,
+        file: SourceFile,
+        resources: Resources,
+        counters: Counters,
+        *,
+        counted: bool = True,
+    ) -> None:
         """Owns ``file`` from now on."""
-        super().__init__(file.version, CacheStatus.BYPASS, counters)
+        super().__init__(file.version, CacheStatus.BYPASS, counters, counted=counted)
         self._r = resources
         self._file = file
         self._seen = file.fingerprint
@@ -184,6 +238,10 @@ class DirectFileDelegate(_Counted):
             raise
         self._expected = after
         return Ready(-1, offset, len(data), data, fetched=len(data))
+
+    def failed(self, error: Exception) -> None:
+        """There is no other way than to the source."""
+        raise error
 
     def close(self) -> None:
         """Close the source file, in a worker. Idempotent."""

@@ -46,6 +46,9 @@ class EvictionOrder(Protocol):
     def remove_victims(self, names: list[str]) -> int:
         """They are gone; returns their bytes."""
 
+    def last_used(self, names: list[str]) -> list[float]:
+        """When these were used last, s since the epoch; without those that are not known."""
+
 
 class Evictor:
     """Looks each `interval` seconds whether usage is above the high mark; at once when woken.
@@ -71,9 +74,13 @@ class Evictor:
         lock: str | None = None,
         sweep: Callable[[], object] | None = None,
         each_look: Callable[[], object] | None = None,
+        evicted: Callable[[float], object] | None = None,
         sweep_interval: float = SWEEP,
     ) -> None:
-        """`lock`: the file of the election, made if it is not there; None: there is no other."""
+        """`lock`: the file of the election, made if it is not there; None: there is no other.
+
+        `evicted`: told of each object for how long, in s, it had not been used.
+        """
         self._catalog = catalog
         self.evicted_objects = 0
         self.evicted_bytes = 0  # objects and partials
@@ -88,6 +95,7 @@ class Evictor:
         self._lock_fd = -1
         self._sweep = sweep
         self._each_look = each_look
+        self._evicted = evicted
         self._sweep_interval = sweep_interval
         self._swept = 0.0  # when, s since the epoch, as far as this process knows
         self._stopping = False
@@ -114,6 +122,10 @@ class Evictor:
                 log.warning("no election of an Evictor path=%r error=%s", self._lock, error)
         self._space.evicting = True
         self._greenlet = gevent.spawn(self._run)
+
+    def reconfigure(self, interval: float) -> None:
+        """Another time between looks, from the next one on. Does not switch."""
+        self._interval = interval
 
     def stop(self, timeout: float | None = 5.0) -> None:
         """End after the batch in hand, at the latest after `timeout` seconds. Idempotent. Switches.
@@ -266,7 +278,16 @@ class Evictor:
     def _evict_batch(self, names: list[str]) -> set[str]:
         gone = self._remove(names)
         if gone:
-            freed: int = self._catalog_call(self._catalog.remove_victims, gone)
+            freed, used = self._catalog_call(self._forget, gone)
+            if self._evicted is not None:
+                now = time.time()
+                for last in used:
+                    self._evicted(max(0.0, now - last))
             self.evicted_objects += len(gone)
             self.evicted_bytes += freed
         return set(gone)
+
+    def _forget(self, names: list[str]) -> tuple[int, list[float]]:
+        """Runs in the catalog's thread."""
+        used = self._catalog.last_used(names)
+        return self._catalog.remove_victims(names), used

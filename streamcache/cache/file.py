@@ -66,17 +66,18 @@ class StreamFile(io.RawIOBase):
         if stop <= self._position:
             return 0
         ready = self._delegate.ready(self._position, stop)
-        target = view[: ready.length]
-        if ready.data is not None:
-            target[:] = ready.data
-            count = ready.length
-        else:
+        if ready.data is None:
             # The cache's disk blocks too, if it is cold: never in the hub.
-            count = self._call(os.preadv, ready.fd, [target], ready.offset)
-            if not count:
-                raise CacheError(f"{self._path}: the cached file was cut short")
-            if not count:  # 0 would say that the file ends here
-                raise CacheError(f"{self._path}: cut short in the cache at {ready.offset}")
+            try:
+                count: int = self._call(os.preadv, ready.fd, [view[: ready.length]], ready.offset)
+                if not count:  # 0 would say that the file ends here
+                    raise CacheError(f"{self._path}: cut short in the cache at {ready.offset}")
+            except (OSError, CacheError) as error:
+                self._delegate.failed(error)  # or it goes on past the cache
+                return self.readinto(buffer)
+        else:
+            view[: ready.length] = ready.data
+            count = ready.length
         self._delegate.sent(ready, count)
         self._position += count
         return count

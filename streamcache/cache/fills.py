@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from gevent.event import Event as Flag
+
 from streamcache.cache.session import CopySession
 from streamcache.cache.states import Event, State
 from streamcache.config.copy import CopyConfig
@@ -17,15 +19,19 @@ log = logging.getLogger(__name__)
 class IdleFills:
     """Decides what a session does when its last reader has left (``copy.when_idle``)."""
 
-    def __init__(self, config: CopyConfig, resume: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: CopyConfig, resume: Callable[[str], None], may_run: Callable[[], bool]
+    ) -> None:
         """``resume(path)`` begins to take the copy up again, and ends with ``resumed(path)``; it
-        does not switch.
+        does not switch. Nothing is taken up unless it ``may_run``, see ``go_on``.
         """
         self._config = config
         self._resuming: set[str] = set()
         self._resume = resume
+        self._may_run = may_run
         self._running: set[CopySession] = set()
         self._paused: dict[str, None] = {}  # paths, the oldest first
+        self._kept: dict[CopySession, Flag] = {}  # they go on, whatever is configured
         self._stopped = False
 
     def __repr__(self) -> str:
@@ -33,8 +39,10 @@ class IdleFills:
 
     def changed(self, session: CopySession) -> None:
         """Its state or its readers changed. Does not switch."""
+        if session.state not in (State.NEW, State.COPYING) and session in self._kept:
+            self._kept.pop(session).set()
         if session.state in (State.NEW, State.COPYING) and not session.readers:
-            if session not in self._running:
+            if session not in self._running and session not in self._kept:
                 self._left(session)
         else:
             self._running.discard(session)
@@ -46,10 +54,37 @@ class IdleFills:
         self._paused.pop(session.path, None)
         self._next()
 
+    def reconfigure(self, config: CopyConfig) -> None:
+        """Other options. Does not switch."""
+        self._config = config
+        self._next()
+
+    def go_on(self) -> None:
+        """They may run again. Does not switch."""
+        self._next()
+
     def forget(self, is_meant: Callable[[str], bool]) -> None:
         """Paused copies of these paths are not taken up again."""
         for path in [path for path in self._paused if is_meant(path)]:
             del self._paused[path]
+
+    def keep(self, session: CopySession) -> Flag:
+        """It goes on also when nobody reads it, beside the others, until ``release``.
+
+        The event is set when it copies no more, however that came. Does not switch.
+        """
+        if session not in self._kept:
+            self._kept[session] = Flag()
+        over = self._kept[session]
+        self.joined(session)
+        if session.state not in (State.NEW, State.COPYING):
+            self._kept.pop(session).set()
+        return over
+
+    def release(self, session: CopySession) -> None:
+        """From now on it is one of the others. Does not switch."""
+        if self._kept.pop(session, None) is not None:
+            self.changed(session)
 
     def stop(self) -> None:
         """Resume nothing any more: the cache closes."""
@@ -75,7 +110,7 @@ class IdleFills:
         self._next()
 
     def _next(self) -> None:
-        while self._paused and not self._stopped:
+        while self._paused and not self._stopped and self._may_run():
             if len(self._running) + len(self._resuming) >= self._config.max_idle:
                 return
             path = next(iter(self._paused))

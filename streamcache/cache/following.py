@@ -15,9 +15,14 @@ from gevent.event import Event
 from streamcache.cache.blockmap import BlockMap, Extent
 from streamcache.cache.claims import Claims
 from streamcache.cache.reading import Waiting
+from streamcache.source.scheduler import Piece
 
 _WANTED: Final = 0.005  # s between looks while a reader waits for such a block
 _UNWANTED: Final = 0.1  # s, while none does
+
+
+class Borrowed(Piece):
+    """A block of another session that hangs: read for who waits for it, and not kept."""
 
 
 class Following:

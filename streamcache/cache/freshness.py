@@ -97,6 +97,14 @@ class Freshness:
         self._known: OrderedDict[str, Known] = OrderedDict()
         self._flights: dict[str, Flight] = {}
 
+    def reconfigure(self, config: SourceConfig) -> None:
+        """Other times; what is known is good for no longer than they say. Does not switch."""
+        self._config = config
+        now = time.monotonic()
+        for known in self._known.values():
+            good = config.negative_ttl if known.version is None else config.revalidate
+            known.until = min(known.until, now + good)
+
     def known(self, path: str) -> Known | None:
         """What was said last, however long ago."""
         return self._known.get(path)

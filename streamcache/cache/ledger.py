@@ -17,7 +17,13 @@ import gevent
 
 from streamcache.cache.account import Order, Reserved, Trashed
 from streamcache.cache.catalog import Catalog, NewEntry, Victim
-from streamcache.cache.database import CatalogCorrupt, CatalogError, CatalogReplaced
+from streamcache.cache.database import (
+    CatalogCorrupt,
+    CatalogError,
+    CatalogLate,
+    CatalogReplaced,
+)
+from streamcache.cache.health import Health
 from streamcache.cache.listing import Listing, Page, page
 from streamcache.cache.mender import Files, Mender, open_catalog
 from streamcache.cache.space import Space
@@ -27,6 +33,7 @@ from streamcache.config.cache import CacheConfig
 from streamcache.errors import Closed, SourceBusy
 
 _WRITE_INTERVAL = 1.0  # s between writes of touches
+_END_WAIT = 2.0  # s that the close waits for a disk that hangs
 _REMEMBERED = 200_000  # pairs of client and object
 
 log = logging.getLogger(__name__)
@@ -101,6 +108,10 @@ class Ledger:
         ledger = cls(store, space, disk, config, pool=pool, mender=mender, alone=alone)
         ledger._know(size)
         return ledger
+
+    def reconfigure(self, config: CacheConfig) -> None:
+        """Another time within which uses are one use. Does not switch."""
+        self._config = config
 
     def agree(self, size: int) -> int:
         """The size of the cache that all its users have; ``size`` in bytes is ours, 0: any.
@@ -214,6 +225,10 @@ class Ledger:
         """See ``Catalog.victims``: for the Evictor, which calls it in the catalog's thread."""
         return self.catalog.victims(need, held=held, limit=limit, batch=batch)
 
+    def last_used(self, names: list[str]) -> list[float]:
+        """See ``Catalog.last_used``. Catalog's thread."""
+        return self.catalog.last_used(names)
+
     def remove_victims(self, names: list[str]) -> int:
         """See ``Catalog.remove_victims``; in the catalog's thread."""
         return self.catalog.remove_victims(names)
@@ -285,6 +300,19 @@ class Ledger:
         """See ``Account.look``."""
         self.call(self.catalog.account.look)
 
+    def probe(self) -> None:
+        """Whether the catalog can be written to. Switches. Raises CatalogError."""
+        self.call(self.catalog.probe)
+
+    def begin_anew(self) -> None:
+        """The objects that the catalog knows are gone: another is made. Does not switch."""
+        self._mender.mend(self.catalog.database.state.id)
+
+    def tell(self, health: Health) -> None:
+        """What befalls the catalog is evidence for or against the disk."""
+        self._mender.failed = health.failed
+        health.on_recovery.append(self._mender.hurry)
+
     def touch(self, name: str, client: str) -> None:
         """A client reads an object: counted once in ``cache.touch_interval``. Does not switch."""
         now = time.monotonic()
@@ -306,19 +334,24 @@ class Ledger:
             self._writer.kill()
         for last in (self._flush, lambda: self.pool.call(self.catalog.close)):
             try:
-                last()
+                with gevent.Timeout(_END_WAIT, CatalogLate("no answer")):
+                    last()
             except (CatalogError, Closed) as error:
                 log.warning("catalog not closed cleanly error=%s", error)
         self.pool.close()
 
     def _write_touches(self) -> None:
         """Greenlet: touches reach the catalog each second."""
+        failing = False
         while True:
             gevent.sleep(_WRITE_INTERVAL)
             try:
                 self._flush()
+                failing = False
             except (CatalogError, SourceBusy) as error:
-                log.warning("touches not written error=%s", error)
+                if not failing:
+                    log.warning("touches not written error=%s", error)
+                failing = True
 
     def _flush(self) -> None:
         touched, self._touched = self._touched, {}

@@ -28,6 +28,7 @@ from streamcache.cache.catalog import Catalog, NewEntry
 from streamcache.cache.database import (
     CatalogCorrupt,
     CatalogError,
+    CatalogLate,
     CatalogReplaced,
     set_aside,
     take_lock,
@@ -39,6 +40,7 @@ from streamcache.cache.workers import WorkerPool
 from streamcache.config.cache import CacheConfig
 from streamcache.errors import SourceBusy
 
+_ANSWER_WAIT = 10.0  # s: twice what SQLite waits for another process's transaction
 _LOOK_INTERVAL = 0.5  # s between looks whether the catalog is still the one that is open
 _ENTER_WAIT = 1.5  # s from a replacement until usage counts: others have entered what they drew
 _REBUILD_INTERVAL = 10.0  # s until a rebuild that failed is tried again
@@ -82,6 +84,8 @@ class Mender:
         self._id = 0  # of the catalog, as of the last call
         self._entered = 0  # the catalog that knows what this process has drawn
         self._wake = Event()
+        self._again = Event()  # a rebuild that failed need not wait
+        self.failed: Callable[[CatalogError], object] | None = None  # hears of errors
         self._closed = False
         self._watcher: gevent.Greenlet[..., None] | None = None
         self._mending: gevent.Greenlet[..., None] | None = None
@@ -102,20 +106,34 @@ class Mender:
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run in the catalog's thread; the space then knows the totals. Switches.
 
-        Raises what it raises. When that is CatalogCorrupt, or the catalog is gone, it is replaced
-        and rebuilt in the background. If another process has replaced it, the function runs again,
-        on the new one.
+        Raises what it raises, CatalogLate when there is no answer. When that is CatalogCorrupt, or
+        the catalog is gone, it is replaced and rebuilt in the background. If another process has
+        replaced it, the function runs again, on the new one.
         """
         try:
-            answer, totals = self._pool.call(_run, self.catalog, function, args)
+            answer, totals = self._ask(function, args)
         except CatalogCorrupt as error:
             self.mend(error.id)
             raise
         except CatalogReplaced:
             self.mend()
             raise
+        except CatalogError as error:
+            if self.failed is not None:
+                self.failed(error)
+            raise
         self._looked(totals)
         return answer
+
+    def _ask(self, function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, Totals]:
+        try:
+            return self._pool.call(_run, self.catalog, function, args, timeout=_ANSWER_WAIT)
+        except TimeoutError as error:
+            raise CatalogLate(f"{self.catalog.database.path}: {error}") from error
+
+    def hurry(self) -> None:
+        """The disk works again: a rebuild that failed is tried at once. Does not switch."""
+        self._again.set()
 
     def _looked(self, totals: Totals) -> None:
         if totals.id != self._id:
@@ -168,7 +186,8 @@ class Mender:
             except (CatalogError, OSError, SourceBusy) as error:
                 log.error("catalog rebuild failed, nothing new is cached error=%s", error)
                 pause = _REBUILD_INTERVAL
-            gevent.sleep(pause)
+            self._again.clear()
+            self._again.wait(pause)
 
     def try_to_mend(self, broken: int = 0) -> bool:
         """Whether the catalog is whole now. Switches. Raises CatalogError, OSError."""
@@ -189,7 +208,7 @@ class Mender:
 
     def _do(self, function: Callable[..., Any], *args: Any) -> Any:
         """As ``call``, for the one who mends: it does not start another."""
-        answer, totals = self._pool.call(_run, self.catalog, function, args)
+        answer, totals = self._ask(function, args)
         self._looked(totals)
         return answer
 

@@ -16,13 +16,12 @@ from collections import OrderedDict
 import gevent
 
 from streamcache.cache import store as files
+from streamcache.cache.health import Health
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.store import Fate, Store
 from streamcache.cache.workers import WorkerPool
 from streamcache.errors import CacheError, Closed
 from streamcache.source.base import Version
-
-_WAIT = 1.0  # s that a request waits for the cache's disk before it goes without (I15)
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +29,7 @@ log = logging.getLogger(__name__)
 class ObjectHandle:
     """An open object. ``fd`` is good while a lease is held."""
 
-    __slots__ = ("fd", "leases", "name", "trashed", "version")
+    __slots__ = ("fd", "leases", "name", "spoilt", "trashed", "version")
 
     def __init__(self, name: str, version: Version, fd: int) -> None:
         """Owns ``fd``, which carries the lock of a reader."""
@@ -39,6 +38,7 @@ class ObjectHandle:
         self.fd = fd
         self.leases = 1
         self.trashed = ""  # its name in trash/
+        self.spoilt = False  # it is not what it should be
 
     def __repr__(self) -> str:
         return f"<ObjectHandle {self.name} leases={self.leases}>"
@@ -47,7 +47,10 @@ class ObjectHandle:
 class Objects:
     """The index of open objects of one cache."""
 
-    def __init__(self, store: Store, ledger: Ledger, disk: WorkerPool, *, keep: int) -> None:
+    def __init__(
+        self, store: Store, ledger: Ledger, disk: WorkerPool, health: Health, *, keep: int
+    ) -> None:
+        self._health = health
         self._store = store
         self._ledger = ledger
         self._disk = disk
@@ -64,7 +67,7 @@ class Objects:
         handle = self.lease_open(name)
         if handle is not None or name in self._going:
             return handle
-        fd = self._disk.call(self._store.open_object, name, version, timeout=_WAIT, discard=_close)
+        fd = self._health.call(self._store.open_object, name, version, discard=_close)
         if fd < 0:
             return None
         handle = self.lease_open(name)
@@ -107,6 +110,13 @@ class Objects:
         self._idle.pop(handle.name, None)
         handle.leases += 1
 
+    def spoil(self, handle: ObjectHandle) -> bool:
+        """It is not what it should be: nobody joins its readers. False: that is known already."""
+        if self._open.get(handle.name) is handle:
+            self._forget(handle.name)
+        spoilt, handle.spoilt = handle.spoilt, True
+        return not spoilt
+
     def adopt(self, name: str, version: Version, fd: int) -> ObjectHandle:
         """A descriptor of a published object, with the lock of a reader, becomes its handle."""
         handle = ObjectHandle(name, version, fd)
@@ -134,10 +144,13 @@ class Objects:
     def let_go_of_removed(self) -> None:
         """Close what other processes have removed: its blocks are free only then (I13).
 
-        What is read nevertheless (somebody removed it by hand) takes no more readers.
+        What is read nevertheless (somebody removed it by hand) takes no more readers; nor does what
+        somebody else has written to, which the next look at it removes.
         """
-        for name in [n for n, handle in self._open.items() if not os.fstat(handle.fd).st_nlink]:
-            self._forget(name)
+        for name, handle in list(self._open.items()):
+            status = os.fstat(handle.fd)
+            if not status.st_nlink or not files.is_untouched(status, handle.version):
+                self._forget(name)
 
     def let_go_of_missing(self) -> None:
         """Those that another process has taken from their names take no more readers. Switches.

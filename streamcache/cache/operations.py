@@ -10,8 +10,9 @@ directory are shown, and never touched.
 from __future__ import annotations
 
 import logging
+import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -24,12 +25,14 @@ from streamcache.cache.provider import Provider
 from streamcache.cache.removal import Removal
 from streamcache.cache.resources import Resources
 from streamcache.cache.selection import Selection
+from streamcache.cache.warming import WarmJob, WarmOrder
 from streamcache.errors import CacheError, NoSpace
 
 PurgeMode = Literal["hard", "soft"]
 
 _PIECE = 250  # entries between two switches
 _BATCH = 64  # objects that are removed together
+_JOBS = 20  # that have ended, and can still be asked about
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +77,11 @@ class Operations:
         freshness: Freshness,
         removal: Removal,
         provider: Provider,
+        can_copy: Callable[[], bool],
     ) -> None:
+        """``can_copy`` says whether source and cache answer at all."""
+        self._jobs: dict[str, WarmJob] = {}
+        self._can_copy = can_copy
         self._r = resources
         self._ledger = ledger
         self._freshness = freshness
@@ -242,6 +249,38 @@ class Operations:
     def pins(self) -> tuple[str, ...]:
         """The pinned paths ("/a/b.mp4") in their order. Switches. Raises CatalogError."""
         return tuple(sorted(f"/{path}" for path in self._ledger.pins().values()))
+
+    # -- warm
+
+    def warm(self, order: WarmOrder) -> WarmJob:
+        """Begin to bring files into the cache that nobody asks for yet. Does not switch.
+
+        Of the files that the source has, in this process; see ``warming.py`` for what it may take.
+        A job ends with the cache.
+        """
+        job = WarmJob(
+            secrets.token_hex(6),
+            order,
+            resources=self._r,
+            provider=self._provider,
+            pin=lambda path: self.pin(Selection.of(path=path)),
+            can_copy=self._can_copy,
+        )
+        self._jobs[job.id] = job
+        ended = [one.id for one in self._jobs.values() if one.state != "running"]
+        for old in ended[: max(0, len(ended) - _JOBS)]:
+            del self._jobs[old]
+        return job
+
+    @property
+    def warm_jobs(self) -> Mapping[str, WarmJob]:
+        """Those that run, and the last ones that ended, by their id; the oldest first."""
+        return self._jobs
+
+    def close(self) -> None:
+        """End all jobs. Switches."""
+        for job in list(self._jobs.values()):
+            job.cancel()
 
     # -- inside
 

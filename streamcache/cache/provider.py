@@ -12,12 +12,14 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 
 import gevent
 from gevent.pool import Group
 
 from streamcache.cache.allotment import LOCK_WAIT
 from streamcache.cache.blockmap import BLOCK
+from streamcache.cache.database import CatalogLate
 from streamcache.cache.delegate import (
     CachedFileDelegate,
     CacheStatus,
@@ -28,6 +30,7 @@ from streamcache.cache.delegate import (
 from streamcache.cache.fills import IdleFills
 from streamcache.cache.found import Found
 from streamcache.cache.freshness import Flight, Freshness
+from streamcache.cache.health import PATIENCE
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.locks import KeyLock
 from streamcache.cache.names import key_of
@@ -36,6 +39,7 @@ from streamcache.cache.removal import Removal
 from streamcache.cache.resources import Resources
 from streamcache.cache.session import CopySession
 from streamcache.cache.states import Event, State
+from streamcache.config import Config
 from streamcache.errors import (
     CacheError,
     Closed,
@@ -47,7 +51,6 @@ from streamcache.errors import (
 from streamcache.source.base import SourceFile, Version
 
 _END_WAIT = 2.0  # s that the close waits for what is being tidied up
-_DISK_WAIT = 1.0  # s that a request waits for the cache's disk (I15)
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +67,22 @@ class Provider:
         self._freshness = freshness
         self._ledger = ledger
         self._removal = removal
-        self._fills = IdleFills(resources.config.copy, self._resume)
+        self._health = resources.health
+        self._health.on_recovery.append(self._disk_works)
+        self.fills = IdleFills(
+            resources.config.copy, self._resume, lambda: not self._health.degraded
+        )
         self._closed = False
         self._resumers = Group()
 
     def __repr__(self) -> str:
         return f"<Provider sessions={len(self.sessions)} ending={len(self.ending)}>"
+
+    def reconfigure(self, config: Config) -> None:
+        """Other options; sessions keep their own ``claim_timeout``. Does not switch."""
+        self._r.config = config
+        self._freshness.reconfigure(config.source)
+        self.fills.reconfigure(config.copy)
 
     # -- find
 
@@ -96,12 +109,12 @@ class Provider:
         before = self._freshness.known(path)
         with ExitStack() as held:
             lock = None
-            if before is None and ahead is not None:
+            if before is None and ahead is not None and not self._health.degraded:
                 # Who reads ahead holds the key until its copy has begun: nobody reads the same.
                 lock = self._r.keys.try_acquire(self.key(path))
             if lock is not None:
                 held.callback(lock.release)
-                if self._has_something(path):
+                if self.has(path):
                     lock.release()
                     lock = None
             flight = self._freshness.ask(path, ahead=None if lock is None else ahead)
@@ -149,7 +162,7 @@ class Provider:
             with self._found(path, version, stale=True) as found:
                 return version if found.handle is not None else None
         try:
-            stored = self._r.disk.call(self._r.store.versions, self.key(path), timeout=_DISK_WAIT)
+            stored = self._health.call(self._r.store.versions, self.key(path))
         except OSError:
             return None
         if not stored:
@@ -158,12 +171,14 @@ class Provider:
         self._freshness.remember_stored(path, version)
         return version
 
-    def _has_something(self, path: str) -> bool:
-        """Whether the cache may have the bytes already. Switches."""
+    def has(self, path: str) -> bool:
+        """Whether the cache may have bytes of this path ("a/b.mp4") already. Switches."""
         key = self.key(path)
         try:
-            stored = self._r.disk.call(self._r.store.versions, key, timeout=_DISK_WAIT)
-            return bool(stored) or bool(self._ledger.reserved(key))
+            if self._health.call(self._r.store.versions, key):
+                return True
+            with gevent.Timeout(PATIENCE, CatalogLate("no answer")):
+                return bool(self._ledger.reserved(key))
         except (OSError, CacheError):
             return True
 
@@ -205,7 +220,7 @@ class Provider:
             handle, found.handle = found.handle, None
             self._ledger.touch(name, client)
             status = CacheStatus.STALE if found.stale else CacheStatus.HIT
-            return CachedFileDelegate(handle, status, counters, self._r.objects.release)
+            return self._cached(handle, status, found.path)
         session = self.sessions.get(name)
         if session is None:
             file = self._source_file(found)
@@ -221,9 +236,11 @@ class Provider:
             else:
                 session = self._start_copying(found, name, file)
                 status = CacheStatus.MISS if self._r.space.known else CacheStatus.BYPASS
-                return TempFileDelegate(session, status, counters)
-        delegate = TempFileDelegate(session, CacheStatus.COLLAPSED, counters)
-        self._fills.joined(session)
+                instead = partial(self._instead_of_copy, session)
+                return TempFileDelegate(session, status, counters, instead)
+        instead = partial(self._instead_of_copy, session)
+        delegate = TempFileDelegate(session, CacheStatus.COLLAPSED, counters, instead)
+        self.fills.joined(session)
         return delegate
 
     def _prepare_copy(self, found: Found, name: str) -> None:
@@ -237,7 +254,7 @@ class Provider:
             except CacheError as error:
                 log.warning("not cached path=%r reason=%s", found.path, error)
             else:
-                with suppress(CacheError):
+                with suppress(CacheError), gevent.Timeout(PATIENCE, CatalogLate("no answer")):
                     found.continues = self._r.space.generation(name) > 0
         if name not in self.sessions:
             found.handle = self._lease(name, found.version)
@@ -260,17 +277,48 @@ class Provider:
     def delivered(self, handle: ObjectHandle, client: str, count: int) -> None:
         """A hit was answered from what ``peek`` gave."""
         self._ledger.touch(handle.name, client)
-        self._r.counters.request("hit")
-        self._r.counters.delivered("hit", count)
-        self._r.counters.bytes_from_cache += count
+        self._r.counters.quick_hits += 1
+        self._r.counters.quick_bytes += count
 
-    def take(self, handle: ObjectHandle, client: str) -> Delegate:
-        """Lease what ``peek`` gave in this turn of the hub. Does not switch."""
+    def take(self, handle: ObjectHandle, client: str, path: str) -> Delegate:
+        """Lease what ``peek`` gave for ``path`` in this turn of the hub. Does not switch."""
         self._ledger.touch(handle.name, client)
         self._r.objects.take(handle)
+        return self._cached(handle, CacheStatus.HIT, path[1:])
+
+    def _cached(self, handle: ObjectHandle, status: CacheStatus, path: str) -> Delegate:
+        instead = partial(self._instead_of_object, handle, path)
         return CachedFileDelegate(
-            handle, CacheStatus.HIT, self._r.counters, self._r.objects.release
+            handle, status, self._r.counters, self._r.objects.release, instead
         )
+
+    # -- what cannot be read in the cache
+
+    def _instead_of_object(self, handle: ObjectHandle, path: str, error: Exception) -> Delegate:
+        """See ``Instead``. An object that is not what it should be is dropped; one on a disk that
+        hangs is not.
+        """
+        if not isinstance(error, TimeoutError) and self._r.objects.spoil(handle):
+            log.warning(
+                "object damaged, dropped path=%r name=%s error=%s", path, handle.name, error
+            )
+            self._r.counters.objects_damaged += 1
+            self._removal.remove_damaged(handle)
+        return self._past_the_cache(path, handle.version)
+
+    def _instead_of_copy(self, session: CopySession, error: Exception) -> Delegate:
+        """See ``Instead``."""
+        if session.handle is not None:
+            return self._instead_of_object(session.handle, session.path, error)
+        if not isinstance(error, TimeoutError):
+            log.warning("partial damaged, dropped path=%r error=%s", session.path, error)
+            session.handle_event(Event.SPACE_DENIED)
+        return self._past_the_cache(session.path, session.version)
+
+    def _past_the_cache(self, path: str, version: Version) -> Delegate:
+        with Found(self, path, version, handle=None, flight=None, lock=None, stale=False) as found:
+            file = self._source_file(found)
+        return DirectFileDelegate(file, self._r, self._r.counters, counted=False)
 
     def give_back(self, handle: ObjectHandle | None, flight: Flight | None) -> None:
         """What a ``Found`` did not use."""
@@ -299,6 +347,8 @@ class Provider:
 
     def _cacheable(self, version: Version) -> bool:
         """It fits, and it is finished: files still being written are not copied."""
+        if self._health.degraded:
+            return False
         age = abs(time.time() - version.mtime_ns / 1e9)
         return age >= self._r.config.source.settle and self._r.space.fits(version.size)
 
@@ -322,25 +372,51 @@ class Provider:
     def _resume(self, path: str) -> None:
         self._resumers.spawn(self._do_resume, path)
 
+    def copy(self, path: str) -> CopySession | None:
+        """The copy of a path ("a/b.mp4") that is running, or is begun; nobody reads it for us.
+
+        None: it is in the cache. Tell ``fills`` of it before you switch. Switches. Raises as
+        ``find``; CacheError when it is not cached.
+        """
+        with self.find("/" + path) as found:
+            name = self._name(path, found.version)
+            if found.handle is not None:
+                return None
+            if name not in self.sessions:
+                self._prepare_copy(found, name)
+            if found.handle is not None:
+                return None
+            file = None
+            if name not in self.sessions:
+                if found.lock is None:
+                    raise CacheError("it is still being written, or too large to be cached")
+                file = self._source_file(found)
+            session = self.sessions.get(name)
+            # From here on as in ``open``: nothing switches.
+            if session is None and file is not None and not self._closed:
+                return self._start_copying(found, name, file)
+            if file is not None:
+                self._r.meta.post(file.close)
+            if session is None:
+                raise Closed("the cache is closed")
+            return session
+
     def _do_resume(self, path: str) -> None:
         """Greenlet: go on with a paused copy; nobody reads it, so it is an idle fill at once."""
         try:
-            with self.find("/" + path) as found:
-                name = self._name(path, found.version)
-                if found.handle is not None or name in self.sessions:
-                    return
-                self._prepare_copy(found, name)
-                if found.lock is None:
-                    return
-                file = self._source_file(found)
-                if name in self.sessions or self._closed:
-                    self._r.meta.post(file.close)
-                else:
-                    self._fills.changed(self._start_copying(found, name, file))
+            session = self.copy(path)
+            if session is not None:
+                self.fills.changed(session)
         except StreamCacheError as error:
             log.info("paused copy not resumed path=%r error=%s", path, error)
         finally:
-            self._fills.resumed(path)
+            self.fills.resumed(path)
+
+    def _disk_works(self) -> None:
+        """Copies that kept nothing meanwhile go on. Does not switch."""
+        for session in list(self.sessions.values()):
+            session.schedule()
+        self.fills.go_on()
 
     # -- what sessions tell
 
@@ -353,7 +429,7 @@ class Provider:
                 self.ending.add(session)
             if session.ended.is_set():
                 self.ending.discard(session)
-        self._fills.changed(session)
+        self.fills.changed(session)
 
     def _published(self, session: CopySession, blocks: int, lock: KeyLock) -> None:
         name = session.name
@@ -378,7 +454,7 @@ class Provider:
         Their readers go on, nobody joins them, and what is paused is not taken up again. The
         names of those that were running. Does not switch.
         """
-        self._fills.forget(is_meant)
+        self.fills.forget(is_meant)
         names = {name for name, session in self.sessions.items() if is_meant(session.path)}
         for name in names:
             self.sessions[name].handle_event(Event.OUTDATED)
@@ -396,7 +472,7 @@ class Provider:
     def close(self, timeout: float) -> None:
         """End all sessions; partials stay. Switches, at most for ``timeout`` s."""
         self._closed = True
-        self._fills.stop()
+        self.fills.stop()
         self._resumers.kill(block=False)
         sessions = [*self.sessions.values(), *self.ending]
         for session in sessions:

@@ -8,6 +8,7 @@ processes away. Removal names exact versions.
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 from collections.abc import Callable, Collection
 
@@ -19,6 +20,7 @@ from streamcache.cache.catalog import CatalogError
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.locks import KeyLock
 from streamcache.cache.names import key_of
+from streamcache.cache.objects import ObjectHandle
 from streamcache.cache.resources import Resources
 from streamcache.errors import StreamCacheError
 from streamcache.source.base import Version
@@ -47,6 +49,18 @@ class Removal:
     def remove(self, names: Collection[str]) -> None:
         """These objects and partials go. Does not switch."""
         self._tasks.spawn(self._remove, lambda: names)
+
+    def remove_damaged(self, handle: ObjectHandle) -> None:
+        """This file is not what its name says: it goes, if it has that name still. Its lease is
+        the caller's. Does not switch.
+        """
+        inode = os.fstat(handle.fd).st_ino
+
+        def damaged() -> list[str]:
+            there = self._r.disk.call(self._r.store.is_at_its_name, handle.name, inode)
+            return [handle.name] if there else []
+
+        self._tasks.spawn(self._remove, damaged)
 
     def remove_others(self, key: str, version: Version | None) -> None:
         """Every object and partial of this key goes but that version's. Does not switch."""

@@ -26,16 +26,18 @@ from gevent.event import Event as Flag
 from streamcache.cache.allotment import AHEAD, LOCK_WAIT, Allotment
 from streamcache.cache.blockmap import BLOCK, BlockMap, Extent
 from streamcache.cache.claims import Claims
-from streamcache.cache.following import Following
+from streamcache.cache.following import Borrowed, Following
 from streamcache.cache.locks import KeyLock
 from streamcache.cache.names import key_of
 from streamcache.cache.objects import ObjectHandle
+from streamcache.cache.pace import Pace
 from streamcache.cache.partial import PartialHeader
 from streamcache.cache.publication import Look, Published, publish
 from streamcache.cache.reading import DELIVERED_BYTES, PendingRead, Reader, Ready, Waiting
 from streamcache.cache.reopening import Reopening
 from streamcache.cache.resources import Resources
 from streamcache.cache.states import Event, State, after
+from streamcache.cache.writes import Writes
 from streamcache.errors import (
     CacheError,
     Closed,
@@ -53,10 +55,6 @@ _READ_AHEAD = 32 * 1024 * 1024  # bytes before a reader that are copied before t
 _FIRST_WRITE_WAIT = 1.0  # s from the start for which bytes wait for the partial, to be kept
 
 log = logging.getLogger(__name__)
-
-
-class _Borrowed(Piece):
-    """A block of another session that hangs: read for who waits for it, and not kept."""
 
 
 class CopySession:
@@ -104,16 +102,18 @@ class CopySession:
         self._on_published = on_published
         self._continues = continues  # there is a partial, not yet open
         self._waiting = Waiting()
+        self._writes = Writes(self._room, self._waiting, resources.health, path)
         self._following = Following(
             self._claims,
             self._waiting,
             self.map,
             patience=resources.config.copy.claim_timeout,
             demand=lambda block: self._r.scheduler.demand(self, block * BLOCK, seek=False),
-            freed=self._schedule,
+            freed=self.schedule,
         )
         self._reopening = Reopening(resources.source, resources.meta, file)
-        self._failure: StreamCacheError | None = None  # why missing blocks cannot be read
+        self.failure: StreamCacheError | None = None  # why missing blocks cannot be read
+        self.pace = Pace(0)  # of what nobody reads
         self._keep_partial = True
         self._sharing = False  # outdated, but several readers go on to share the bytes
         self._retried: set[int] = set()  # extents whose second try is their last
@@ -155,7 +155,7 @@ class CopySession:
             raise Closed(f"{self.path}: the copy session is closed")
         reader = Reader()
         self.readers.add(reader)
-        self._schedule()
+        self.schedule()
         return reader
 
     def dec_ref(self, reader: Reader) -> None:
@@ -168,7 +168,7 @@ class CopySession:
         if not self.readers and self.state in (State.DETACHED, State.COMPLETE):
             self.handle_event(Event.IDLE)
             return
-        self._schedule()
+        self.schedule()
         if not self.readers:
             self._on_change(self)
 
@@ -201,8 +201,10 @@ class CopySession:
 
     def _delegated_read(self, reader: Reader, offset: int, stop: int) -> memoryview | None:
         """Wait for the block at ``offset``; None: it is present now."""
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
+        if (late := self._writes.find(offset, stop)) is not None:
+            return late
         read = PendingRead(offset, stop)
         self._waiting.add(read)
         self._r.counters.delegated_reads += 1
@@ -211,11 +213,12 @@ class CopySession:
             self._r.scheduler.demand(self, offset // BLOCK * BLOCK, seek=seek)
         elif self._claims.others:
             self._following.hurry()
-        timeout = self._r.config.source.timeout
+        timeout, begun = self._r.config.source.timeout, time.monotonic()
         try:
             read.result.wait(timeout=timeout)
         finally:
             self._waiting.leave(read)
+            self._r.counters.delegated_wait.observe(time.monotonic() - begun)
         if not read.result.ready():
             raise SourceTimeout(f"{self.path}: no bytes within {timeout} s")
         return read.result.get()
@@ -238,7 +241,7 @@ class CopySession:
             return
         log.debug("session %s -> %s event=%s path=%r", before, self.state, event, self.path)
         if self.state is State.COPYING:
-            self._schedule()
+            self.schedule()
         elif self.state is State.DETACHED:
             self._room.give_up()
             self._detached(event)
@@ -260,16 +263,16 @@ class CopySession:
             self._r.counters.copies_cancelled += 1
         # What is sound of this version may be continued later; after all else it is of no use.
         self._keep_partial = event is Event.COPY_FAILED and not isinstance(
-            self._failure, SourceChanged
+            self.failure, SourceChanged
         )
         self._sharing = event is Event.OUTDATED
         self._allocated.set()
         self._copied.set()
-        self._schedule()
+        self.schedule()
         if not self.readers:
             self.handle_event(Event.IDLE)
 
-    def _schedule(self) -> None:
+    def schedule(self) -> None:
         """Tell the scheduler whether there is something to copy without being asked."""
         if self.state is State.COPYING or self._shared:
             self._r.scheduler.add(self, idle=not self.readers)
@@ -283,13 +286,14 @@ class CopySession:
             self.state is State.DETACHED
             and self._sharing
             and len(self.readers) > 1
-            and self._failure is None
+            and self.failure is None
         )
 
     @property
     def _keeps(self) -> bool:
         """Whether bytes that arrive now go into the partial."""
-        return self._room.partial is not None and (self._keep_partial or self._sharing)
+        wanted = self._keep_partial or self._sharing
+        return wanted and self._room.partial is not None and self._writes.welcome
 
     # -- the scheduler's feed
 
@@ -315,6 +319,8 @@ class CopySession:
         """Claim what comes next: before the readers, else the lowest missing block."""
         if not (self.state is State.COPYING or self._shared):
             return None
+        if not (self.readers or self.pace.allows(min(length, self.version.size), self.schedule)):
+            return None
         while self._keeps and self._room.affords(max(1, length // BLOCK)):
             block = self._next_block()
             if block < 0:
@@ -322,7 +328,8 @@ class CopySession:
             piece = self._claim(block, length)
             if piece is not None:
                 return piece
-        self._grow()
+        if self._writes.welcome:
+            self._grow()
         return None
 
     def _next_block(self) -> int:
@@ -351,7 +358,7 @@ class CopySession:
             return None
         self._following.borrow(block)
         self._begin_step()
-        return _Borrowed(block * BLOCK, self.map.length(Extent(block, block + 1)))
+        return Borrowed(block * BLOCK, self.map.length(Extent(block, block + 1)))
 
     def _begin_step(self) -> None:
         self._steps += 1
@@ -362,7 +369,7 @@ class CopySession:
         self._steps -= 1
         if not self._steps:
             self._quiet.set()
-        self._schedule()
+        self.schedule()
 
     @property
     def seen(self) -> Fingerprint:
@@ -371,7 +378,11 @@ class CopySession:
 
     def arrived(self, piece: Piece, data: memoryview, now: Fingerprint) -> None:
         """A step's bytes: keep them if they are of our version, and wake who waits. Switches."""
-        extent, kept, ours = _extent(piece), False, not isinstance(piece, _Borrowed)
+        extent, kept, ours = (
+            Extent.of(piece.offset, piece.length),
+            False,
+            not isinstance(piece, Borrowed),
+        )
         try:
             if self._is_changed(now) or len(data) < piece.length:
                 self._fail(SourceChanged(f"{self.path}: changed at the source while it was read"))
@@ -404,7 +415,7 @@ class CopySession:
 
     def failed(self, piece: Piece, error: StreamCacheError) -> None:
         """A step could not read: once more, then its readers get the error and the copy ends."""
-        extent = _extent(piece)
+        extent = Extent.of(piece.offset, piece.length)
         again = extent.start not in self._retried and self.state is not State.CLOSED
         if again:
             self._retried.add(extent.start)
@@ -415,7 +426,7 @@ class CopySession:
                     raise SourceChanged(f"{self.path}: replaced at the source")
             except SourceChanged as changed:
                 again, error = False, changed
-        if isinstance(piece, _Borrowed):
+        if isinstance(piece, Borrowed):
             self._following.return_borrowed(extent.start)
         else:
             self._missed(extent)
@@ -426,8 +437,8 @@ class CopySession:
         self._released()
 
     def _fail(self, error: StreamCacheError) -> None:
-        if self._failure is None:
-            self._failure = error
+        if self.failure is None:
+            self.failure = error
             log.warning("copy failed path=%r error=%s", self.path, error)
         self._waiting.fail(error)
         self.handle_event(Event.COPY_FAILED)
@@ -450,20 +461,15 @@ class CopySession:
         """Write into the partial; False: it is not kept. Switches."""
         if self.state is State.NEW:
             self._allocated.wait(max(0.0, self._started + _FIRST_WRITE_WAIT - time.monotonic()))
-        if not self._keeps:
-            return False
-        if not self._claims.may_write(extent):
+        if not (self._keeps and self._claims.may_write(extent)):
             return False
         if not self._room.affords(0):
             self._grow()
             return False
-        try:
-            self._room.write(extent, data)
-        except OSError as error:
-            log.warning("cache write failed path=%r error=%s", self.path, error)
-            self.handle_event(Event.SPACE_DENIED)
-            return False
-        return True
+        if self._writes.write(extent, data):
+            return True
+        self.handle_event(Event.SPACE_DENIED)
+        return False
 
     # -- space
 
@@ -475,7 +481,7 @@ class CopySession:
         """Greenlet: more room, or the copy ends."""
         try:
             if self._room.grow():
-                self._schedule()
+                self.schedule()
         except NoSpace as full:
             log.info("copy has no room path=%r reason=%s", self.path, full)
             self.handle_event(Event.SPACE_DENIED)
@@ -493,6 +499,7 @@ class CopySession:
             self._claims.attach(self._room.partial, present)
         except (CacheError, OSError) as error:
             log.info("not cached path=%r reason=%s", self.path, error)
+            self._r.health.failed(error)
             self.handle_event(Event.SPACE_DENIED)
         else:
             self.handle_event(Event.SPACE_GRANTED)
@@ -528,7 +535,7 @@ class CopySession:
             self._closed.wait()
         except Exception:
             log.exception("copy session broke path=%r", self.path)
-            self._failure = self._failure or Closed(f"{self.path}: internal error")
+            self.failure = self.failure or Closed(f"{self.path}: internal error")
             self._keep_partial = False
             self.handle_event(Event.SHUTDOWN)
         finally:
@@ -554,6 +561,7 @@ class CopySession:
                 self._fail(error)
             else:
                 log.warning("copy not published path=%r error=%s", self.path, error)
+                self._r.health.failed(error)
                 self.handle_event(Event.SPACE_DENIED)
         except StreamCacheError as error:
             self._fail(error)
@@ -590,7 +598,3 @@ class CopySession:
             self._r.disk.post(os.close, fd)
         if self.handle is not None:
             self._r.objects.release(self.handle)
-
-
-def _extent(piece: Piece) -> Extent:
-    return Extent(piece.offset // BLOCK, -(-(piece.offset + piece.length) // BLOCK))

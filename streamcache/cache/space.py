@@ -21,7 +21,7 @@ from typing import Final, Protocol
 from gevent.event import Event
 
 from streamcache.cache.account import Order, Totals
-from streamcache.cache.database import CatalogError
+from streamcache.cache.database import CatalogError, CatalogLate
 from streamcache.errors import Closed, NoSpace, SourceBusy
 
 BLOCK: Final = 4096  # bytes that a file system hands out at once
@@ -84,6 +84,7 @@ class Space:
         if not 0 < low <= high <= 1:
             raise ValueError("watermarks: 0 < low <= high <= 1")
         self._high, self._low = high, low
+        self.ceiling: int | None = None  # bytes: what the disk has room for, if that is less
         self.resize(limit)
         self.cleanup = cleanup
         self.max_file_size = max_file_size
@@ -185,9 +186,26 @@ class Space:
 
     def resize(self, limit: int) -> None:
         """Another limit, in bytes. Above it the Evictor goes to work."""
-        self.limit = limit
-        self.high_mark = math.floor(limit * self._high)
-        self.low_mark = math.floor(limit * self._low)
+        self.size = limit
+        self.limit = limit if self.ceiling is None else min(limit, self.ceiling)
+        self.high_mark = math.floor(self.limit * self._high)
+        self.low_mark = math.floor(self.limit * self._low)
+
+    def set_ceiling(self, ceiling: int | None) -> None:
+        """The disk has room for so many bytes of ours; None: for as many as we may take."""
+        self.ceiling = ceiling
+        self.resize(self.size)
+        self.pressure.set()
+
+    def reconfigure(self, *, high: float, low: float, cleanup: bool, max_file_size: int) -> None:
+        """Other marks; what they mean for what lies there is the Evictor's. Does not switch."""
+        self._high, self._low = high, low
+        self.cleanup = cleanup
+        self.max_file_size = max_file_size
+        self.resize(self.limit)
+        if not cleanup:
+            self.refuse_waiters("nothing is evicted any more")
+        self.pressure.set()
 
     def looked(self, totals: Totals) -> None:
         """What the catalog said just now: usage, or that it does not know."""
@@ -253,6 +271,8 @@ class Space:
         try:
             self._books.draw(order)
         except (CatalogError, Closed, SourceBusy) as error:
+            if isinstance(error, CatalogLate):
+                self._books.cancel(order)  # it may be granted still
             raise NoSpace(f"no room can be reserved: {error}") from error
         except BaseException:
             # Killed, or timed out from outside, while the transaction is under way or done.

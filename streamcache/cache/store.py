@@ -34,6 +34,8 @@ from streamcache.errors import CacheBusy, CacheError
 from streamcache.source.base import Version
 
 _DIRECTORIES = ("objects", "partial", "trash", "pins")
+_PROBE = "probe"
+_PROBE_BYTES = 64 * 1024
 # A byte of ``lock`` beyond those of the keys. Shared: uses the directory; exclusive: opens it.
 _USE = 1 << 61
 _ROUNDED = 2 * 10**9  # ns that a file system may be off with a file's time
@@ -61,6 +63,14 @@ class Fate(enum.Enum):
     LEFT = enum.auto()  # it is as it was
 
 
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """What had to be made again in a cache directory."""
+
+    lock: int  # the new file of locks, as all of it had been removed; -1: it is there
+    objects_lost: bool  # their folder had been removed
+
+
 class Store:
     """One cache directory."""
 
@@ -68,6 +78,7 @@ class Store:
         self.root = os.path.realpath(root)
         self.boot = _boot_id()
         self.lock = -1  # descriptor of the file of locks
+        self._device = 0  # where it lies
         self.partials = PartialFolder(self.root, self.boot)
         self.pins = PinFolder(self.root)
 
@@ -79,6 +90,7 @@ class Store:
         status = os.stat(self.root)
         if status.st_uid != os.geteuid() and os.geteuid() != 0:
             raise CacheError(f"cache directory {self.root!r} belongs to another user")
+        self._device = status.st_dev
         marker = os.path.join(self.root, "format")
         present = [name for name in _DIRECTORIES if os.path.lexists(self._path(name))]
         if present and not os.path.exists(marker):
@@ -86,16 +98,48 @@ class Store:
                 f"cache directory {self.root!r} has a {present[0]!r} that streamcache did not make;"
                 " name an empty directory"
             )
-        self.lock = os.open(self._path("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        alone = self._enter()
+        self.lock = self._open_lock()
+        alone = self._enter(self.lock)
         if alone:
             self._mark(marker)
-        for name in _DIRECTORIES:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(self._path(name), 0o700)
-            if os.path.islink(self._path(name)):
-                raise CacheError(f"{self._path(name)!r} is a symbolic link; a directory is needed")
+        self._make_folders()
         return alone
+
+    def look(self) -> None:
+        """Whether the directory is what it was when it was prepared. Raises CacheError, OSError."""
+        if not self._has_lock():
+            raise CacheError(f"cache directory {self.root!r} was removed")
+        for name in _DIRECTORIES:
+            if not stat.S_ISDIR(os.lstat(self._path(name)).st_mode):
+                raise CacheError(f"{self._path(name)!r} is no directory any more")
+
+    def probe(self) -> Renewed:
+        """Write, sync and remove a file, after folders that are missing were made again.
+
+        Raises CacheError, OSError.
+        """
+        os.makedirs(self.root, mode=0o700, exist_ok=True)
+        if os.stat(self.root).st_dev != self._device:
+            raise CacheError(f"cache directory {self.root!r} is on another file system now")
+        with contextlib.ExitStack() as stack:
+            lock = -1
+            if not self._has_lock():
+                lock = self._open_lock()
+                stack.callback(os.close, lock)
+                if self._enter(lock):
+                    self._mark(self._path("format"))
+            lost = not os.path.lexists(self._path("objects"))
+            self._make_folders()
+            self._write_and_sync(self._path(_PROBE))
+            if lock >= 0:
+                locks.try_lock(lock, _USE, 1, shared=True)
+            stack.pop_all()
+        return Renewed(lock, lost)
+
+    def take_lock(self, lock: int) -> None:
+        """What ``probe`` returned is the file of locks from now on."""
+        old, self.lock = self.lock, lock
+        os.close(old)
 
     def share(self) -> None:
         """Other processes may use the directory too, from now on."""
@@ -182,7 +226,7 @@ class Store:
             return -1
         with contextlib.ExitStack() as stack:
             stack.callback(os.close, fd)
-            if not _is_untouched(os.fstat(fd), version):
+            if not is_untouched(os.fstat(fd), version):
                 remove_foreign(self._object(name))
             elif lease(fd) and os.fstat(fd).st_nlink:
                 stack.pop_all()
@@ -330,13 +374,43 @@ class Store:
     def _object(self, name: str) -> str:
         return self._path("objects", name[:2], name)
 
-    def _enter(self) -> bool:
+    def _open_lock(self) -> int:
+        return os.open(self._path("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def _has_lock(self) -> bool:
+        """Whether the file of locks that we have is the one that others will find."""
+        try:
+            return os.path.samestat(os.stat(self._path("lock")), os.fstat(self.lock))
+        except FileNotFoundError:
+            return False
+
+    def _make_folders(self) -> None:
+        for name in _DIRECTORIES:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self._path(name), 0o700)
+            if os.path.islink(self._path(name)):
+                raise CacheError(f"{self._path(name)!r} is a symbolic link; a directory is needed")
+
+    @staticmethod
+    def _write_and_sync(path: str) -> None:
+        """Of several processes each does it; whoever comes second finds nothing to remove."""
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            if os.pwrite(fd, bytes(_PROBE_BYTES), 0) < _PROBE_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+    def _enter(self, lock: int) -> bool:
         """Use the directory; whether as the only one. Waits while another process opens it."""
         deadline = time.monotonic() + _OPEN_WAIT
         while True:
-            if locks.try_lock(self.lock, _USE, 1):
+            if locks.try_lock(lock, _USE, 1):
                 return True
-            if locks.try_lock(self.lock, _USE, 1, shared=True):
+            if locks.try_lock(lock, _USE, 1, shared=True):
                 return False
             if time.monotonic() > deadline:
                 raise CacheBusy(f"cache directory {self.root!r} is being opened by another process")
@@ -360,7 +434,7 @@ class Store:
             )
 
 
-def _is_untouched(status: os.stat_result, version: Version) -> bool:
+def is_untouched(status: os.stat_result, version: Version) -> bool:
     """Whether the file has the size and the modification time that the copy was given.
 
     Not to the nanosecond: some file systems keep 2 s. A file is older than that when it is copied

@@ -16,6 +16,8 @@ from streamcache.cache.evictor import Evictor
 from streamcache.cache.file import StreamFile
 from streamcache.cache.found import Found
 from streamcache.cache.freshness import Freshness
+from streamcache.cache.headroom import Headroom
+from streamcache.cache.health import Health
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.locks import KeyLocks
 from streamcache.cache.objects import ObjectHandle, Objects
@@ -25,9 +27,9 @@ from streamcache.cache.recovery import Recovery
 from streamcache.cache.removal import Removal
 from streamcache.cache.resources import Resources
 from streamcache.cache.space import Space
-from streamcache.cache.store import Store
+from streamcache.cache.store import Renewed, Store
 from streamcache.cache.workers import WorkerPool
-from streamcache.config import Config, changed
+from streamcache.config import Config, change, changed
 from streamcache.config.source import SourceConfig
 from streamcache.errors import CacheError, Closed, ConfigError, StreamCacheError
 from streamcache.source.breaker import Breaker
@@ -37,7 +39,7 @@ from streamcache.stats import Counters, SessionStatistics, Statistics
 from streamcache.units import parse_size
 
 _PIECE = 256 * 1024  # bytes of one read ahead
-_PREFETCH_WAIT = 30.0  # s: longer than any disk takes that is alive
+_PREFETCH_WAIT = 10.0  # s: longer than any disk takes that is alive
 _JOIN = 1.0  # s that close() waits for worker threads; one that hangs at the source stays behind
 
 log = logging.getLogger(__name__)
@@ -145,10 +147,10 @@ class StreamCache:
         assert self._parts is not None
         self._parts.provider.delivered(hot, client, count)
 
-    def take(self, hot: ObjectHandle, client: str) -> Delegate:
+    def take(self, hot: ObjectHandle, client: str, path: str) -> Delegate:
         """See ``Provider.take``, of what ``peek`` gave. Does not switch."""
         assert self._parts is not None
-        return self._parts.provider.take(hot, client)
+        return self._parts.provider.take(hot, client, path)
 
     def prefetch(self, fd: int, offset: int, count: int) -> None:
         """Have these bytes of a file in the page cache. Switches. Raises OSError, Closed.
@@ -173,6 +175,19 @@ class StreamCache:
         with parts.provider.find(path, ahead=0) as found:
             return StreamFile(found.open("local"), parts.disk.call, path)
 
+    def reconfigure(self, config: Config) -> tuple[str, ...]:
+        """Take what can change while it runs from ``config``; all at once, as it does not switch.
+
+        The names of options that differ and need a restart ("cache.size"). Those of [server],
+        [access], [limits] and [log] are not looked at. Raises ConfigError, and changes nothing,
+        when old and new do not go together.
+        """
+        new = change(self.config, config, ("source", "cache", "copy"))
+        self.config = new.config
+        if self._parts is not None:
+            self._parts.reconfigure(new.config)
+        return new.restart
+
     @property
     def operations(self) -> Operations:
         """What an operator does: look at entries, purge, pin, warm. Switches when it starts."""
@@ -180,9 +195,7 @@ class StreamCache:
 
     def statistics(self) -> Statistics:
         """A snapshot of counters, usage and live copies."""
-        counters = {**vars(self.counters)}
-        counters["requests"] = dict(self.counters.requests)
-        counters["bytes"] = dict(self.counters.bytes)
+        counters = self.counters.snapshot()
         parts = self._parts
         if parts is None:
             return Statistics(**counters)
@@ -191,6 +204,10 @@ class StreamCache:
             source_answers=not parts.breaker.is_open,
             source_openings=parts.breaker.openings,
             source_stuck=parts.stuck(),
+            disk_normal=not parts.health.degraded,
+            disk_reason=parts.health.reason,
+            disk_failures=parts.health.failures,
+            disk_stuck=parts.health.stuck(),
             usage=parts.space.used,
             reserved=parts.space.reserved,
             limit=parts.space.limit,
@@ -250,7 +267,9 @@ class _Parts:
 
     source: FileSystemSource
     breaker: Breaker
+    scheduler: Scheduler
     ledger: Ledger
+    health: Health
     recovery: Recovery
     evictor: Evictor
     provider: Provider
@@ -330,7 +349,7 @@ class _Parts:
             pool=self.probe,
             exhausted=self._no_thread_left,
         )
-        scheduler = Scheduler(
+        self.scheduler = Scheduler(
             self.source,
             self.reads,
             self.counters,
@@ -340,7 +359,16 @@ class _Parts:
             breaker=self.breaker,
         )
         keep = min(1024, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8)
-        objects = Objects(self.store, self.ledger, self.disk, keep=keep)
+        self.health = Health(
+            self.store,
+            self.disk,
+            headroom=Headroom(self.store, self.space, self.disk),
+            catalog=self.ledger.pool,
+            probe=self.ledger.probe,
+            renewed=self._renewed,
+        )
+        self.ledger.tell(self.health)
+        objects = Objects(self.store, self.ledger, self.disk, self.health, keep=keep)
         self.recovery = Recovery(self.store, self.ledger, self.space, objects, self.keys, self.disk)
         self.evictor = Evictor(
             self.space,
@@ -353,6 +381,7 @@ class _Parts:
             lock=os.path.join(self.store.root, "evictor"),
             sweep=self.recovery.sweep,
             each_look=objects.let_go_of_removed,
+            evicted=self.counters.evicted_age.observe,
         )
         self.space.on_fewer = objects.let_go_of_removed
         self.objects = objects
@@ -360,11 +389,12 @@ class _Parts:
             config=self.config,
             counters=self.counters,
             source=self.source,
-            scheduler=scheduler,
+            scheduler=self.scheduler,
             store=self.store,
             space=self.space,
             objects=objects,
             keys=self.keys,
+            health=self.health,
             disk=self.disk,
             meta=self.meta,
         )
@@ -373,8 +403,42 @@ class _Parts:
         )
         removal = Removal(resources, self.ledger)
         self.provider = Provider(resources, freshness, self.ledger, removal)
-        self.operations = Operations(resources, self.ledger, freshness, removal, self.provider)
+        self.operations = Operations(
+            resources,
+            self.ledger,
+            freshness,
+            removal,
+            self.provider,
+            lambda: not (self.breaker.is_open or self.health.degraded),
+        )
         self.evictor.start()
+        self.health.start()
+
+    def _renewed(self, what: Renewed) -> None:
+        """Some of the cache directory was removed, and made again."""
+        if what.lock >= 0:
+            self.store.take_lock(what.lock)
+            self.keys.use(what.lock)
+        if what.objects_lost:
+            self.ledger.begin_anew()
+
+    def reconfigure(self, config: Config) -> None:
+        """Other options, of those that can change. Does not switch."""
+        source, cache, copy = config.source, config.cache, config.copy
+        self.config = config
+        self.space.reconfigure(
+            high=cache.high_watermark,
+            low=cache.low_watermark,
+            cleanup=cache.cleanup,
+            max_file_size=cache.max_file_size,
+        )
+        self.ledger.reconfigure(cache)
+        self.evictor.reconfigure(cache.evict_interval)
+        self.breaker.reconfigure(source.timeout)
+        self.provider.reconfigure(config)
+        self.scheduler.reconfigure(
+            in_flight=copy.in_flight, step_time=copy.step_time, max_bandwidth=copy.max_bandwidth
+        )
 
     def stuck(self) -> int:
         """Threads whose call to the source should have come back."""
@@ -392,14 +456,17 @@ class _Parts:
 
     def close(self, *, timeout: float) -> None:
         """In the opposite order; also what was opened only in part. Switches."""
+        pools = [self.reads, self.meta, self.probe, self.disk]
         if hasattr(self, "provider"):
             self.breaker.stop()
+            self.operations.close()
+            if (prober := self.health.stop()) is not None:
+                pools.append(prober)
             self.provider.close(timeout)
-            self.evictor.stop()
+            self.evictor.stop(1.0 if self.health.degraded else 5.0)
             self.objects.close()
         if hasattr(self, "ledger"):
             self.ledger.close()
-        pools = (self.reads, self.meta, self.probe, self.disk)
         for pool in pools:
             pool.close()
         for pool in pools:

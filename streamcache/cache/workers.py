@@ -63,6 +63,7 @@ class WorkerPool:
         self.max_queue = max_queue
         self.pending = 0  # calls submitted and not finished
         self.threads = 0  # alive
+        self.answered = time.monotonic()  # s: when a call came back last
         self._closed = False
         self._all_gone = Event()
         self._since: dict[int, float] = {}  # per thread with a call: when it began, monotonic s
@@ -86,22 +87,33 @@ class WorkerPool:
         before = time.monotonic() - age
         return sum(since < before for since in tuple(self._since.values()))
 
+    def silent(self, age: float) -> bool:
+        """Whether a call has been out for ``age`` s, and none has come back since it began."""
+        before = time.monotonic() - age
+        return any(self.answered <= since < before for since in tuple(self._since.values()))
+
     def call(
         self,
         function: Callable[..., T],
         *args: Any,
         timeout: float | None = None,
         discard: Callable[[T], object] | None = None,
+        late: Callable[[], object] | None = None,
     ) -> T:
         """Run ``function(*args)`` in a worker thread and return its result. Switches.
 
         After ``timeout`` seconds TimeoutError is raised and the call goes on in its thread; what
         it returns then is given to ``discard``, in a worker thread (to close a descriptor, say).
-        Raises what the function raised, SourceBusy when the queue is full, Closed after close().
+        With ``late`` that is called then, in the hub, and the wait goes on: for a call whose
+        arguments must not be touched before it returns (I4). Raises what the function raised,
+        SourceBusy when the queue is full, Closed after close().
         """
         job = self._submit(function, args, discard)
         try:
             job.result.wait(timeout=timeout)
+            if late is not None and not job.result.ready():
+                late()
+                job.result.wait()
         except BaseException:
             # Killed or timed out from outside while waiting: nobody will take the result.
             if job.result.ready():
@@ -197,6 +209,8 @@ class WorkerPool:
     def _drain(self) -> None:
         """Hub callback: hand results to their waiters."""
         finished = self._finished
+        if finished:
+            self.answered = time.monotonic()
         while finished:
             job = finished.popleft()
             if job is None:

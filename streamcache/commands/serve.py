@@ -59,13 +59,13 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal comes, or check; ``arguments.parts`` is for tests."""
-    settings = settings_of(arguments)
+    settings_of(arguments)
     # Not before the settings are right: gevent takes most of the time until then.
     from streamcache.daemon import serve
 
     if not arguments.check:
-        return serve.serve(settings, arguments.parts)
-    serve.check(settings)
+        return serve.serve(lambda: settings_of(arguments), arguments.parts)
+    serve.check(settings_of(arguments))
     return OK
 
 

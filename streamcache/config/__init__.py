@@ -8,6 +8,7 @@ command line.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -59,3 +60,43 @@ def changed(config: Config, section: str, **values: Any) -> Config:
     return dataclasses.replace(
         config, **{section: dataclasses.replace(getattr(config, section), **values)}
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What another configuration means to somebody who runs."""
+
+    config: Config  # that holds from now on
+    applied: tuple[str, ...]  # options that changed: "cache.cleanup"
+    restart: tuple[str, ...]  # those that stay as they were until a restart
+
+
+def change(current: Config, wanted: Config, sections: Collection[str] = tuple(SECTIONS)) -> Change:
+    """``current`` with what can change while it runs (``Option.reload``) as ``wanted`` has it.
+
+    Raises ConfigError when the two do not go together. Other ``sections`` stay as they were.
+    """
+    applied, restart = [], []
+    for section in sections:
+        values = {}
+        for key, known in TABLE[section].items():
+            value = getattr(getattr(wanted, section), key)
+            if value == getattr(getattr(current, section), key):
+                continue
+            if known.reload:
+                values[key] = value
+                applied.append(f"{section}.{key}")
+            elif value or not known.zero:  # 0 stands for what was found out at the start
+                restart.append(f"{section}.{key}")
+        current = changed(current, section, **values)
+    return Change(current, tuple(applied), tuple(restart))
+
+
+def as_mapping(config: Config) -> dict[str, dict[str, Any]]:
+    """Its values by section and key, all of them text, numbers and truth values."""
+    return dataclasses.asdict(config)
+
+
+def of_mapping(values: Mapping[str, Mapping[str, Any]]) -> Config:
+    """The opposite of ``as_mapping``."""
+    return Config(**{name: kind(**values[name]) for name, kind in SECTIONS.items()})

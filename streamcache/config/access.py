@@ -22,6 +22,7 @@ class AccessConfig:
             Kind.TEXT,
             "who may connect: allow or deny, and all, an address, a network or unix, with commas"
             " between them; the first that fits decides; empty: everybody",
+            reload=True,
         ),
     )
     trusted_proxies: str = field(
@@ -30,6 +31,7 @@ class AccessConfig:
             Kind.TEXT,
             "addresses, networks or unix, with commas between them: the proxies whose"
             " X-Forwarded-For says who the client is; nobody else's is believed",
+            reload=True,
         ),
     )
     proxy_protocol: bool = field(
@@ -46,6 +48,7 @@ class AccessConfig:
             Kind.PATH,
             "a file of keys, lines of an id and hexadecimal digits: then a signed URL is needed"
             ' (see "streamcache sign --help"), or a password; empty: none',
+            reload=True,
         ),
     )
     htpasswd: str = field(
@@ -54,11 +57,14 @@ class AccessConfig:
             Kind.PATH,
             "a file of users and bcrypt hashes (htpasswd -B): then a password is needed, or a"
             ' signed URL; empty: none; needs pip install "streamcache[auth]"',
+            reload=True,
         ),
     )
     realm: str = field(
         default="streamcache",
-        metadata=option(Kind.TEXT, "what a browser calls the place that it asks a password for"),
+        metadata=option(
+            Kind.TEXT, "what a browser calls the place that it asks a password for", reload=True
+        ),
     )
 
     def __post_init__(self) -> None:

@@ -44,6 +44,7 @@ class CacheConfig:
             Kind.SHARE,
             "the share of the size at which eviction starts, so that there is room before it is"
             " needed",
+            reload=True,
         ),
     )
     low_watermark: float = field(
@@ -52,6 +53,7 @@ class CacheConfig:
             Kind.SHARE,
             "the share of the size at which eviction stops; below the high watermark, so that it"
             " runs seldom",
+            reload=True,
         ),
     )
     policy: Policy = field(
@@ -69,6 +71,7 @@ class CacheConfig:
             Kind.BOOL,
             "when false, nothing is evicted, and once the cache is full new files are served"
             " straight from the source",
+            reload=True,
         ),
     )
     max_file_size: int = field(
@@ -78,12 +81,16 @@ class CacheConfig:
             "larger files are served straight from the source, so that one of them does not push"
             " out everything else",
             zero="no limit but the size of the cache",
+            reload=True,
         ),
     )
     evict_interval: float = field(
         default=1.0,
         metadata=option(
-            Kind.DURATION, "how often usage is compared with the watermarks", minimum=SHORTEST
+            Kind.DURATION,
+            "how often usage is compared with the watermarks",
+            minimum=SHORTEST,
+            reload=True,
         ),
     )
     touch_interval: float = field(
@@ -92,6 +99,7 @@ class CacheConfig:
             Kind.DURATION,
             "one client's requests for one file within this time count as one use: a player that"
             " asks for a hundred ranges has watched one film",
+            reload=True,
         ),
     )
     workers: int = field(

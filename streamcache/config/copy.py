@@ -22,6 +22,7 @@ class CopyConfig:
             "what a copy does when its last client has left: finish it for the next one, or stop"
             " and keep what there is",
             choices=get_args(WhenIdle),
+            reload=True,
         ),
     )
     max_idle: int = field(
@@ -30,6 +31,7 @@ class CopyConfig:
             Kind.COUNT,
             "copies without a client that run at once; the others pause, so that people who zap"
             " through titles do not load the source; divided over the workers, rounded up",
+            reload=True,
         ),
     )
     max_bandwidth: int = field(
@@ -41,6 +43,7 @@ class CopyConfig:
             zero="no limit",
             per_second=True,
             minimum=64 * KiB,
+            reload=True,
         ),
     )
     in_flight: int = field(
@@ -51,6 +54,7 @@ class CopyConfig:
             " bound the speed; divided over the workers, at least 2 each",
             minimum=1,
             maximum=256,
+            reload=True,
         ),
     )
     claim_timeout: float = field(
@@ -60,6 +64,7 @@ class CopyConfig:
             "how long a reader waits for a block that another process is copying, before it reads"
             " the source itself: that process may be stopped",
             minimum=0.01,
+            reload=True,
         ),
     )
     step_time: float = field(
@@ -69,6 +74,7 @@ class CopyConfig:
             "how much of the source's time one read of a copy takes: a client that seeks waits at"
             " most for the reads already started",
             minimum=SHORTEST,
+            reload=True,
         ),
     )
 

@@ -19,6 +19,7 @@ class LimitsConfig:
             "clients connected at once; one more is answered with 503; divided over the workers,"
             " rounded up",
             zero="as many as each worker may open files for",
+            reload=True,
         ),
     )
     per_address: int = field(
@@ -29,6 +30,7 @@ class LimitsConfig:
             " more is answered with 429; a player has up to 6, and a household, a school or a"
             " mobile network may be one address; trusted proxies and Unix sockets are not counted",
             zero="no limit",
+            reload=True,
         ),
     )
     head_size: int = field(
@@ -39,21 +41,30 @@ class LimitsConfig:
             " memory",
             minimum=64,
             maximum=16 * MiB,
+            reload=True,
         ),
     )
     target_size: int = field(
         default=8 * KiB,
         metadata=option(
-            Kind.SIZE, "bytes of the path and query in a request", minimum=16, maximum=16 * MiB
+            Kind.SIZE,
+            "bytes of the path and query in a request",
+            minimum=16,
+            maximum=16 * MiB,
+            reload=True,
         ),
     )
     fields: int = field(
-        default=100, metadata=option(Kind.COUNT, "header fields of a request", minimum=1)
+        default=100,
+        metadata=option(Kind.COUNT, "header fields of a request", minimum=1, reload=True),
     )
     ranges: int = field(
         default=16,
         metadata=option(
-            Kind.COUNT, "ranges of one request; more are answered with the whole file", minimum=1
+            Kind.COUNT,
+            "ranges of one request; more are answered with the whole file",
+            minimum=1,
+            reload=True,
         ),
     )
     body_size: int = field(
@@ -62,6 +73,7 @@ class LimitsConfig:
             Kind.SIZE,
             "bytes of a request body that are read and thrown away to keep the connection; more"
             " close it",
+            reload=True,
         ),
     )
     head_timeout: float = field(
@@ -71,12 +83,16 @@ class LimitsConfig:
             "from the first byte of a request's head to its last: clients that dribble must not"
             " hold connections",
             minimum=SHORTEST,
+            reload=True,
         ),
     )
     keepalive_timeout: float = field(
         default=75.0,
         metadata=option(
-            Kind.DURATION, "how long a connection may be open without a request", minimum=SHORTEST
+            Kind.DURATION,
+            "how long a connection may be open without a request",
+            minimum=SHORTEST,
+            reload=True,
         ),
     )
     send_timeout: float = field(
@@ -85,12 +101,16 @@ class LimitsConfig:
             Kind.DURATION,
             "how long a client may take not a single byte of a response",
             minimum=SHORTEST,
+            reload=True,
         ),
     )
     body_timeout: float = field(
         default=10.0,
         metadata=option(
-            Kind.DURATION, "how long a client may take to send a request body", minimum=SHORTEST
+            Kind.DURATION,
+            "how long a client may take to send a request body",
+            minimum=SHORTEST,
+            reload=True,
         ),
     )
 

@@ -15,9 +15,9 @@ Format = Literal["combined", "json"]
 FIELDS: Final = (
     *("time", "client", "user", "method", "target", "protocol", "status", "bytes", "referer"),
     *("user_agent", "cache", "seconds", "range", "outcome", "bytes_cache", "bytes_source", "ttfb"),
-    *("host", "pid", "worker"),
+    *("host", "request_id", "pid", "worker"),
 )
-_USUAL: Final = ", ".join(FIELDS[:-3])
+_USUAL: Final = ", ".join(FIELDS[:-4])
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,15 @@ class LogConfig:
             flag="--log-level",
             metavar="LEVEL",
             choices=get_args(Level),
+            reload=True,
         ),
     )
     access: str = field(
         default="-",
         metadata=option(
-            Kind.PATH, 'where one line per response goes: a file, "-" for stderr, or "off"'
+            Kind.PATH,
+            'where one line per response goes: a file, "-" for stderr, or "off"',
+            reload=True,
         ),
     )
     format: Format = field(
@@ -47,6 +50,7 @@ class LogConfig:
             "how such a line is written: the Combined format, with further fields behind it, or"
             " a JSON object",
             choices=get_args(Format),
+            reload=True,
         ),
     )
     fields: str = field(
@@ -54,20 +58,76 @@ class LogConfig:
         metadata=option(
             Kind.TEXT,
             "what is in a line, in this order, with commas between the names; those of the Combined"
-            " format are always in it; host, pid and worker are others that there are",
+            " format are always in it; others are host, request_id, pid and worker",
+            reload=True,
+        ),
+    )
+    ignore_networks: str = field(
+        default="",
+        metadata=option(
+            Kind.TEXT,
+            "addresses, networks or unix, with commas between them: clients that are never in the"
+            " access log, as health checks",
+            reload=True,
+        ),
+    )
+    sample: float = field(
+        default=1.0,
+        metadata=option(
+            Kind.SHARE,
+            "how much of the access log is written, each response by chance; errors (status 400"
+            " and above) and responses that were cut always are",
+            reload=True,
+        ),
+    )
+    request_id: bool = field(
+        default=False,
+        metadata=option(
+            Kind.BOOL,
+            "give each request an id, that of X-Request-ID if one of access.trusted_proxies sends"
+            " it, and send it back: it is in its line of the access log and in those about errors",
+            reload=True,
+        ),
+    )
+    server_timing: bool = field(
+        default=False,
+        metadata=option(
+            Kind.BOOL,
+            "send Server-Timing with how the cache answered, how long that took, and the request's"
+            " id: browsers show it; everybody who asks gets to know it",
+            reload=True,
         ),
     )
 
     def __post_init__(self) -> None:
         check_fields(self, "log")
-        _check_names(self.field_names)
-        if self.format == "json" and not self.field_names:
+        given = _names(self.fields)
+        _check_names(given)
+        if self.format == "json" and not given:
             raise ConfigError(f"log.fields: '' names nothing; allowed: {', '.join(FIELDS)}")
+        if self.ignore_networks:
+            from streamcache.access.networks import Network, entries
+
+            try:
+                for entry in entries(self.ignore_networks):
+                    Network.parse(entry)
+            except ValueError as error:
+                raise ConfigError(f"log.ignore_networks: {error}") from None
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether requests have ids."""
+        return self.request_id or self.server_timing or "request_id" in _names(self.fields)
 
     @property
     def field_names(self) -> tuple[str, ...]:
-        """The names in ``fields``."""
-        return tuple(filter(None, (name.strip() for name in self.fields.split(","))))
+        """What is in a line: the names in ``fields``, and the id if there is one."""
+        given = _names(self.fields)
+        return (*given, "request_id") if self.has_ids and "request_id" not in given else given
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, (name.strip() for name in text.split(","))))
 
 
 def _check_names(names: tuple[str, ...]) -> None:

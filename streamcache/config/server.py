@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from typing import Final
 
+from streamcache.errors import ConfigError
 from streamcache.options import Kind, check_fields, option
 
 _MOST_WORKERS: Final = 1024
+_UMASK: Final = re.compile(r"0*[0-7]{1,3}")
 
 
 def usable_cores() -> int:
@@ -73,8 +76,80 @@ class ServerConfig:
         metadata=option(
             Kind.DURATION,
             "how long running responses may take to finish after the first SIGTERM or SIGINT",
+            reload=True,
+        ),
+    )
+
+    user: str = field(
+        default="",
+        metadata=option(
+            Kind.TEXT,
+            "the user, by name or number, that a server started as root becomes once it has its"
+            " socket; the cache directory must be that user's; empty: it stays who it is",
+            flag="--user",
+            metavar="NAME",
+        ),
+    )
+    group: str = field(
+        default="",
+        metadata=option(
+            Kind.TEXT,
+            "the group, by name or number; empty: the user's own",
+            flag="--group",
+            metavar="NAME",
+        ),
+    )
+    pid_file: str = field(
+        default="",
+        metadata=option(
+            Kind.PATH,
+            "a file that has the number of the main process as long as that lives; a second server"
+            " with the same one does not start; empty: none",
+            flag="--pid-file",
+            metavar="FILE",
+        ),
+    )
+    umask: str = field(
+        default="",
+        metadata=option(
+            Kind.TEXT,
+            'octal, as in umask(1): which rights new log files and Unix sockets do not get, "0027"'
+            " say; the cache directory is always the user's alone; empty: as it was started",
+        ),
+    )
+
+    tls_certificate: str = field(
+        default="",
+        metadata=option(
+            Kind.PATH,
+            "a PEM file with the server's certificate, then those that lead to a known authority;"
+            " with it all connections are TLS, 1.2 or 1.3, and no byte leaves by sendfile",
+            zero="no TLS",
+        ),
+    )
+    tls_key: str = field(
+        default="",
+        metadata=option(
+            Kind.PATH,
+            "a PEM file with the private key of server.tls_certificate, without a password; keep"
+            " it from other users",
+            zero="it is in the certificate's file",
         ),
     )
 
     def __post_init__(self) -> None:
         check_fields(self, "server")
+        if self.umask and not _UMASK.fullmatch(self.umask):
+            raise ConfigError(
+                f"server.umask: {self.umask!r} is not allowed; allowed: octal digits from 0 to 0777"
+            )
+        if self.tls_key and not self.tls_certificate:
+            raise ConfigError(
+                f"server.tls_key: {self.tls_key} is the key of no certificate; name that in"
+                " server.tls_certificate, or leave both out"
+            )
+
+    @property
+    def scheme(self) -> str:
+        """Of the URLs that are served."""
+        return "https" if self.tls_certificate else "http"

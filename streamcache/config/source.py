@@ -34,6 +34,7 @@ class SourceConfig:
             flag="--revalidate",
             metavar="DURATION",
             zero="every request asks",
+            reload=True,
         ),
     )
     revalidate_wait: float = field(
@@ -42,6 +43,7 @@ class SourceConfig:
             Kind.DURATION,
             "how long a request for a cached file waits for that answer before it gets what is"
             " cached: a slow source must not slow down hits",
+            reload=True,
         ),
     )
     stale_if_error: float = field(
@@ -49,6 +51,7 @@ class SourceConfig:
         metadata=option(
             Kind.DURATION,
             "how long cached files are still served while the source cannot be reached",
+            reload=True,
         ),
     )
     negative_ttl: float = field(
@@ -57,6 +60,7 @@ class SourceConfig:
             Kind.DURATION,
             'how long "no such file" is remembered, so that a crowd on a missing file asks the'
             " source once",
+            reload=True,
         ),
     )
     settle: float = field(
@@ -65,6 +69,7 @@ class SourceConfig:
             Kind.DURATION,
             "how long a file must be unchanged before it is cached: a file that is still being"
             " written is served straight from the source",
+            reload=True,
         ),
     )
     timeout: float = field(
@@ -73,6 +78,7 @@ class SourceConfig:
             Kind.DURATION,
             "how long a request waits for the source before it fails with 504",
             minimum=SHORTEST,
+            reload=True,
         ),
     )
     identity: Identity = field(

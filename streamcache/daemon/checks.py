@@ -9,6 +9,7 @@ import contextlib
 import errno
 import logging
 import os
+import socket
 import stat
 from typing import Final
 
@@ -33,6 +34,20 @@ _NETWORK_FUSE: Final = (
     *("seaweedfs", "smbnetfs", "sshfs"),
 )
 
+_ADDRESS_ERRORS: Final = frozenset(
+    {
+        errno.EADDRINUSE,
+        errno.EADDRNOTAVAIL,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EAFNOSUPPORT,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EROFS,
+        errno.ENAMETOOLONG,
+    }
+)
+
 
 def check(settings: Settings) -> None:
     """Check resolved settings against the machine, all but whether the address is free."""
@@ -41,6 +56,7 @@ def check(settings: Settings) -> None:
     check_apart(settings)
     check_access_log(settings)
     check_access(settings)
+    check_certificate(settings)
     parse_address(settings)
     parse_admin(settings)
 
@@ -132,7 +148,26 @@ def check_access(settings: Settings) -> None:
     except ConfigError as error:
         name, _, problem = str(error).partition(": ")
         raise ConfigError(f"{settings.where(*name.split('.'))}: {problem}") from None
-    for path in (settings.config.access.keys, settings.config.access.htpasswd):
+    _warn_of_others(settings.config.access.keys, settings.config.access.htpasswd)
+
+
+def check_certificate(settings: Settings) -> None:
+    """The certificate and its key can be used; they are read again by the server."""
+    server = settings.config.server
+    if not server.tls_certificate:
+        return
+    from streamcache.server.certificate import Certificate  # who does without needs no OpenSSL
+
+    try:
+        Certificate(server)
+    except ConfigError as error:
+        name, _, problem = str(error).partition(": ")
+        raise ConfigError(f"{settings.where(*name.split('.'))}: {problem}") from None
+    _warn_of_others(server.tls_key or server.tls_certificate)
+
+
+def _warn_of_others(*secrets: str) -> None:
+    for path in secrets:
         if path and os.stat(path).st_mode & 0o007:
             log.warning("%s can be read or written by every user of this machine", path)
 
@@ -174,6 +209,11 @@ def cannot_listen(settings: Settings, error: OSError) -> ConfigError:
         f"{settings.where('server', 'listen')}: cannot listen on {text}: {reason};"
         " allowed: an address of this machine and a port that is free (port 0 takes any)"
     )
+
+
+def is_address_error(error: OSError) -> bool:
+    """Whether another address would do."""
+    return isinstance(error, socket.gaierror) or error.errno in _ADDRESS_ERRORS
 
 
 def is_network(type_: str) -> bool:

@@ -19,11 +19,11 @@ from gevent._hub_local import get_hub_if_exists
 
 from streamcache.daemon.line import Line
 from streamcache.daemon.place import Place
-from streamcache.daemon.signals import IGNORED, STOPPING
+from streamcache.daemon.signals import ORDERS, STOPPING
 
 log = logging.getLogger(__name__)
 
-WATCHED: Final = (*STOPPING, signal.SIGCHLD, *IGNORED)  # what the supervisor has handlers for
+WATCHED: Final = (*STOPPING, signal.SIGCHLD, *ORDERS)  # what the supervisor has handlers for
 
 
 def fork(place: Place, live: Callable[[Line], int]) -> None:
@@ -59,9 +59,9 @@ def _live(live: Callable[[Line], int], line: Line) -> None:
         signal.set_wakeup_fd(-1)
         for number in (*STOPPING, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
-        for number in IGNORED:
+        for number in ORDERS:
             signal.signal(number, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGCHLD, *IGNORED))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGCHLD, *ORDERS))
         _leave_stdout()
         code = live(line)
     except BaseException:

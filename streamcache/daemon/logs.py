@@ -32,6 +32,11 @@ def configure(level: str, role: str = "") -> None:
     logging.raiseExceptions = False
 
 
+def set_level(level: str) -> None:
+    """Another level, after ``configure``."""
+    logging.getLogger().setLevel(level.upper())
+
+
 def role() -> str:
     """What this process is called in the logs; "" for the only one."""
     return _role

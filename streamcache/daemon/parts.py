@@ -25,6 +25,10 @@ class CachePart(Protocol):
         """Open the directory; CacheInUse, CacheError, ConfigError."""
         ...
 
+    def reconfigure(self, config: Config) -> tuple[str, ...]:
+        """Take what can change; options that need a restart. Does not switch. ConfigError."""
+        ...
+
     def statistics(self) -> Statistics:
         """What this process counted."""
         ...
@@ -48,7 +52,15 @@ class ServerPart(Protocol):
         ...
 
     def start(self) -> None:
-        """Bind, unless it was given a listener, and accept; OSError."""
+        """Accept; OSError."""
+        ...
+
+    def reconfigure(self, config: Config) -> tuple[str, ...]:
+        """Take what can change; options that need a restart. Switches. ConfigError."""
+        ...
+
+    def reopen_logs(self) -> None:
+        """Take what the names of its log files stand for now. Does not switch."""
         ...
 
     def stop(self, timeout: float | None = None) -> None:
@@ -61,28 +73,28 @@ class Parts:
     """How they are made; importing what they need makes no hub."""
 
     cache: Callable[[Config], CachePart]
-    # Of an address; or of a socket that listens, which other processes accept from too.
-    # The row: where its connections are counted by client.
-    server: Callable[[str | socket.socket, CachePart, AddressRow], ServerPart]
+    # Of a socket that listens, which other processes may accept from too. The row: where its
+    # connections are counted by client.
+    server: Callable[[socket.socket, CachePart, AddressRow], ServerPart]
 
 
 def real_parts() -> Parts:
     """The cache and server of this package."""
     from streamcache.cache.streamcache import StreamCache
+    from streamcache.server.acceptor import ACCEPTS_PER_TURN
     from streamcache.server.server import StreamCacheServer
 
     def make_cache(config: Config) -> StreamCache:
         return StreamCache(config=config)
 
     def make_server(
-        listen: str | socket.socket, cache: CachePart, addresses: AddressRow
+        listener: socket.socket, cache: CachePart, addresses: AddressRow
     ) -> StreamCacheServer:
         assert isinstance(cache, StreamCache)
-        if isinstance(listen, str):
-            return StreamCacheServer(listen, cache, addresses=addresses, worker=logs.role())
-        # One connection a turn: a worker that takes all that wait has them all.
+        # One connection a turn where there are others: who takes all that wait has them all.
+        most = ACCEPTS_PER_TURN if cache.config.server.workers == 1 else 1
         return StreamCacheServer(
-            listen, cache, max_accept=1, addresses=addresses, worker=logs.role()
+            listener, cache, max_accept=most, addresses=addresses, worker=logs.role()
         )
 
     return Parts(make_cache, make_server)

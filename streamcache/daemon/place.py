@@ -28,6 +28,7 @@ class Place:
     pid: int = 0  # 0: nobody is here
     line: Line | None = None  # until its end was read
     accepts: bool = False
+    reloading: bool = False  # it was told to, and has not answered
     problem: str = ""  # why it could not start, in its own words
     code: int = 1  # the daemon's, for that
     born: float = 0.0
@@ -47,7 +48,7 @@ class Place:
         """It is dead; how long it lived, in seconds."""
         if self.line is not None:
             self.line.close()
-        self.pid, self.line, self.accepts = 0, None, False
+        self.pid, self.line, self.accepts, self.reloading = 0, None, False, False
         return monotonic() - self.born
 
     def wait(self, *, lived: float = 0.0) -> None:

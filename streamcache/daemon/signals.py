@@ -9,7 +9,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 import gevent
@@ -18,22 +19,33 @@ from gevent.event import Event
 log = logging.getLogger(__name__)
 
 STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
-IGNORED: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)  # else they end a process
+RELOAD: Final = signal.SIGHUP
+REOPEN: Final = signal.SIGUSR1
+UPGRADE: Final = signal.SIGUSR2
+ORDERS: Final = (RELOAD, REOPEN, UPGRADE)  # to the main process; workers ignore them
 
 
-class StopSignals:
-    """Counts SIGTERM and SIGINT from the moment it is made."""
+class Signals:
+    """Counts SIGTERM and SIGINT from the moment it is made, and calls ``orders`` for others."""
 
-    def __init__(self, die: Callable[[int], object] = os._exit) -> None:
+    def __init__(
+        self,
+        orders: Mapping[signal.Signals, Callable[[], object]] | None = None,
+        die: Callable[[int], object] = os._exit,
+    ) -> None:
         self._die = die
         self._stopping = Event()
         self._signalled = False
         self._watchers = [
             gevent.signal_handler(number, self._received, number) for number in STOPPING
         ]
+        for number, order in (orders or {}).items():
+            self._watchers.append(
+                gevent.signal_handler(number, partial(self._ordered, order), number)
+            )
 
     def __repr__(self) -> str:
-        return f"<StopSignals stopping={self.stopping}>"
+        return f"<Signals stopping={self.stopping}>"
 
     @property
     def stopping(self) -> bool:
@@ -57,6 +69,13 @@ class StopSignals:
         """Listen no more; the signals are ignored from here on."""
         for watcher in self._watchers:
             watcher.cancel()
+
+    def _ordered(self, order: Callable[[], object], number: signal.Signals) -> None:
+        if self.stopping:
+            log.info("ignored signal=%s: draining", number.name)
+            return
+        log.info("received signal=%s", number.name)
+        order()
 
     def _received(self, number: signal.Signals) -> None:
         # Not "stopping": Ctrl-C goes to the whole group of processes, so a worker hears of it

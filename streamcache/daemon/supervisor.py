@@ -25,82 +25,54 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from streamcache.admin.board import Board
-from streamcache.admin.sockets import Sockets, open_sockets
-from streamcache.config import Config, changed
-from streamcache.daemon import checks, logs, worker
+from streamcache.config import as_mapping
+from streamcache.daemon import logs, worker
 from streamcache.daemon.forking import WATCHED, fork
 from streamcache.daemon.line import Line
+from streamcache.daemon.mainprocess import MainProcess
 from streamcache.daemon.parts import Parts
 from streamcache.daemon.place import Place
+from streamcache.daemon.reloading import Reload
 from streamcache.daemon.shares import share_of
-from streamcache.daemon.signals import IGNORED, STOPPING
+from streamcache.daemon.signals import ORDERS, RELOAD, REOPEN, STOPPING, UPGRADE
 from streamcache.errors import ConfigError, StreamCacheError
-from streamcache.server.address import Address, SocketFile
 from streamcache.settings import Settings
 
 log = logging.getLogger(__name__)
 
+RELOAD_WAIT: Final = 10.0  # s that workers may take to reload until they are not waited for
 START_OVER: Final = 5.0  # s that the others get to end when one cannot start
 DRAIN_GRACE: Final = 30.0  # s beside server.drain_timeout until a worker that hangs is killed
 
 monotonic = time.monotonic
 
 
-def supervise(settings: Settings, parts: Parts, announce: Callable[[str, Config], None]) -> int:
+def supervise(main: MainProcess, parts: Parts) -> int:
     """Serve with ``server.workers`` processes until a signal comes and all are drained.
 
     The exit code: 0, or 1 when one of them did not drain. Raises ConfigError for whatever a
-    setting can mend, before ``announce`` is called, which is once.
+    setting can mend, before the ready line is printed.
     """
-    config = settings.config
-    address = checks.parse_address(settings)
-    with ExitStack() as outlast, ExitStack() as stack:
-        try:
-            listener = address.bind(config.server.backlog, socket.socket)
-        except OSError as error:
-            if worker.is_address_error(error):
-                raise checks.cannot_listen(settings, error) from error
-            raise
-        stack.callback(listener.close)
-        if address.path:
-            stack.callback(SocketFile(address.path).remove)
-        admin = open_sockets(settings, Address.of(listener))
-        if admin is not None:  # it is there until all are drained
-            outlast.enter_context(admin)
-        supervisor = _Supervisor(settings, parts, listener, announce, stack.close, admin)
-        return supervisor.run()
+    return _Supervisor(main, parts).run()
 
 
 class _Supervisor:
-    def __init__(
-        self,
-        settings: Settings,
-        parts: Parts,
-        listener: socket.socket,
-        announce: Callable[[str, Config], None],
-        let_go: Callable[[], None],
-        admin: Sockets | None,
-    ) -> None:
-        self._settings = settings
+    def __init__(self, main: MainProcess, parts: Parts) -> None:
+        self._main = main
         self._parts = parts
-        self._listener = listener
-        self._announce = announce
-        self._let_go = let_go  # of the address: nobody new gets in
-        self._admin = admin
-        self._url = Address.of(listener).url
-        workers = settings.config.server.workers
+        workers = main.settings.config.server.workers
         self._places = [Place(index) for index in range(workers)]
         self._board = Board(workers)
-        self._drain_timeout = settings.config.server.drain_timeout
         self._announced = False
         self._draining = False
         self._kill_at = math.inf
+        self._reload: Reload | None = None  # the one that workers are at
+        self._reload_end = math.inf
+        self._reload_wanted = False
         self._failed = False  # while it drained
         # Python's signal handlers run late; the bytes that its C handler writes here wake poll().
         self._woken, self._waker = socket.socketpair()
@@ -140,6 +112,8 @@ class _Supervisor:
         for place in self._places:
             self._listen(place)
             self._reap(place)
+        if self._main.is_succeeded() and not self._draining:
+            self._drain(self._main.settings.config.server.drain_timeout + DRAIN_GRACE)
         if self._draining:
             if monotonic() >= self._kill_at:
                 self._kill_at = math.inf
@@ -150,7 +124,11 @@ class _Supervisor:
                 self._fork(place)
         if not self._announced and all(place.accepts for place in self._places):
             self._announced = True
-            self._announce(self._url, self._settings.config)
+            self._main.serves()
+        if self._reload is not None:
+            self._go_on_reloading()
+        if self._reload is None and self._reload_wanted and self._announced:
+            self._begin_reload()
         return True
 
     def _wait(self) -> bytes:
@@ -161,6 +139,11 @@ class _Supervisor:
             if place.line is not None:
                 poll.register(place.line, select.POLLIN)
         next_ = min(self._kill_at, *(place.due for place in self._places))
+        if (successor := self._main.successor) is not None:
+            poll.register(successor, select.POLLIN)
+            next_ = min(next_, successor.deadline)
+        if self._reload is not None:
+            next_ = min(next_, self._reload_end)
         timeout = None if next_ == math.inf else max(0.0, next_ - monotonic()) * 1000
         poll.poll(None if timeout is None else math.ceil(timeout))
         with contextlib.suppress(BlockingIOError):
@@ -170,8 +153,10 @@ class _Supervisor:
     # -- signals
 
     def _signalled(self, number: int) -> None:
-        if number in IGNORED:
-            log.info("ignored signal=%s", signal.Signals(number).name)
+        if number == RELOAD and not self._draining:
+            self._reload_wanted = True  # not lost when another one runs, or before the start
+        elif number in ORDERS:
+            self._ordered(signal.Signals(number))
         if number not in STOPPING:
             return
         name = signal.Signals(number).name
@@ -182,22 +167,68 @@ class _Supervisor:
             # Not waited for: a worker may hang in the kernel.
             os._exit(128 + number)
         log.info("draining signal=%s; a second signal ends at once", name)
-        self._drain(self._drain_timeout + DRAIN_GRACE)
+        self._drain(self._main.settings.config.server.drain_timeout + DRAIN_GRACE)
+
+    def _ordered(self, number: signal.Signals) -> None:
+        if self._draining or not self._announced:
+            state = "draining" if self._draining else "the daemon is not ready yet"
+            log.info("ignored signal=%s: %s", number.name, state)
+            return
+        log.info("received signal=%s", number.name)
+        if number == REOPEN:
+            self._order("reopen")
+        elif number == UPGRADE:
+            self._main.start_successor()
+
+    def _begin_reload(self) -> None:
+        """Read all again; workers are told, and answer in time or are not waited for."""
+        self._reload_wanted = False
+        log.info("reloading")
+        self._main.notifier.reloading()
+        try:
+            reload = self._main.read_again()
+        except ConfigError as error:
+            self._main.not_reloaded(error)
+            return
+        self._main.adopt(reload)
+        self._reload = reload
+        self._reload_end = monotonic() + RELOAD_WAIT
+        for place in self._places:
+            place.reloading = place.line is not None
+        self._order("reload", config=as_mapping(self._share.config))
+
+    def _go_on_reloading(self) -> None:
+        """Until all have answered, or for long enough."""
+        assert self._reload is not None
+        late = [place.name for place in self._places if place.reloading]
+        if late and monotonic() < self._reload_end:
+            return
+        if late:
+            log.error("not reloaded by workers=%s: no answer", ",".join(late))
+        for place in self._places:
+            place.reloading = False
+        self._main.reloaded(self._reload)
+        self._reload = None
+
+    def _order(self, order: str, **more: Any) -> None:
+        """Tell all workers."""
+        for place in self._places:
+            if place.line is not None:
+                place.line.tell(order=order, **more)
 
     def _wished(self, place: Place) -> None:
         """Whoever reached its admin listener wants the end; it may be wished for twice."""
         if not self._draining:
             log.info("draining: the admin listener of %s was asked to", place.name)
-            self._drain(self._drain_timeout + DRAIN_GRACE)
+            self._drain(self._main.settings.config.server.drain_timeout + DRAIN_GRACE)
 
     def _drain(self, timeout: float) -> None:
         self._draining = True
         self._kill_at = monotonic() + timeout
-        self._let_go()
+        self._main.stopping()
         for place in self._places:
             place.due = math.inf
-            if place.line is not None:
-                place.line.tell(order="drain")
+        self._order("drain")
 
     def _kill(self, why: str) -> None:
         for place in self._places:
@@ -225,23 +256,29 @@ class _Supervisor:
 
     def _live(self, place: Place, line: Line) -> int:
         """The life of the worker that was born here, in its own process; its exit code."""
+        self._main.forked()
         self._woken.close()
         self._waker.close()
         for other in self._places:
             if other.line is not None:
                 other.line.close()  # else nobody would read the end of those
-        settings = self._settings
+        settings = self._share
         logs.configure(settings.config.log.level, role=place.name)
         logs.name_process(f"streamcache {place.name}")
-        share = share_of(settings.config, len(self._places))
         return worker.main(
-            replace(settings, config=share),
+            settings,
             self._parts,
-            self._listener,
+            self._main.listener.socket,
             self._board.slot(place.index),
             line,
-            self._admin,
+            self._main.admin,
         )
+
+    @property
+    def _share(self) -> Settings:
+        """The settings of each worker."""
+        settings = self._main.settings
+        return replace(settings, config=share_of(settings.config, len(self._places)))
 
     def _listen(self, place: Place) -> None:
         """Take what a worker says until it accepts, and the end of its line."""
@@ -254,10 +291,14 @@ class _Supervisor:
             if "wish" in message:
                 self._wished(place)
                 continue
+            if "reloaded" in message:
+                place.reloading = False
+                if message["problem"]:
+                    log.error("not reloaded worker=%s: %s", place.name, message["problem"])
+                continue
             place.accepts = True
             if not self._announced and place.index == 0:
-                config = changed(self._settings.config, "cache", size=message["size"])
-                self._settings = replace(self._settings, config=config)
+                self._main.found_size(message["size"])
                 if not self._draining:
                     for other in self._places[1:]:
                         other.due = 0.0

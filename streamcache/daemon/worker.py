@@ -1,19 +1,19 @@
 """A process that serves: open the cache, listen, say so, wait, drain.
 
 Main greenlet, with those that publish counts and answer the admin listener and, in a worker of
-several, the hub's callback that hears the supervisor. ``serve.py`` runs this in the daemon itself
+several, the hub's callback that hears the supervisor. ``alone.py`` runs this in the daemon itself
 when there is one worker, ``supervisor.py`` in a forked process each.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -24,15 +24,14 @@ from streamcache.admin.board import Slot
 from streamcache.admin.peers import Peers
 from streamcache.admin.publishing import Publishing
 from streamcache.admin.site import answering
-from streamcache.admin.sockets import Sockets, open_sockets
+from streamcache.admin.sockets import Sockets
 from streamcache.admin.subject import Subject
-from streamcache.config import Config
-from streamcache.daemon import checks
+from streamcache.config import Config, of_mapping
+from streamcache.daemon import logs
 from streamcache.daemon.line import Line
-from streamcache.daemon.parts import Parts, ServerPart
-from streamcache.daemon.signals import STOPPING, StopSignals
+from streamcache.daemon.parts import CachePart, Parts, ServerPart
+from streamcache.daemon.signals import STOPPING, Signals
 from streamcache.errors import CacheError, CacheInUse, ConfigError, SourceError, StreamCacheError
-from streamcache.server.address import Address
 from streamcache.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -40,40 +39,41 @@ log = logging.getLogger(__name__)
 ORPHAN_DRAIN: Final = 5.0  # s that running responses get when the supervisor is gone
 ORPHAN_END: Final = 25.0  # s until an orphan ends whatever still hangs
 
-Ready = Callable[[str, Config], None]  # told the URL, and the config with its real size
 
-_ADDRESS_ERRORS: Final = frozenset(
-    {
-        errno.EADDRINUSE,
-        errno.EADDRNOTAVAIL,
-        errno.EACCES,
-        errno.EPERM,
-        errno.EAFNOSUPPORT,
-        errno.ENOENT,
-        errno.ENOTDIR,
-        errno.EROFS,
-        errno.ENAMETOOLONG,
-    }
-)
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A cache and a server that accepts, and what can be done to them meanwhile."""
+
+    cache: CachePart
+    server: ServerPart
+
+    def reconfigure(self, config: Config) -> None:
+        """Take what can change from ``config``, all of it at once. Switches. Raises ConfigError."""
+        self.server.reconfigure(config)  # reads files, and may fail
+        self.cache.reconfigure(config)
+        logs.set_level(config.log.level)
+
+    def reopen_logs(self) -> None:
+        """Take what the names of the log files stand for now. Does not switch."""
+        self.server.reopen_logs()
 
 
-def run(
+@contextmanager
+def serving(
     settings: Settings,
     parts: Parts,
-    listen: str | socket.socket,
+    listener: socket.socket,
     slot: Slot,
-    signals: StopSignals,
-    ready: Ready,
-    orphaned: Event | None = None,
+    signals: Signals,
+    admin: Sockets | None,
     *,
-    admin: Sockets | None = None,
+    orphaned: Event | None = None,
     drain: Callable[[], object] | None = None,
-) -> None:
-    """Serve until ``signals`` says stop, then drain. Switches.
+) -> Iterator[Serving]:
+    """Open the cache and accept; in the end drain, and close it. Switches.
 
-    ``admin`` and ``drain``, which ends the whole server, are the supervisor's, if there is one.
-
-    Raises ConfigError for whatever a setting can mend, before ``ready`` is called.
+    ``drain``: ends the whole server, if that is not the same as telling ``signals`` to stop.
+    Raises ConfigError for whatever a setting can mend, before it yields.
     """
     with ExitStack() as stack:
         cache = parts.cache(settings.config)
@@ -82,20 +82,10 @@ def run(
         except (CacheError, OSError) as error:
             raise cannot_start(settings, error) from error
         stack.callback(cache.close)
-        server = parts.server(listen, cache, slot.addresses)
-        try:
-            server.start()
-        except OSError as error:
-            if is_address_error(error):
-                raise checks.cannot_listen(settings, error) from error
-            raise
+        server = parts.server(listener, cache, slot.addresses)
+        server.start()
         publishing = Publishing(slot, cache, server)
         stack.enter_context(publishing.running())
-        if drain is None:  # no supervisor
-            drain = partial(signals.stop, "the admin listener was asked to")
-            admin = open_sockets(settings, Address.read(server.url))
-            if admin is not None:
-                stack.enter_context(admin)
         if admin is not None:
             subject = Subject(
                 name=slot.worker,
@@ -105,18 +95,11 @@ def run(
                 publishing=publishing,
                 peers=Peers(admin, slot.worker),
                 draining=lambda: signals.stopping,
-                drain=drain,
+                drain=drain or partial(signals.stop, "the admin listener was asked to"),
             )
             stack.enter_context(answering(admin, subject))
-        stack.callback(_drain, server, settings.config.server.drain_timeout, orphaned)
-        if not signals.stopping:
-            ready(server.url, cache.config)
-            signals.wait()
-
-
-def is_address_error(error: OSError) -> bool:
-    """Whether another address would do."""
-    return isinstance(error, socket.gaierror) or error.errno in _ADDRESS_ERRORS
+        stack.callback(_drain, cache, server, orphaned)
+        yield Serving(cache, server)
 
 
 def cannot_start(settings: Settings, error: CacheError | OSError) -> ConfigError:
@@ -129,7 +112,8 @@ def cannot_start(settings: Settings, error: CacheError | OSError) -> ConfigError
     return ConfigError(f"{where}: {error}; allowed: a writable directory on a local disk")
 
 
-def _drain(server: ServerPart, timeout: float, orphaned: Event | None) -> None:
+def _drain(cache: CachePart, server: ServerPart, orphaned: Event | None) -> None:
+    timeout = cache.config.server.drain_timeout
     if orphaned is None:
         server.stop(timeout=timeout)
         return
@@ -154,25 +138,28 @@ def main(
     listener: socket.socket,
     slot: Slot,
     line: Line,
-    admin: Sockets | None = None,
+    admin: Sockets | None,
 ) -> int:
     """The life of one worker of several; its exit code. Signals are blocked when it begins.
 
-    ``line`` leads to the supervisor. It hears {"ready": ...}, {"error": ..., "code": ...} or
-    {"wish": "drain"} from here, and we hear {"order": "drain"}, or its end.
+    ``line`` leads to the supervisor. It hears {"ready": ...}, {"error": ..., "code": ...},
+    {"reloaded": ...} or {"wish": "drain"} from here, and we hear {"order": ...}, or its end.
     """
-    signals = StopSignals()
+    signals = Signals()
     orphaned = Event()
     watcher = gevent.get_hub().loop.io(line.fileno(), 1)
-    watcher.start(_heard, line, watcher, signals, orphaned)
+    inbox = _Inbox(line, watcher, signals, orphaned)
+    watcher.start(inbox.heard)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
-
-    def ready(_: str, config: Config) -> None:
-        line.tell(ready=True, size=config.cache.size)
-
     try:
         wish = partial(line.tell, wish="drain")
-        run(settings, parts, listener, slot, signals, ready, orphaned, admin=admin, drain=wish)
+        with serving(
+            settings, parts, listener, slot, signals, admin, orphaned=orphaned, drain=wish
+        ) as this:
+            if not signals.stopping:
+                line.tell(ready=True, size=this.cache.config.cache.size)
+                inbox.serves(this)
+                signals.wait()
     except ConfigError as error:
         line.tell(error=str(error), code=2)
         return 2
@@ -184,13 +171,56 @@ def main(
     return 0
 
 
-def _heard(line: Line, watcher: Any, signals: StopSignals, orphaned: Event) -> None:
-    for _ in line.hear():
-        signals.stop("the supervisor says so")
-    if not line.ended:
-        return
-    watcher.stop()
-    log.error("the supervisor is gone, ending")
-    orphaned.set()
-    signals.stop("no supervisor")
-    gevent.spawn_later(ORPHAN_END, os._exit, 1)
+class _Inbox:
+    """What the supervisor says. Called by the hub."""
+
+    def __init__(self, line: Line, watcher: Any, signals: Signals, orphaned: Event) -> None:
+        self._serving: Serving | None = None  # None: not yet
+        self._line, self._watcher = line, watcher
+        self._signals, self._orphaned = signals, orphaned
+        self._wanted: Config | None = None  # what to reload, once it serves
+        self._reloading: gevent.Greenlet[..., None] | None = None
+
+    def serves(self, serving: Serving) -> None:
+        """Whose orders these are."""
+        self._serving = serving
+        self._reload()
+
+    def heard(self) -> None:
+        """Do what was ordered; when the supervisor is gone, end."""
+        for message in self._line.hear():
+            self._obey(message)
+        if not self._line.ended:
+            return
+        self._watcher.stop()
+        log.error("the supervisor is gone, ending")
+        self._orphaned.set()
+        self._signals.stop("no supervisor")
+        gevent.spawn_later(ORPHAN_END, os._exit, 1)
+
+    def _obey(self, message: dict[str, Any]) -> None:
+        match message["order"]:
+            case "drain":
+                self._signals.stop("the supervisor says so")
+            case "reopen" if self._serving is not None:
+                self._serving.reopen_logs()
+            case "reload":
+                self._wanted = of_mapping(message["config"])
+                self._reload()
+
+    def _reload(self) -> None:
+        if self._serving is not None and self._wanted is not None and not self._reloading:
+            self._reloading = gevent.spawn(self._do_reload, self._serving)
+
+    def _do_reload(self, serving: Serving) -> None:
+        """Greenlet: one reload after the other, the last one wins."""
+        while self._wanted is not None:
+            wanted, self._wanted = self._wanted, None
+            problem = ""
+            try:
+                serving.reconfigure(wanted)
+            except Exception as error:
+                log.debug("not reloaded", exc_info=True)
+                problem = str(error) or type(error).__name__
+            self._line.tell(reloaded=not problem, problem=problem)
+        self._reloading = None

@@ -33,11 +33,15 @@ _OTHER_VERSIONS = frozenset(f"HTTP/{a}.{b}" for a in range(10) for b in range(10
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one head may take: bytes of head, bytes of request target, number of field lines."""
+    """What one head may take: bytes of head, bytes of request target, number of field lines.
+
+    ``scheme``: "http", or "https" over TLS, of the URL that a target in absolute-form has.
+    """
 
     head_size: int = 32 * 1024
     target_size: int = 8 * 1024
     fields: int = 100
+    scheme: str = "http"
 
     def __post_init__(self) -> None:
         if min(self.head_size, self.target_size, self.fields) <= 0:
@@ -195,7 +199,7 @@ def parse_head(head: bytes, limits: Limits) -> Request:
     # holds: the left side has one CR and LF for each pair plus the bare ones.
     if head.translate(None, TEXT) != b"\r\n" * (len(lines) - 1):
         raise BadRequest(400, "control byte or bare line end")
-    path = resolve(method, target)
+    path = resolve(method, target, limits.scheme)
     if len(lines) - 1 > limits.fields:
         raise BadRequest(431, "too many fields")
     headers = parse_fields(lines[1:])

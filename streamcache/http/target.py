@@ -32,12 +32,14 @@ def is_authority(text: str) -> bool:
     return _match_authority(text) is not None
 
 
-def resolve(method: str, target: str) -> str:
+def resolve(method: str, target: str, own_scheme: str = "http") -> str:
     """The path that a request target names (see ``Request.path``).
+
+    ``own_scheme``: of the connection, "https" over TLS.
 
     Raises BadRequest: 400 for a target that is malformed, that its method does not allow or that
     leads out of the root; 404 for an escaped slash within a segment, as no file name has one;
-    421 for a resource that only TLS may serve (RFC 9110 7.4).
+    421 for a resource of the other scheme (RFC 9110 7.4).
     """
     if method == "CONNECT":
         _check_tunnel(target)
@@ -51,20 +53,20 @@ def resolve(method: str, target: str) -> str:
     scheme, mark, rest = target.partition("://")
     if not mark:
         raise BadRequest(400, "request target in no known form")
-    return _absolute(method, scheme.lower(), rest)
+    return _absolute(method, scheme.lower(), rest, own_scheme)
 
 
-def _absolute(method: str, scheme: str, rest: str) -> str:
+def _absolute(method: str, scheme: str, rest: str, own_scheme: str) -> str:
     # RFC 9112 3.2.2. The authority takes the place of Host; we serve all names alike
     cut = min((at for at in (rest.find("/"), rest.find("?")) if at >= 0), default=len(rest))
     match = _match_authority(rest[:cut])
     # RFC 9110 4.2.1: no empty host; 4.2.4: user information is treated as an error
     if match is None or not (match["name"] or rest.startswith("[")):
         raise BadRequest(400, "invalid authority")
-    if scheme == "https":
-        raise BadRequest(421, "https resource on a plain connection")
-    if scheme != "http":
+    if scheme not in ("http", "https"):
         raise BadRequest(400, "unknown scheme")
+    if scheme != own_scheme:
+        raise BadRequest(421, "resource of another scheme than the connection's")
     if method == "OPTIONS" and cut == len(rest):
         return ""  # RFC 9112 3.2.4: what the last proxy makes "OPTIONS *" of
     path = rest[cut:]

@@ -1,7 +1,7 @@
 """The access log: one line per response, in the form and with the fields that ``[log]`` says. Hub.
 
-What a line has is in ``logline.py``, how it is written without holding the hub in
-``linewriter.py``.
+What a line has is in ``logline.py``, which responses have one in ``logchoice.py``, how it is
+written without holding the hub in ``linewriter.py``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Final
 from streamcache.config.log import LogConfig
 from streamcache.server.clock import Clock
 from streamcache.server.linewriter import LineWriter
+from streamcache.server.logchoice import Choice
 from streamcache.server.logline import Served, form_of
 
 OFF: Final = "off"
@@ -24,19 +25,20 @@ class AccessLog:
         """Raises OSError. ``worker``: the name of this process, if it has one."""
         self._clock = clock
         self._form = form_of(config, worker)
+        self._choice = Choice(config)
         self._writer = None if config.access == OFF else LineWriter(config.access)
         self.enabled: Final = self._writer is not None  # whether anything is written at all
         # Whether every response is logged by the line that ``usual_line`` makes: then who makes
         # it itself may ``add`` it.
-        self.usual: Final = self.enabled and self._form.usual
+        self.usual: Final = self.enabled and self._form.usual and self._choice.everything
         self.add: Callable[[str], None] = _nothing if self._writer is None else self._writer.add
 
     def __repr__(self) -> str:
         return f"<AccessLog {self._writer or OFF}>"
 
     def served(self, response: Served) -> None:
-        """Log it."""
-        if self.enabled:
+        """Log it, if it is one of those that are."""
+        if self.enabled and self._choice.takes(response):
             self.add(self._form.line(response, self._clock))
 
     def flush(self) -> None:

@@ -23,11 +23,12 @@ UNIX = "unix:"
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A TCP host and port, or with ``path`` the name of a Unix socket."""
+    """A TCP host and port, or with ``path`` the name of a Unix socket; ``scheme`` of its URL."""
 
     host: str = ""
     port: int = 0
     path: str = ""
+    scheme: str = "http"
 
     def __post_init__(self) -> None:
         if not self.path and not 0 <= self.port <= 65535:
@@ -52,17 +53,21 @@ class Address:
         return cls(host.removeprefix("[").removesuffix("]"), int(digits))
 
     @classmethod
-    def of(cls, sock: _socket.socket) -> Address:
+    def of(cls, sock: _socket.socket, scheme: str = "http") -> Address:
         """Where a bound socket really listens."""
         name = sock.getsockname()
         if sock.family == _socket.AF_UNIX:
             return cls(path=os.fsdecode(name) or "(unnamed)")
-        return cls(name[0], name[1])
+        return cls(name[0], name[1], scheme=scheme)
 
     @classmethod
     def read(cls, url: str) -> Address:
         """The address that a ``url`` of ours, below, stands for."""
-        return cls.parse(url.removeprefix("http://").removesuffix("/"))
+        scheme, mark, rest = url.partition("://")
+        if not mark:
+            return cls.parse(url)
+        found = cls.parse(rest.removesuffix("/"))
+        return cls(found.host, found.port, scheme=scheme)
 
     @property
     def url(self) -> str:
@@ -70,7 +75,7 @@ class Address:
         if self.path:
             return UNIX + self.path
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}/"
+        return f"{self.scheme}://{host}:{self.port}/"
 
     def bind(self, backlog: int, kind: Callable[..., Any] = GeventSocket) -> Any:
         """A socket that listens here; OSError when that cannot be had.

@@ -66,6 +66,12 @@ class Admission:
         self._pool = WorkerPool("passwords", size=HASHES, max_queue=HASHES_WAITING)
         self._hashes: dict[Credentials, Greenlet[..., bool | None]] = {}
 
+    def reconfigure(self, access: Access, realm: str) -> None:
+        """Other rules; what was found out by the old ones says nothing. Does not switch."""
+        self._access = access
+        self._realm = realm
+        self._hashes = {}
+
     def __repr__(self) -> str:
         return f"<Admission {self._access!r} hashes={len(self._hashes)}>"
 
@@ -104,18 +110,20 @@ class Admission:
 
     # -- about a request
 
-    def ask(self, request: Request, peer: str) -> Admitted:
+    def ask(self, request: Request, peer: str, request_id: str) -> Admitted:
         """SWITCHES for a password that is not known yet, and if the embedder's function does.
 
-        ``peer``: the name of the connection. Never raises an ``Exception``.
+        ``peer``: the name of the connection; ``request_id`` is for the log. Never raises an
+        ``Exception``.
         """
         client = self._access.client(_host(peer), request.headers)
-        decision = self._access.decide(request, client, now=time.monotonic(), wall=time.time())
+        access = self._access  # one for all of this, whatever is reloaded meanwhile
+        decision = access.decide(request, client, now=time.monotonic(), wall=time.time())
         if decision.verdict is Verdict.CHECK:
             right = self._check(decision.credentials)
             if right is None:
                 return Admitted(host_text(client), decision.path, status=503, fields=_RETRY)
-            decision = self._access.settle(decision, right, now=time.monotonic())
+            decision = access.settle(decision, right, now=time.monotonic())
         if decision.verdict is Verdict.ALLOW and self._authorize is not None:
             try:
                 with gevent.Timeout(ASK_WAIT, TimeoutError(f"no answer in {ASK_WAIT} s")):
@@ -125,19 +133,21 @@ class Admission:
                         realm=self._realm,
                     )
             except (Exception, gevent.Timeout):  # theirs may be one that is no Exception
-                log.exception("authorize() failed path=%r", decision.path)
+                form = "authorize() failed path=%r request_id=%s"
+                log.exception(form, decision.path, request_id)
                 return Admitted(host_text(client), decision.path, decision.user, status=500)
-        return self._admitted(decision, client)
+        return self._admitted(decision, client, request_id)
 
     def redacted(self, text: str) -> str:
         """A target or Referer for the log, without signatures."""
         return redacted(text) if self._access.signs else text
 
-    def _admitted(self, decision: Decision, client: Host) -> Admitted:
+    def _admitted(self, decision: Decision, client: Host, request_id: str) -> Admitted:
         name = host_text(client)
         if decision.verdict is Verdict.ALLOW:
             return Admitted(name, decision.path, decision.user)
-        log.debug("refused client=%s status=%d: %s", name, decision.status, decision.reason)
+        form = "refused client=%s status=%d request_id=%s: %s"
+        log.debug(form, name, decision.status, request_id, decision.reason)
         return Admitted(name, decision.path, decision.user, decision.status, decision.headers)
 
     def _check(self, credentials: Credentials | None) -> bool | None:
@@ -145,15 +155,21 @@ class Admission:
         assert credentials is not None
         hash_ = self._hashes.get(credentials)
         if hash_ is None:
-            hash_ = self._hashes[credentials] = gevent.spawn(self._hash, credentials)
+            hash_ = gevent.spawn(self._hash, credentials, self._access, self._hashes)
+            self._hashes[credentials] = hash_
         hash_.join(ASK_WAIT)
         return hash_.value if hash_.ready() else None
 
-    def _hash(self, credentials: Credentials) -> bool | None:
+    def _hash(
+        self,
+        credentials: Credentials,
+        access: Access,
+        hashes: dict[Credentials, Greenlet[..., bool | None]],
+    ) -> bool | None:
         """Greenlet: one hash for all who wait for it, and for who asks again after that."""
         try:
-            right = self._pool.call(self._access.check, credentials)
-            self._access.remember(credentials, right, now=time.monotonic())
+            right = self._pool.call(access.check, credentials)
+            access.remember(credentials, right, now=time.monotonic())
             return right
         except (SourceBusy, Closed) as error:
             log.warning("password not looked at: %s", error)
@@ -162,7 +178,7 @@ class Admission:
             log.exception("password not looked at")
             return None
         finally:
-            del self._hashes[credentials]
+            del hashes[credentials]
 
 
 def _host(name: str) -> Host:

@@ -14,6 +14,7 @@ from streamcache.cache.delegate import CacheStatus, Delegate
 from streamcache.cache.objects import ObjectHandle
 from streamcache.config import Config
 from streamcache.source.base import Version
+from streamcache.stats import Counters
 
 
 class Found(Protocol):
@@ -54,13 +55,6 @@ class Found(Protocol):
     ) -> None: ...
 
 
-class Counters(Protocol):
-    """The counts that the server keeps."""
-
-    connections_accepted: int
-    connections_refused: int
-
-
 class Backend(Protocol):
     """A cache."""
 
@@ -93,8 +87,10 @@ class Backend(Protocol):
         """A whole response of ``count`` bytes was read from it: a hit, and a use."""
         ...
 
-    def take(self, hot: ObjectHandle, client: str) -> Delegate:
-        """The delegate that ``open`` would give, in the same turn as ``peek``: a hit, and a use."""
+    def take(self, hot: ObjectHandle, client: str, path: str) -> Delegate:
+        """The delegate that ``open`` would give for the path that ``peek`` was asked for, in the
+        same turn: a hit, and a use.
+        """
         ...
 
     def prefetch(self, fd: int, offset: int, count: int) -> None:

@@ -30,7 +30,8 @@ from streamcache.server.exchange import CutShort, Exchange, Interrupted, Task
 from streamcache.server.fastpath import ANSWERED, SLOW
 from streamcache.server.handler import Response
 from streamcache.server.service import Service
-from streamcache.server.transport import Transport
+from streamcache.server.tags import NO_ID
+from streamcache.server.transport import SocketTransport, Transport
 from streamcache.server.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class Phase(enum.Enum):
 
     IDLE = enum.auto()  # nothing buffered, no greenlet: limits.keepalive_timeout
     HEAD = enum.auto()  # a part of a head, no greenlet: limits.head_timeout, not extended; or a
-    # PROXY header is due, which has the same time
+    # PROXY header or a TLS handshake is due, each of which has the same time
     BODY = enum.auto()  # reading a request's body: limits.body_timeout
     LOOKUP = enum.auto()  # in the cache, whose own deadlines hold
     AWAITING = enum.auto()  # for bytes of the file: the cache's deadlines; the client may leave
@@ -63,6 +64,7 @@ class Phase(enum.Enum):
 
 
 NO_PROXY_HEADER: Final = "closed without a PROXY header"
+NO_HANDSHAKE: Final = "closed without a TLS handshake"
 
 IDLE: Final = Phase.IDLE  # looked at for each request: the attribute of an enum is slower
 
@@ -71,11 +73,13 @@ class Opening(enum.Enum):
     """What a connection begins with; nothing any more once a byte of a request has come."""
 
     PROXY = enum.auto()  # a PROXY header is due
+    TLS = enum.auto()  # a handshake is due, or under way
     SILENT = enum.auto()  # a request is due
 
 
 _EXPIRED: Final = {
     Opening.PROXY: NO_PROXY_HEADER,
+    Opening.TLS: NO_HANDSHAKE,
     Opening.SILENT: "closed, as it asked for nothing",
 }
 
@@ -103,9 +107,9 @@ class Connection:
         "place",
     )
 
-    def __init__(self, service: Service, transport: Transport, name: str) -> None:
+    def __init__(self, service: Service, transport: SocketTransport, name: str) -> None:
         self._service = service
-        self._transport = transport
+        self._transport: Transport = transport
         self.name = name
         self._parser = RequestParser(service.head_limits)
         self._greenlet: greenlet | None = None
@@ -134,10 +138,18 @@ class Connection:
             if admission.proxy_protocol:
                 self._opening = Opening.PROXY
             self._introduce(admission, self.name)
+        if self._opening is not Opening.PROXY:
+            self._encrypt(b"")
         self._park()
 
     def refuse(self, response: Response) -> None:
-        """Answer with this error without reading a request, then linger."""
+        """Answer with this error without reading a request, then linger.
+
+        Over TLS close: the answer would take a handshake, which is dear.
+        """
+        if self._service.encrypt is not None:
+            self.close()
+            return
         extra = (("Cache-Status", response.cache_status),)
         head = head_bytes(response.plan, date=self._service.clock.date, extra=extra)
         body = b"".join(piece for piece in response.plan.pieces if isinstance(piece, bytes))
@@ -147,6 +159,11 @@ class Connection:
             self.close()
         else:
             self._linger()
+
+    def readmit(self) -> None:
+        """The rules have changed: its next request is judged by the new ones."""
+        admission = self._service.admission
+        self._settled = admission is None or admission.settled_by_peer(self.name)
 
     def drain(self) -> None:
         """Close if no request is running; a running one is the last."""
@@ -182,8 +199,11 @@ class Connection:
                     self._arrived(data)
                 elif data is not None:
                     self.close()  # also in the middle of a head: nobody waits for an answer
-        except OSError:
-            self._gone()
+                elif self._opening is Opening.TLS and self._transport.established:
+                    self._opening = Opening.SILENT
+                    self._park()
+        except OSError as error:
+            self._gone(error)
 
     def _arrived(self, data: bytes) -> None:
         """The first bytes after an answer, or more of a head."""
@@ -198,7 +218,7 @@ class Connection:
             except OSError:
                 raise
             except Exception:  # a fault of ours: who knows what was sent
-                log.exception("request failed client=%s", self.name)
+                log.exception("request failed client=%s request_id=%s", self.name, fast.request_id)
                 self.close()
                 return
             if outcome is ANSWERED:  # one at a time: the hub looks at others in between
@@ -219,7 +239,14 @@ class Connection:
         """What of the first bytes is a request's; b"": that is yet to come, or will not come."""
         if self._opening is Opening.PROXY:
             data = self._unwrapped(self._preface + data)
-            if self._opening is Opening.PROXY:
+            if self._opening is Opening.PROXY or self.phase is Phase.CLOSED:
+                return b""
+            if self._encrypt(data):
+                found = self._transport.recv(RECEIVE)
+                if found == b"":
+                    self.close()
+                data = found or b""
+            if self.phase is Phase.CLOSED:
                 return b""
         if data:
             self._opening = None
@@ -251,6 +278,16 @@ class Connection:
             return received[header.size :]
         return b""
 
+    def _encrypt(self, received: bytes) -> bool:
+        """Begin TLS, if that is configured, with what came behind a PROXY header."""
+        encrypt = self._service.encrypt
+        if encrypt is None:
+            return False
+        assert isinstance(self._transport, SocketTransport)
+        self._transport = encrypt(self._transport, received)
+        self._opening = Opening.TLS
+        return True
+
     def _park_or_start(self) -> None:
         task = self._next()
         if task is None:
@@ -274,7 +311,7 @@ class Connection:
 
     def _park(self) -> None:
         limits = self._service.limits
-        if not (self._parser.in_head or self._opening is Opening.PROXY):
+        if not (self._parser.in_head or self._opening in (Opening.PROXY, Opening.TLS)):
             self.phase = Phase.IDLE
             self.deadline = monotonic() + limits.keepalive_timeout
         elif self.phase is not Phase.HEAD:
@@ -315,9 +352,12 @@ class Connection:
         self.deadline = monotonic()  # look at every tick
         self._doubted_until = self.deadline + HALF_CLOSED_WAIT
 
-    def _gone(self) -> None:
-        """The client has reset the connection."""
+    def _gone(self, error: OSError) -> None:
+        """The client has reset the connection, or speaks no TLS."""
         self._ended = True
+        if self._opening is Opening.TLS:
+            why = error.strerror or str(error)
+            self._service.notices.add(NO_HANDSHAKE, self.name, why.lower())
         if self._greenlet is None:
             self.close()
             return
@@ -372,23 +412,25 @@ class Connection:
     # -- the greenlet's side
 
     def _run(self, task: Task | None) -> None:
-        keep, done = True, False
+        keep, done, request_id = True, False, NO_ID
         writer = Writer(self._transport, self)  # an idle connection has none
         try:
             while keep and task is not None:
-                self._exchange = Exchange(self._service, self, writer, task)
-                keep = self._exchange.run()
+                exchange = self._exchange = Exchange(self._service, self, writer, task)
+                request_id = exchange.id
+                keep = exchange.run()
                 self._exchange = None
                 if keep:
                     writer.end_of_response()
                     task = self._next()
             done = True
         except (OSError, Interrupted) as reason:
-            log.debug("connection ends client=%s: %s", self.name, reason)
+            log.debug("connection ends client=%s request_id=%s: %s", self.name, request_id, reason)
         except CutShort as reason:
-            log.warning("response cut short client=%s: %s", self.name, reason)
+            form = "response cut short client=%s request_id=%s: %s"
+            log.warning(form, self.name, request_id, reason)
         except Exception:
-            log.exception("request failed client=%s", self.name)
+            log.exception("request failed client=%s request_id=%s", self.name, request_id)
         finally:
             self._greenlet = self._exchange = None
             if not done:

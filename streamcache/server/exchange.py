@@ -6,10 +6,9 @@ Runs in the connection's greenlet, but for ``send_early``, which the hub calls.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import logging
 import time
-from typing import Final, Protocol
+from typing import Protocol
 
 from streamcache.cache.delegate import Delegate
 from streamcache.cache.reading import Ready
@@ -23,15 +22,12 @@ from streamcache.server.handler import Response
 from streamcache.server.logline import NOTHING, Served
 from streamcache.server.pages import window_end
 from streamcache.server.service import Service
-from streamcache.server.writer import Writer
+from streamcache.server.transport import FILE_ERRORS
+from streamcache.server.writer import FileCut, Writer
 
 log = logging.getLogger(__name__)
 
 monotonic = time.monotonic
-
-# What sendfile reports about the file and not about the client.
-FILE_ERRORS: Final = frozenset((errno.EIO, errno.EBADF, errno.EINVAL, errno.ESTALE, errno.ENXIO))
-
 
 Task = Request | BadRequest | Begun
 
@@ -43,6 +39,10 @@ class Interrupted(BaseException):
     """
 
 
+class DiskLate(FileCut, TimeoutError):
+    """The disk of the cache does not give the bytes in time."""
+
+
 class CutShort(Exception):
     """The rest of a response cannot be sent; the connection ends before Content-Length (I8)."""
 
@@ -52,6 +52,7 @@ def _of_client(error: Exception) -> bool:
     return (
         isinstance(error, OSError)
         and not isinstance(error, StreamCacheError)
+        and not isinstance(error, FileCut)
         and error.errno not in FILE_ERRORS
     )
 
@@ -102,7 +103,9 @@ class Exchange:
         "_service",
         "_started",
         "_user",
+        "_waited",
         "_writer",
+        "id",
     )
 
     def __init__(self, service: Service, client: Client, writer: Writer, task: Task) -> None:
@@ -118,7 +121,9 @@ class Exchange:
         self._head_size = 0
         self._first: Ready | None = None  # the bytes that the head waited for
         self._first_out = 0.0  # when the first byte of the answer left; s of ``monotonic``
+        self._waited = 0.0  # s for bytes of the file
         self._keep = False
+        self.id = task.request_id if isinstance(task, Begun) else self._identify(task)
 
     def run(self) -> bool:
         """SWITCHES; send the answer and say whether the connection may go on.
@@ -133,10 +138,11 @@ class Exchange:
             else:
                 self._go_on(self._begun)
             self._send_pieces(response)
+            self._writer.finish()
             whole = True
         finally:
             response.close()
-            self._log(response, self._writer.written - before, whole=whole)
+            self._done(response, self._writer.written - before, whole=whole)
         return self._keep
 
     def send_early(self) -> None:
@@ -152,7 +158,7 @@ class Exchange:
         try:
             return self._respond()
         except (OSError, Interrupted):  # before there was an answer; it has its line all the same
-            self._log(self._service.handler.overloaded(), 0, whole=False)
+            self._done(self._service.handler.overloaded(), 0, whole=False)
             raise
 
     def _respond(self) -> Response:
@@ -174,14 +180,14 @@ class Exchange:
         if response is not None:
             return response
         self._client.looking_up()
-        response = handler.respond(request, self._name)
+        response = handler.respond(request, self._name, self.id)
         self._client.resumed()
         return response
 
     def _ask(self, admission: Admission, request: Request) -> Response | None:
         """The answer to a request that is not let in; one that is names its file from here on."""
         self._client.looking_up()
-        admitted = admission.ask(request, self._client.name)
+        admitted = admission.ask(request, self._client.name, self.id)
         self._client.resumed()
         self._name, self._user = admitted.client, admitted.user
         if admitted.path != request.path:
@@ -190,10 +196,18 @@ class Exchange:
             return None
         return self._service.handler.forbidden(request, admitted.status, admitted.fields)
 
+    def _identify(self, task: Request | BadRequest) -> str:
+        """The id of the request: its proxy's, if we trust that one, else one of our own."""
+        tags, admission = self._service.tags, self._service.admission
+        if isinstance(task, Request) and admission is not None and tags.enabled:
+            return tags.of(task.headers if admission.is_proxy(self._client.name) else None)
+        return tags.of(None)
+
     def _drain(self, request: Request) -> None:
         body = BodyReader(request, self._service.limits.body_size)
         if request.expect_continue:
             self._writer.send(CONTINUE)
+            self._writer.finish()
         self._client.read_body(body)
 
     def _go_on(self, begun: Begun) -> None:
@@ -222,8 +236,11 @@ class Exchange:
             if len(self._pending) < self._head_size:
                 raise CutShort(f"{type(error).__name__}: {error}") from error
             response.close()
-            response = self._service.handler.failure(request, error)
+            response = self._service.handler.failure(request, error, self.id)
             self._make_head(response)
+        else:
+            if self._service.tags.timing and len(self._pending) == self._head_size:
+                self._make_head(response)  # now it is known how long that took
         return response
 
     def _make_head(self, response: Response) -> None:
@@ -231,7 +248,13 @@ class Exchange:
         if not answer.close and self._client.is_last:
             answer = dataclasses.replace(answer, close=True)
         self._keep = not answer.close
-        extra = (("Cache-Status", response.cache_status),)
+        extra = self._service.tags.fields(
+            response.cache_status,
+            response.outcome,
+            self.id,
+            self._waited,
+            monotonic() - self._started,
+        )
         self._pending = head_bytes(answer, date=self._service.clock.date, extra=extra)
         self._head_size = len(self._pending)
 
@@ -261,9 +284,16 @@ class Exchange:
                     self._send_file(ready.fd, ready.offset, ready.offset + ready.length)
                 else:
                     writer.send(ready.data[: ready.length])
+            except (FileCut, OSError) as error:
+                if ready.data is not None or _of_client(error):
+                    raise
+                self._client.awaiting()
+                delegate.failed(error)  # or it goes on past the cache
+                self._client.resumed()
             finally:
-                delegate.sent(ready, writer.written - before)
-            offset += ready.length
+                count = writer.written - before
+                delegate.sent(ready, count)
+                offset += count
 
     def _send_file(self, fd: int, offset: int, stop: int) -> None:
         """Window by window, each of which is in the page cache when it is sent."""
@@ -275,16 +305,21 @@ class Exchange:
                 try:
                     self._service.prefetch(fd, offset, end - offset)
                 except TimeoutError as error:
-                    raise CutShort(f"disk of the cache: {error}") from error
+                    raise DiskLate(f"disk of the cache: {error}") from error
                 except (OSError, StreamCacheError) as error:
-                    log.debug("not read ahead: %s", error)  # sendfile will say what is wrong
+                    # sendfile will say what is wrong
+                    log.debug("not read ahead request_id=%s: %s", self.id, error)
                 self._client.resumed()
             self._writer.send_file(fd, offset, end - offset)
             offset = end
 
     def _ready(self, delegate: Delegate, offset: int, stop: int) -> Ready:
         self._client.awaiting()
-        ready = delegate.ready(offset, stop)
+        began = monotonic()
+        try:
+            ready = delegate.ready(offset, stop)
+        finally:
+            self._waited += monotonic() - began
         self._client.resumed()
         return ready
 
@@ -294,26 +329,33 @@ class Exchange:
             pending, self._pending = self._pending, b""
             self._writer.send(pending, more=more)
 
-    def _log(self, response: Response, written: int, *, whole: bool) -> None:
+    def _done(self, response: Response, written: int, *, whole: bool) -> None:
+        """Count and log it."""
         access_log, request = self._service.access_log, self._request
+        delegate, status = response.delegate, response.plan.status
+        size, seconds = max(0, written - self._head_size), monotonic() - self._started
+        ttfb = self._first_out - self._started if self._first_out and written else None
+        self._service.counters.responded(
+            response.outcome, status, size, first_byte=ttfb, seconds=seconds, whole=whole
+        )
         if not access_log.enabled:
             return
-        now, delegate = monotonic(), response.delegate
         served = Served(
             client=self._name,
             method=NOTHING,
             target=NOTHING,
             protocol=NOTHING,
             path=NOTHING,
-            status=response.plan.status,
-            bytes=max(0, written - self._head_size),
+            status=status,
+            bytes=size,
             cache=response.outcome,
             whole=whole,
             user=self._user,
-            seconds=now - self._started,
-            ttfb=self._first_out - self._started if self._first_out and written else None,
+            seconds=seconds,
+            ttfb=ttfb,
             bytes_cache=0 if delegate is None else delegate.from_cache,
             bytes_source=0 if delegate is None else delegate.from_source,
+            request_id=self.id,
         )
         if isinstance(request, Request):
             get, (major, minor) = request.headers.get, request.version

@@ -39,7 +39,8 @@ from streamcache.server.clock import Clock
 from streamcache.server.handler import Response, cache_fields, entity_of
 from streamcache.server.logline import Served, usual_line, usual_pieces
 from streamcache.server.pages import PageCache
-from streamcache.server.transport import Transport
+from streamcache.server.tags import HOLE, NO_ID, Tags
+from streamcache.server.transport import FILE_ERRORS, Transport
 
 MOST: Final = 512 * 1024  # bytes of a body: what one client gets in one turn of the hub
 COPIED: Final = 32 * 1024  # bytes that are quicker copied than sent by a call of their own
@@ -57,12 +58,16 @@ _CACHE_STATUS, _OUTCOME = cache_fields(CacheStatus.HIT)
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """An answer of which the kernel took only some bytes: the complete path sends the rest."""
+    """An answer of which the socket took only some bytes: the complete path sends the rest.
+
+    Over TLS that may be bytes which the transport holds, and none of the answer.
+    """
 
     request: Request
     response: Response  # with what is left of the body; whoever has it closes it
     head: bytes
     sent: int  # bytes of head and body that have left
+    request_id: str
 
 
 class Outcome(enum.Enum):
@@ -86,15 +91,15 @@ class _Answers:
 
     __slots__ = ("_part", "_whole", "mtime", "object", "part", "second", "size", "small", "whole")
 
-    def __init__(self, path: str, hot: ObjectHandle) -> None:
+    def __init__(self, path: str, hot: ObjectHandle, tags: Tags) -> None:
         entity = entity_of(path, hot.version)
         self.object = hot
         self.size = entity.size
         self.mtime = entity.mtime
         self.second = -1
-        self._whole = _sample(entity, b"")
+        self._whole = _sample(entity, b"", tags)
         self._part = (
-            _sample(entity, b"\r\nRange: bytes=0-0")
+            _sample(entity, b"\r\nRange: bytes=0-0", tags)
             .replace(b"%", b"%%")
             .replace(b"\r\nContent-Length: 1\r\n", b"\r\nContent-Length: %d\r\n")
             .replace(b"\r\nContent-Range: bytes 0-0/", b"\r\nContent-Range: bytes %d-%d/")
@@ -110,11 +115,12 @@ class _Answers:
         self.small = self.whole + body if body else b""
 
 
-def _sample(entity: Entity, field: bytes) -> bytes:
-    """The head of the answer to an ordinary request that has this field."""
+def _sample(entity: Entity, field: bytes, tags: Tags) -> bytes:
+    """The head of the answer to an ordinary request that has this field; nothing waited for it."""
     request = parse_head(b"GET / HTTP/1.1\r\nHost: h" + field, Limits())
     answer = plan(request, entity, max_ranges=1, now=entity.mtime)
-    return head_bytes(answer, date=b"@", extra=(("Cache-Status", _CACHE_STATUS),))
+    extra = tags.fields(_CACHE_STATUS, _OUTCOME, HOLE, 0.0, 0.0)
+    return head_bytes(answer, date=b"@", extra=extra)
 
 
 class _Line:
@@ -147,8 +153,12 @@ class FastPath:
         access_log: AccessLog,
         pages: PageCache,
         limits: Limits,
+        tags: Tags,
     ) -> None:
         self.answered = 0
+        self.request_id = NO_ID  # of the last request
+        self._tags = tags
+        self._identified = tags.enabled
         self._cache = cache
         self._pages = pages
         self._clock = clock
@@ -186,20 +196,24 @@ class FastPath:
         hot, length = answers.object, stop - start
         if length > MOST:
             return SLOW
+        small = b"" if wanted else answers.small
+        if self._identified:
+            small, top = self._identify(small, top)
         try:
-            if not wanted and answers.small:
-                sent = transport.send(answers.small)
+            if small:
+                sent = transport.send(small)
             elif length <= COPIED:
                 sent = self._send_copy(transport, top, hot.fd, start, length)
             else:
                 sent = self._send_file(transport, top, hot.fd, start, length)
         except OSError:
+            self._cache.counters.quick_cuts += 1
             self._cache.delivered(hot, client, 0)
             self._log_other(head, status, 0, wanted, client, whole=False)
             raise
         if sent is None:
             return SLOW
-        if sent < len(top) + length:
+        if sent < len(top) + length or transport.holds:
             return self._begun(data, answers, client, top, sent)
         self.answered += 1
         # Counted and logged as the complete path does it.
@@ -212,6 +226,13 @@ class FastPath:
         else:
             self._log_other(head, status, length, wanted, client, whole=True)
         return ANSWERED
+
+    def _identify(self, small: bytes, top: bytes) -> tuple[bytes, bytes]:
+        """Give the request an id, and write it into the head of its answer."""
+        self.request_id = self._tags.make()
+        hole, name = HOLE.encode("ascii"), self.request_id.encode("ascii")
+        holes = top.count(hole)  # the head has all of them, what follows in ``small`` none of ours
+        return small.replace(hole, name, holes), top.replace(hole, name)
 
     def _send_copy(
         self, transport: Transport, top: bytes, fd: int, start: int, length: int
@@ -230,7 +251,12 @@ class FastPath:
             return None
         sent = transport.send(top, more=True)
         if sent == len(top):
-            sent += transport.sendfile(fd, start, length) or 0
+            try:
+                sent += transport.sendfile(fd, start, length) or 0
+            except OSError as error:
+                if error.errno not in FILE_ERRORS:
+                    raise
+                # The complete path finds the same, and another way.
         return sent
 
     def _answers(self, line: _Line) -> _Answers | None:
@@ -240,7 +266,7 @@ class FastPath:
         if hot is None:
             return None
         if answers is None or answers.object is not hot:
-            answers = line.answers = _Answers(line.path, hot)
+            answers = line.answers = _Answers(line.path, hot, self._tags)
         if answers.second == self._clock.second:
             return answers
         return answers if self._renew(answers) else None
@@ -288,24 +314,27 @@ class FastPath:
             range="bytes=" + wanted.decode("ascii") if wanted else "-",
             ttfb=0.0 if whole else None,
             bytes_cache=count,
+            request_id=self.request_id,
         )
         self._log.served(response)
 
     def _begun(self, data: bytes, answers: _Answers, client: str, top: bytes, sent: int) -> Begun:
-        """Short send: what the complete path needs to go on with it."""
+        """Not all has left: what the complete path needs to go on with it."""
         request = parse_head(data[:-4], self._limits)
         hot = answers.object
         answer = plan(
             request, entity_of(request.path, hot.version), max_ranges=1, now=self._clock.second
         )
-        delegate = self._cache.take(hot, client)
+        delegate = self._cache.take(hot, client, request.path)
         (body,) = answer.pieces
         assert isinstance(body, FileRange)
         taken = max(0, sent - len(top))
         if taken:
             delegate.sent(Ready(hot.fd, body.start, taken), taken)
-            answer = replace(answer, pieces=(FileRange(body.start + taken, body.stop),))
-        return Begun(request, Response(answer, _CACHE_STATUS, _OUTCOME, delegate), top, sent)
+            rest = (FileRange(body.start + taken, body.stop),) if taken < body.length else ()
+            answer = replace(answer, pieces=rest)
+        response = Response(answer, _CACHE_STATUS, _OUTCOME, delegate)
+        return Begun(request, response, top, sent, self.request_id)
 
     def _read_head(self, key: bytes) -> _Head | None:
         """Read a head without its Range; one that comes again is kept."""

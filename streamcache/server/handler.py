@@ -93,10 +93,11 @@ class Handler:
         answer = plan_without_file(request)
         return None if answer is None else _uncached(answer)
 
-    def respond(self, request: Request, client: str) -> Response:
+    def respond(self, request: Request, client: str, request_id: str) -> Response:
         """SWITCHES; the answer to a GET or HEAD. Never raises an ``Exception``.
 
         Only an answer with bytes of the file opens it: HEAD, 304, 412 and 416 start no copy.
+        ``request_id`` is for the log.
         """
         if request.path.endswith("/"):
             return _uncached(plan_error(request, 404))  # no file has such a name
@@ -111,17 +112,19 @@ class Handler:
             with self._cache.find(request.path) as found:
                 return self._answer(request, found, client)
         except Exception as error:
-            return self.failure(request, error)
+            return self.failure(request, error, request_id)
 
-    def failure(self, request: Request, error: Exception) -> Response:
+    def failure(self, request: Request, error: Exception, request_id: str) -> Response:
         """The answer when finding, opening or first reading the file failed."""
         status, retry = next(
             (found for kind, *found in FAILURES if isinstance(error, kind)), (500, 0)
         )
         if status == 500:
-            log.error("request failed path=%r", request.path, exc_info=error)
+            form = "request failed path=%r request_id=%s"
+            log.error(form, request.path, request_id, exc_info=error)
         elif status > 500:
-            log.warning("request failed path=%r status=%d: %s", request.path, status, error)
+            form = "request failed path=%r status=%d request_id=%s: %s"
+            log.warning(form, request.path, status, request_id, error)
         fields = (("Retry-After", str(retry)),) if retry else ()
         return Response(plan_error(request, status, headers=fields), _MISS, "miss")
 

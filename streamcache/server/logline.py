@@ -49,6 +49,7 @@ class Served:
     ttfb: float | None = 0.0  # s from the whole head until the answer's first byte; None: none left
     bytes_cache: int = 0  # of the file, that were in the cache when they were due
     bytes_source: int = 0  # of the file, that had to come from the source first
+    request_id: str = NOTHING
 
     @property
     def request_line(self) -> str:
@@ -148,6 +149,7 @@ _READ: Final[dict[str, _Read]] = {
     "bytes_source": lambda served, _: served.bytes_source,
     "ttfb": lambda served, _: served.ttfb,
     "host": lambda served, _: served.host,
+    "request_id": lambda served, _: served.request_id,
 }
 
 
@@ -179,7 +181,7 @@ _OF_COMBINED: Final = frozenset(
 )
 _BEHIND: Final[dict[str, Callable[[Any], str]]] = {
     **dict.fromkeys(("cache", "seconds", "outcome", "bytes_cache", "bytes_source"), _bare),
-    **dict.fromkeys(("ttfb", "pid", "worker"), _bare),
+    **dict.fromkeys(("ttfb", "request_id", "pid", "worker"), _bare),
     **dict.fromkeys(("range", "host"), _quoted),
 }
 _USUAL: Final = ("cache", "seconds", "range", "outcome", "bytes_cache", "bytes_source", "ttfb")

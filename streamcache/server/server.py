@@ -10,14 +10,17 @@ import _socket
 import logging
 import time
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
+import gevent
 from gevent import get_hub
 from gevent.event import Event
 from gevent.socket import socket as GeventSocket
 
 from streamcache.access.authorize import Access, AccessRules, Authorize
-from streamcache.config import Config
+from streamcache.cache.workers import WorkerPool
+from streamcache.config import Config, change
+from streamcache.errors import ConfigError
 from streamcache.http.request import Limits
 from streamcache.server.acceptor import ACCEPTS_PER_TURN, Acceptor, connection_limit
 from streamcache.server.accessfiles import read_access
@@ -33,8 +36,12 @@ from streamcache.server.handler import Handler, Response
 from streamcache.server.notices import Notices
 from streamcache.server.pages import PageCache
 from streamcache.server.service import Service
+from streamcache.server.tags import Tags
 from streamcache.server.ticker import Ticker
 from streamcache.server.transport import SocketTransport
+
+if TYPE_CHECKING:
+    from streamcache.server.certificate import Certificate
 
 log = logging.getLogger(__name__)
 
@@ -79,11 +86,13 @@ class StreamCacheServer:
         self._max_accept = max_accept
         self._authorize = authorize
         self._addresses = addresses or AddressTable(1).row(0)
+        self._certificate: Certificate | None = None
         self._worker = worker
         self._limit = 0
         self._address: Address | None = None
         self._acceptor: Acceptor | None = None
         self._service: Service | None = None
+        self._admission: Admission | None = None  # kept while nothing restricts: its threads
         self._ticker: Ticker | None = None
         self._connections: set[Connection] = set()
         self._refused: set[Connection] = set()
@@ -130,14 +139,13 @@ class StreamCacheServer:
     def start(self) -> None:
         """Bind and accept; OSError for an address or an access log that cannot be had.
 
-        ConfigError for a file of ``[access]`` that cannot be used.
+        ConfigError for a file of ``[access]`` or a certificate that cannot be used.
         """
         if self.started:
             raise RuntimeError("the server is started already")
         hub, config = get_hub(), self._config
         access = read_access(config.access)
-        if access is None and self._authorize is not None:
-            access = Access(AccessRules())
+        certificate = _certificate(config)
         clock = Clock()
         access_log = AccessLog(config.log, clock, self._worker)
         try:
@@ -145,38 +153,46 @@ class StreamCacheServer:
         except BaseException:
             access_log.close()
             raise
-        self._limit = connection_limit(config.limits.connections)
-        limits = config.limits
-        head_limits = Limits(limits.head_size, limits.target_size, limits.fields)
-        pages = PageCache()
-        realm = config.access.realm
-        admission = None if access is None else Admission(access, self._authorize, realm)
-        fast = FastPath(self._cache, clock, access_log, pages, head_limits)
         self._service = Service(
             hub=hub,
-            handler=Handler(self._cache, clock, limits.ranges),
-            limits=limits,
-            head_limits=head_limits,
+            handler=Handler(self._cache, clock, config.limits.ranges),
+            limits=config.limits,
+            head_limits=_head_limits(config),
             clock=clock,
             access_log=access_log,
-            pages=pages,
+            counters=self._cache.counters,
+            tags=Tags(config.log),
+            pages=PageCache(),
             prefetch=self._cache.prefetch,
-            fast=fast if self._fast_path else None,
+            fast=None,
             closed=self._closed,
             introduced=self._introduced,
             notices=Notices(),
-            admission=admission,
+            encrypt=None,
+            admission=None,
         )
-        shortest = min(
-            limits.head_timeout, limits.keepalive_timeout, limits.send_timeout, limits.body_timeout
-        )
-        self._ticker = Ticker(hub, lambda: self._connections, self._tick, shortest)
-        self._ticker.start()
+        self._show(certificate)
+        self._apply(config, access)
         self._stopped.clear()
         self._empty.set()
         self._acceptor = Acceptor(listener, self._accepted, max_accept=self._max_accept)
         self._acceptor.start()
         log.info("listening url=%s connections=%d", self.url, self._limit)
+
+    def reload_certificate(self) -> bool:
+        """Read ``server.tls_certificate`` and its key again, for new connections.
+
+        False: they cannot be used, which is logged, and the old ones stay in use; or there is no
+        TLS. Reads two small files in the hub; never switches.
+        """
+        if self._certificate is None:
+            return False
+        try:
+            self._certificate.reload()
+        except ConfigError as error:
+            log.error("the old certificate stays in use: %s", error)
+            return False
+        return True
 
     def stop(self, timeout: float | None = None) -> None:
         """SWITCHES; drain: accept no more, close idle connections, then cut what still runs.
@@ -209,6 +225,41 @@ class StreamCacheServer:
         finally:
             if not self._stopped.is_set():
                 self.stop(timeout=0)
+
+    def reconfigure(self, config: Config) -> tuple[str, ...]:
+        """SWITCHES to read certificate and files of [access], then takes what can change at once.
+
+        They are read again also when ``config`` is what it was. The names of options that differ
+        and need a restart; those of [source], [cache] and [copy] are not looked at. Raises
+        ConfigError, and changes nothing, for a file that cannot be used. Running responses go on.
+        """
+        new = change(self._config, config, ("server", "access", "limits", "log"))
+        service = self._service
+        if service is None:
+            self._config = new.config
+            return new.restart
+        reader = WorkerPool("option files", size=1)
+        try:
+            access = reader.call(read_access, new.config.access)
+            certificate = reader.call(_certificate, new.config)
+        finally:
+            reader.close()
+        if self._service is not service:
+            return new.restart  # it was stopped meanwhile
+        if new.config.log != self._config.log:
+            try:
+                access_log = AccessLog(new.config.log, service.clock, self._worker)
+            except OSError as error:
+                raise ConfigError(f"log.access: {error}") from error
+            gevent.spawn(service.access_log.close)  # once its last lines are written
+            service.access_log = access_log
+            service.tags = Tags(new.config.log)
+        self._config = new.config
+        self._show(certificate)
+        self._apply(new.config, access)
+        for connection in self._connections:
+            connection.readmit()
+        return new.restart
 
     def reopen_logs(self) -> None:
         """Go on in a new access log, as the old one was renamed. Does not switch or raise.
@@ -316,6 +367,42 @@ class StreamCacheServer:
 
     # -- parts
 
+    def _show(self, certificate: Certificate | None) -> None:
+        """Have new connections begin with TLS, if there is a certificate."""
+        assert self._service is not None
+        self._certificate = certificate
+        self._service.encrypt = None if certificate is None else certificate.wrap
+
+    def _apply(self, config: Config, access: Access | None) -> None:
+        """Give the parts their options, for the first time or others. Does not switch."""
+        service, limits, realm = self._service, config.limits, config.access.realm
+        assert service is not None
+        self._limit = connection_limit(limits.connections)
+        service.limits = limits
+        service.head_limits = _head_limits(config)
+        service.handler = Handler(self._cache, service.clock, limits.ranges)
+        if access is None and self._authorize is not None:
+            access = Access(AccessRules())
+        if access is None:
+            service.admission = None
+        elif self._admission is None:
+            service.admission = self._admission = Admission(access, self._authorize, realm)
+        else:
+            service.admission = self._admission
+            self._admission.reconfigure(access, realm)
+        if self._fast_path and not service.draining:
+            service.fast = FastPath(
+                *(self._cache, service.clock, service.access_log, service.pages),
+                *(service.head_limits, service.tags),
+            )
+        shortest = min(
+            limits.head_timeout, limits.keepalive_timeout, limits.send_timeout, limits.body_timeout
+        )
+        if self._ticker is not None:
+            self._ticker.stop()
+        self._ticker = Ticker(service.hub, lambda: self._connections, self._tick, shortest)
+        self._ticker.start()
+
     def _bound(self) -> Address:
         if self._address is None:
             raise RuntimeError("the server has not been started")
@@ -327,7 +414,7 @@ class StreamCacheServer:
             if self._wanted.path:
                 self._socket_file = SocketFile(self._wanted.path)
         self._listener.setblocking(False)
-        self._address = Address.of(self._listener)
+        self._address = Address.of(self._listener, self._config.server.scheme)
         return self._listener
 
     def _stop_accepting(self) -> None:
@@ -346,8 +433,22 @@ class StreamCacheServer:
         self._ticker = None
         self._service.access_log.close()
         self._service.notices.close()
-        if self._service.admission is not None:
-            self._service.admission.close()
-        self._service = None
+        if self._admission is not None:
+            self._admission.close()
+        self._admission = self._service = None
         self._stopped.set()
         log.info("stopped")
+
+
+def _certificate(config: Config) -> Certificate | None:
+    """What the listener shows, if it speaks TLS; ConfigError."""
+    if not config.server.tls_certificate:
+        return None
+    from streamcache.server.certificate import Certificate  # who does without needs no OpenSSL
+
+    return Certificate(config.server)
+
+
+def _head_limits(config: Config) -> Limits:
+    limits = config.limits
+    return Limits(limits.head_size, limits.target_size, limits.fields, config.server.scheme)

@@ -9,6 +9,7 @@ throughput of small hits (docs/performance.md).
 from __future__ import annotations
 
 import _socket
+import errno
 import fcntl
 import os
 import struct
@@ -22,15 +23,29 @@ READ: Final = 1  # libev's event bits
 WRITE: Final = 2
 
 
+# What sendfile reports about the file and not about the client.
+FILE_ERRORS: Final = frozenset((errno.EIO, errno.EBADF, errno.EINVAL, errno.ESTALE, errno.ENXIO))
+
+
 class Transport(Protocol):
-    """What a connection needs of its socket; plain TCP or a Unix socket now, TLS later.
+    """What a connection needs of its socket: TCP or a Unix socket, plain or with TLS (``tls.py``).
 
     None from a call means "would block". Every call but ``close`` raises OSError once the peer
     has reset the connection.
     """
 
+    @property
+    def established(self) -> bool:
+        """Whether bytes of a request may come, as nothing goes before them any more."""
+        ...
+
+    @property
+    def holds(self) -> bool:
+        """Whether bytes that were taken are still here, as the socket had no room for them."""
+        ...
+
     def recv(self, size: int) -> bytes | None:
-        """At most ``size`` bytes, b"" after the peer's last one."""
+        """About ``size`` bytes at most, b"" after the peer's last one."""
         ...
 
     def send(self, data: bytes | memoryview, *, more: bool = False) -> int | None:
@@ -39,6 +54,10 @@ class Transport(Protocol):
 
     def sendfile(self, fd: int, offset: int, count: int) -> int | None:
         """Bytes taken of the file; 0 when the file ends at or before ``offset``."""
+        ...
+
+    def push(self) -> bool:
+        """Give the socket what is still here; whether nothing is left."""
         ...
 
     def watch(self, callback: Callable[[], None]) -> None:
@@ -77,6 +96,9 @@ class Transport(Protocol):
 class SocketTransport:
     """``Transport`` over a socket without encryption."""
 
+    established = True
+    holds = False
+
     __slots__ = ("_closed", "_hub", "_reader", "_recv", "_send", "_socket", "_writer", "fd")
 
     def __init__(self, sock: _socket.socket, hub: Hub) -> None:
@@ -112,6 +134,14 @@ class SocketTransport:
             return os.sendfile(self.fd, fd, offset, count)
         except (BlockingIOError, InterruptedError):
             return None
+
+    def push(self) -> bool:
+        """See ``Transport``."""
+        return True
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Have the hub call ``callback`` in its next turn."""
+        self._hub.loop.run_callback(callback)
 
     def watch(self, callback: Callable[[], None]) -> None:
         """See ``Transport``. Stopping and starting within one turn of the loop costs no call."""

@@ -79,6 +79,11 @@ class Writer:
             self._turn += taken
             offset += taken
 
+    def finish(self) -> None:
+        """SWITCHES until the socket has all that was sent."""
+        while not self._transport.push():
+            self._wait()
+
     def end_of_response(self) -> None:
         """SWITCHES when this connection had its turn."""
         self._turn += SMALL

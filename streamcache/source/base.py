@@ -6,10 +6,12 @@ import dataclasses
 import enum
 import hashlib
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from streamcache.config.source import Identity
+from streamcache.source.walk import Walked
 
 AHEAD_BYTES = 64 * 1024  # read together with the open, when it is asked for
 
@@ -179,6 +181,15 @@ class Source(Protocol):
         """The open file is stale (ESTALE): put its path's file in its place, if it is the same.
 
         ``seen`` is what it was last; what it is now. Raises SourceChanged, and as ``open`` does.
+        """
+        ...
+
+    def walk(
+        self, folder: str, *, is_meant: Callable[[str], bool], may_hold: Callable[[str], bool]
+    ) -> Iterator[list[Walked]]:
+        """See ``walk.walk``. Each piece is a worker's call, one at a time; so is the end.
+
+        Raises NotFound, AccessDenied or SourceUnavailable of the folder itself.
         """
         ...
 

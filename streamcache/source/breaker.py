@@ -95,6 +95,10 @@ class Breaker:
         state = "open" if self._open else "closed"
         return f"<Breaker {state} asked={len(self._asked)} against={len(self._against)}>"
 
+    def reconfigure(self, timeout: float) -> None:
+        """Another time after which a question counts as unanswered. Does not switch."""
+        self._timeout = timeout
+
     @property
     def is_open(self) -> bool:
         """The source must not be asked. Does not switch."""

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Callable, Iterator
 
 from streamcache.config.source import Identity
 from streamcache.errors import AccessDenied, NotFound, SourceChanged, SourceUnavailable
@@ -20,6 +21,7 @@ from streamcache.source.base import (
 from streamcache.source.beneath import open_beneath
 from streamcache.source.mounts import Mount, covering, mounts
 from streamcache.source.statx import ask_server, cached_fingerprint
+from streamcache.source.walk import Walked, walk
 
 # What says that the name does not lead to a file, whatever the state of the source.
 _GONE = {
@@ -128,6 +130,16 @@ class FileSystemSource:
             raise _translated(error, file.path) from error
         finally:
             new.close()
+
+    def walk(
+        self, folder: str, *, is_meant: Callable[[str], bool], may_hold: Callable[[str], bool]
+    ) -> Iterator[list[Walked]]:
+        """Of a source that is not mounted nothing is said (I15)."""
+        self._prove_mounted(folder)
+        try:
+            yield from walk(self._descriptor, folder, is_meant=is_meant, may_hold=may_hold)
+        except OSError as error:
+            raise _translated(error, folder) from error
 
     def probe(self, known: str | None) -> None:
         """Ask for the root's attributes, past the kernel's cache.

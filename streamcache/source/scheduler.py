@@ -153,6 +153,14 @@ class Scheduler:
             f" step={self._rate.step}>"
         )
 
+    def reconfigure(self, *, in_flight: int, step_time: float, max_bandwidth: int) -> None:
+        """Other options, for the steps that begin from now on. Does not switch."""
+        self._limit = in_flight
+        self._max_bandwidth = max_bandwidth
+        self._next_sequential = min(self._next_sequential, time.monotonic())
+        self._rate.reconfigure(step_time, in_flight)
+        self.pump()
+
     def demand(self, feed: Feed, offset: int, *, seek: bool) -> None:
         """A reader of this feed waits for the bytes at ``offset``. Does not switch."""
         self._queue(feed, offset, seek=seek)
@@ -325,6 +333,7 @@ class Scheduler:
             else:
                 count = self._pool.call(self.source.read_into, feed.file, view, piece.offset)
         finally:
+            self._counters.read_time.observe(time.monotonic() - started)
             saturated = self._running >= self._limit - 1
             self._rate.end(count, saturated=saturated, started=started)
         # The source must wait neither for its own fstat nor for the cache disk.
@@ -446,6 +455,10 @@ class _Rate:
         self._busy = 0.0  # s
         self._since = 0.0
         self._flying = 0
+
+    def reconfigure(self, step_time: float, in_flight: int) -> None:
+        self._step_time = step_time
+        self._in_flight = in_flight
 
     def begin(self) -> float:
         now = time.monotonic()

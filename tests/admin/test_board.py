@@ -8,9 +8,9 @@ import signal
 from collections.abc import Callable
 
 from streamcache.admin import board
-from streamcache.admin.board import COUNTED, STATUSES, Board, Totals
+from streamcache.admin.board import COUNTED, DISTRIBUTIONS, Board, Totals
 from streamcache.cache.delegate import CacheStatus
-from streamcache.stats import Counters, SessionStatistics, Statistics
+from streamcache.stats import OUTCOMES, STATUSES, Counters, Responses, SessionStatistics, Statistics
 
 COPY = SessionStatistics("/a", "copying", 10, 5, 1)
 
@@ -29,13 +29,18 @@ def in_child(run: Callable[[], object]) -> int:
 
 def test_it_has_a_place_for_everything_that_is_counted() -> None:
     assert tuple(status.value for status in CacheStatus) == STATUSES
-    assert set(vars(Counters())) | {"source_openings"} == {"requests", "bytes", *COUNTED}
-    assert {"requests", "bytes", *COUNTED} < {each.name for each in dataclasses.fields(Totals)}
+    assert set(Counters().snapshot()) | {"source_openings"} == {
+        *("requests", "bytes", "responses"),
+        *COUNTED,
+        *DISTRIBUTIONS,
+    }
+    assert set(Counters().snapshot()) < {each.name for each in dataclasses.fields(Totals)}
 
 
 def test_a_board_that_nobody_wrote_on_is_all_zeros() -> None:
     none = dict.fromkeys(STATUSES, 0)
-    assert Board(3).totals() == Totals(requests=none, bytes=none)
+    responses = dict.fromkeys(OUTCOMES, Responses())
+    assert Board(3).totals() == Totals(requests=none, bytes=none, responses=responses)
 
 
 def test_totals_are_over_all_workers_and_seen_by_each() -> None:
@@ -58,6 +63,44 @@ def test_totals_are_over_all_workers_and_seen_by_each() -> None:
     assert in_child(lambda: os._exit(shared.totals() != totals)) == 0
     source = 3 * each["bytes_from_source"]
     assert str(totals) == f"served requests=9 hits=6 bytes={3 * 2**40} from_source={source}"
+
+
+def test_everything_that_counters_count_comes_out_where_it_belongs() -> None:
+    counters = Counters()
+    for number, outcome in enumerate(OUTCOMES, 1):
+        for status in (200, 206, 304, 404, 503):
+            counters.responded(
+                outcome, status, 10 * number, first_byte=0.02, seconds=4000.0, whole=status != 206
+            )
+    counters.responded("odd", 500, 0, first_byte=None, seconds=0.0, whole=True)
+    counters.quick_hits, counters.quick_bytes, counters.quick_cuts = 5, 50, 1
+    for histogram, seconds in (
+        (counters.read_time, 0.3),
+        (counters.delegated_wait, 0.007),
+        (counters.evicted_age, 1e9),
+    ):
+        histogram.observe(seconds)
+    shown = Statistics(**counters.snapshot())
+    shared = Board(2)
+    for index in range(2):
+        shared.slot(index).publish(shown, 0)
+    totals = shared.totals()
+    miss = totals.responses["miss"]
+    assert (miss.counts, miss.bytes, miss.cut) == ((4, 2, 2, 2), (160, 80, 80, 80), 2)
+    assert miss.first_byte.counts[miss.first_byte.bounds.index(0.025)] == 10
+    assert (miss.duration.count, miss.duration.seconds) == (10, 40_000.0)
+    assert totals.responses["none"].counts == (4, 2, 2, 4)
+    assert totals.responses["none"].first_byte.count == 10  # of one nothing had left
+    hit = totals.responses["hit"]
+    assert (hit.counts[0], hit.bytes[0], hit.cut) == (2 * (2 + 5), 2 * (20 + 50), 2 * (1 + 1))
+    assert hit.first_byte.counts[0] == 2 * (5 - 1)
+    assert hit.duration.counts[0] == 2 * 5
+    assert (totals.requests["hit"], totals.bytes["hit"]) == (10, 100)
+    assert totals.bytes_from_cache == 100
+    assert totals.read_time.counts[totals.read_time.bounds.index(0.5)] == 2
+    assert totals.delegated_wait.counts[1] == 2
+    assert totals.evicted_age.counts[-1] == 2
+    assert totals.evicted_age.seconds == 2e9
 
 
 def test_a_successor_goes_on_with_the_counts_and_not_with_the_gauges() -> None:

@@ -35,7 +35,8 @@ def test_cpu_seconds_are_those_of_the_whole_tree() -> None:
     ) as root:
         assert root.stdout is not None
         assert root.stdout.readline() == b"\n"  # the last child was busy
-        assert processes.cpu_seconds(root.pid) >= 0.6
+        # The kernel counts ticks of 10 ms, and drops what is left of user and system time of each.
+        assert processes.cpu_seconds(root.pid) >= 0.6 - 6 * 0.01
         assert len(processes.tree(root.pid)) == 2
         assert processes.memory(root.pid) > 2 * 1024**2
         root.communicate()

@@ -23,6 +23,7 @@ import gevent
 
 from streamcache.cache import reopening as reopening_module
 from streamcache.cache.account import Reserved
+from streamcache.cache.health import Health
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.locks import KeyLock, KeyLocks
 from streamcache.cache.objects import Objects
@@ -296,7 +297,8 @@ class World:
         self.space = Space(room)
         self.ledger = Ledger.open(self.store, self.space, self.disk, CacheConfig(size=room))
         self.ledger.start()
-        self.objects = Objects(self.store, self.ledger, self.disk, keep=keep)
+        self.health = Health(self.store, self.disk)
+        self.objects = Objects(self.store, self.ledger, self.disk, self.health, keep=keep)
         self.scheduler = Scheduler(self.source, self.reads, self.counters, in_flight=in_flight)
         self.scheduler._rate = SteadyRate()
         self.resources = Resources(
@@ -307,6 +309,7 @@ class World:
             store=self.store,
             space=self.space,
             objects=self.objects,
+            health=self.health,
             keys=self.keys,
             disk=self.disk,
             meta=self.meta,

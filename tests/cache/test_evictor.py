@@ -72,6 +72,9 @@ class World:
         self.batches.append([victim.name for victim in found])
         return found
 
+    def last_used(self, names: list[str]) -> list[float]:
+        return self.ledger.last_used(names)
+
     def remove_victims(self, names: list[str]) -> int:
         return self.ledger.remove_victims(names)
 

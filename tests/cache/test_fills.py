@@ -37,7 +37,7 @@ class FakeSession:
 class Fills:
     def __init__(self, **config: object) -> None:
         self.resumed: list[str] = []
-        self.fills = IdleFills(CopyConfig(**config), self.resumed.append)
+        self.fills = IdleFills(CopyConfig(**config), self.resumed.append, lambda: True)
 
     def session(self, path: str) -> FakeSession:
         """One that was read, and is not any more."""
@@ -140,3 +140,44 @@ def test_at_the_end_nothing_is_resumed() -> None:
     first.end()
     assert made.resumed == []
     assert made.session("c").state is State.CLOSED
+
+
+def test_one_that_is_kept_goes_on_beside_the_others() -> None:
+    made = Fills(when_idle="stop", max_idle=1)
+    session = FakeSession("a", made.fills, readers={"reader"})
+    over = made.fills.keep(session)
+    session.leave()
+    assert session.state is State.COPYING and not over.is_set()
+    assert made.fills.keep(session) is over
+    session.end()
+    assert over.is_set()
+
+
+def test_one_that_is_no_longer_kept_is_one_of_the_others() -> None:
+    made = Fills(max_idle=1)
+    kept = FakeSession("a", made.fills)
+    made.fills.keep(kept)
+    made.fills.changed(kept)
+    first = made.session("b")
+    assert (kept.state, first.state) == (State.COPYING, State.COPYING)
+    made.fills.release(kept)
+    assert kept.state is State.CLOSED  # "b" has the one place
+    made.fills.release(kept)
+    first.end()
+    assert made.resumed == ["a"]
+
+
+@pytest.mark.parametrize("state", [State.DETACHED, State.COMPLETE, State.CLOSED])
+def test_one_that_copies_no_more_need_not_be_waited_for(state: State) -> None:
+    made = Fills()
+    session = FakeSession("a", made.fills, state)
+    assert made.fills.keep(session).is_set()
+    made.fills.release(session)
+
+
+def test_paused_copies_can_be_forgotten() -> None:
+    made = Fills(max_idle=1)
+    first, *_ = (made.session(path) for path in ("a/1", "a/2", "b/3"))
+    made.fills.forget(lambda path: path.startswith("a/"))
+    first.end()
+    assert made.resumed == ["b/3"]

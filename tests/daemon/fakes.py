@@ -4,6 +4,7 @@ What they do is told by FAKE in the environment, a word or several:
 ``hung-start``   the cache starts when the file $FAKE_GATE is there
 ``in-use`` ``broken-cache`` ``full-disk`` ``broken-source`` ``broken-server``   start fails
 ``hung-stop``    the server never finishes to drain
+``hung-reload`` ``broken-reload``  what the server does when it is told to
 ``hung-thread``  a worker thread never returns
 ``crash``        the process kills itself when its cache starts
 ``crash-again``  the same, but not the first time; $FAKE_GATE is a directory
@@ -22,13 +23,12 @@ import sys
 import time
 
 import gevent
-from gevent.socket import socket as GeventSocket
 
 from streamcache.cli import main
 from streamcache.config import Config, changed
 from streamcache.daemon import place, supervisor
 from streamcache.daemon.parts import CachePart, Parts
-from streamcache.errors import CacheError, CacheInUse, SourceUnavailable
+from streamcache.errors import CacheError, CacheInUse, ConfigError, SourceUnavailable
 from streamcache.server.address import Address
 from streamcache.server.addresses import AddressRow
 from streamcache.stats import Statistics
@@ -82,6 +82,11 @@ class FakeCache:
         if not self.config.cache.size:
             self.config = changed(self.config, "cache", size=123_456_789)
 
+    def reconfigure(self, config: Config) -> tuple[str, ...]:
+        self.config = config
+        tell(f"cache.reconfigure revalidate={config.source.revalidate}")
+        return ()
+
     def statistics(self) -> Statistics:
         return Statistics(requests={"hit": 3, "miss": 1}, bytes={"hit": 300})
 
@@ -92,25 +97,27 @@ class FakeCache:
 class FakeServer:
     connections = 0
 
-    def __init__(
-        self, listen: str | socket.socket, cache: CachePart, addresses: AddressRow
-    ) -> None:
-        self._listener: GeventSocket | socket.socket | None = None
-        if isinstance(listen, str):
-            self._address = Address.parse(listen)
-        else:
-            self._listener, self._address = listen, Address.of(listen)
+    def __init__(self, listener: socket.socket, cache: CachePart, addresses: AddressRow) -> None:
+        self._listener = listener
 
     @property
     def url(self) -> str:
-        return self._address.url
+        return Address.of(self._listener).url
 
     def start(self) -> None:
         if is_said("broken-server"):
             raise OSError(errno.EIO, "the network card is on fire")
-        if self._listener is None:
-            self._listener = self._address.bind(1)
-        self._address = Address.of(self._listener)
+
+    def reconfigure(self, config: Config) -> tuple[str, ...]:
+        tell(f"server.reconfigure connections={config.limits.connections}")
+        while is_said("hung-reload"):
+            gevent.sleep(1)
+        if is_said("broken-reload"):
+            raise ConfigError("access.keys: gone")
+        return ()
+
+    def reopen_logs(self) -> None:
+        tell("server.reopen_logs")
 
     def stop(self, timeout: float | None = None) -> None:
         tell(f"server.stop timeout={timeout}")
@@ -122,6 +129,7 @@ def hasten() -> None:
     """Make the supervisor's times shorter, where a test cannot wait for them."""
     place.SHORTEST_DELAY = float(os.environ.get("TEMPO_DELAY", place.SHORTEST_DELAY))
     place.LIVED = float(os.environ.get("TEMPO_LIVED", place.LIVED))
+    supervisor.RELOAD_WAIT = float(os.environ.get("TEMPO_RELOAD", supervisor.RELOAD_WAIT))
     supervisor.DRAIN_GRACE = float(os.environ.get("TEMPO_GRACE", supervisor.DRAIN_GRACE))
 
 

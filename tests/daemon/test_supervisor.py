@@ -96,15 +96,16 @@ def test_a_worker_that_hangs_while_it_drains_is_killed_in_the_end(start: Start) 
     assert "killed worker=w2" not in log
 
 
-def test_other_signals_do_no_harm(start: Start) -> None:
+def test_orders_that_workers_hear_too_are_the_supervisors_alone(start: Start) -> None:
     daemon = start(workers=2)
     daemon.ready_line()
     workers = children(daemon.process.pid)
-    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH):
         for pid in workers:
             os.kill(pid, number)
-        daemon.signal(number)
-        daemon.wait_for(f"ignored signal={number.name}")
+    daemon.signal(signal.SIGUSR1)
+    for _ in range(2):
+        daemon.wait_for_next("fake: server.reopen_logs")
     assert children(daemon.process.pid) == workers
     daemon.signal(signal.SIGTERM)
     assert daemon.end()[0] == 0

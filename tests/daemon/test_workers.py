@@ -283,7 +283,7 @@ def test_lines_of_the_access_log_are_whole(start: Start, tmp_path: Path, where: 
     text = b"".join(pieces).decode() if where == "pipe" else access.read_text()
     line = re.compile(
         r'127\.0\.0\.1 - - \[[^]]+\] "GET /small HTTP/1\.1" 200 1024'
-        r' "-" "u{900}" \w+ [\d.]+ "-" done'
+        r' "-" "u{900}" \w+ [\d.]+ "-" done \d+ \d+ [\d.]+'
     )
     lines = text.splitlines()
     assert [each for each in lines if not line.fullmatch(each)][:3] == []

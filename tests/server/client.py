@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket as constants
+import ssl
 import struct
 from dataclasses import dataclass, field
 
@@ -25,10 +27,58 @@ def get(path: str = "/a.bin", *fields: str, method: str = "GET", version: str = 
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
-class Client:
-    """One connection."""
+class TlsSocket:
+    """The calls of a socket that ``Client`` makes, with TLS between; it can half-close."""
 
-    def __init__(self, address, *, receive_buffer: int = 0) -> None:
+    def __init__(self, raw: socket.socket, context: ssl.SSLContext) -> None:
+        self._raw = raw
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._in, self._out, server_hostname="localhost")
+        self._run(self._tls.do_handshake)
+        self.setsockopt, self.close, self.fileno = raw.setsockopt, raw.close, raw.fileno
+        self.settimeout = raw.settimeout
+
+    def sendall(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[self._tls.write(view) :]
+            self._raw.sendall(self._out.read())
+
+    def recv(self, size: int) -> bytes:
+        try:
+            return self._run(lambda: self._tls.read(size))
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+            return b""
+
+    def shutdown(self, _: int) -> None:
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self._tls.unwrap()
+        self._raw.sendall(self._out.read())
+        self._raw.shutdown(constants.SHUT_WR)
+
+    def _run(self, step):
+        while True:
+            try:
+                done = step()
+            except ssl.SSLWantReadError:
+                done = None
+            if self._out.pending:
+                self._raw.sendall(self._out.read())
+            if done is not None or (step == self._tls.do_handshake and self._tls.version()):
+                return done
+            data = self._raw.recv(65536)
+            if data:
+                self._in.write(data)
+            else:
+                self._in.write_eof()
+
+
+class Client:
+    """One connection; with TLS if there is a ``context``."""
+
+    def __init__(
+        self, address, *, receive_buffer: int = 0, context: ssl.SSLContext | None = None
+    ) -> None:
         unix = isinstance(address, str)
         family = (
             socket.AF_UNIX if unix else socket.AF_INET6 if ":" in address[0] else socket.AF_INET
@@ -38,6 +88,8 @@ class Client:
             self.socket.setsockopt(constants.SOL_SOCKET, constants.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(WAIT)
         self.socket.connect(address)
+        if context is not None:
+            self.socket = TlsSocket(self.socket, context)
         self.rest = b""
 
     def __enter__(self) -> Client:

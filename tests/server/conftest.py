@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from streamcache.access.authorize import Authorize
 from streamcache.config import Config
 from streamcache.server.server import StreamCacheServer
+from tests.certificates import Pair
 from tests.server.client import Client
 from tests.server.fakes import FakeCache
 
@@ -29,16 +31,23 @@ def with_options(**sections: dict[str, object]) -> Config:
 
 
 class Site:
-    """A running server, its cache and its files."""
+    """A running server, its cache and its files; with a ``context`` its clients speak TLS."""
 
-    def __init__(self, server: StreamCacheServer, cache: FakeCache, contents: dict[str, bytes]):
+    def __init__(
+        self,
+        server: StreamCacheServer,
+        cache: FakeCache,
+        contents: dict[str, bytes],
+        context: ssl.SSLContext | None,
+    ):
+        self.context = context
         self.server = server
         self.cache = cache
         self.contents = contents
         self._clients: list[Client] = []
 
     def client(self, **options: int) -> Client:
-        self._clients.append(Client(self.server.address, **options))
+        self._clients.append(Client(self.server.address, context=self.context, **options))
         return self._clients[-1]
 
     def close_clients(self) -> None:
@@ -79,14 +88,20 @@ def root(tmp_path_factory: pytest.TempPathFactory, contents: dict[str, bytes]) -
     return path
 
 
-@pytest.fixture(params=["fast", "slow"])
+@pytest.fixture(params=["fast", "slow", "tls"])
 def path_taken(request: pytest.FixtureRequest) -> str:
-    """Both paths answer alike: every test of a server runs with the fast one and without it."""
+    """All answer alike: every test of a server runs with the fast path, without it, over TLS."""
     return request.param
 
 
+PLAIN = pytest.mark.parametrize("path_taken", ["fast", "slow"], indirect=True)
+"""For tests of what is another thing over TLS (``test_tls.py``)."""
+
+
 @pytest.fixture
-def site(root: Path, contents: dict[str, bytes], path_taken: str) -> Iterator[Callable[..., Site]]:
+def site(
+    root: Path, contents: dict[str, bytes], path_taken: str, pair: Pair
+) -> Iterator[Callable[..., Site]]:
     """``site(limits={...}, log={...}, listener=...)`` starts a server; it is stopped at the end."""
     running: list[Site] = []
 
@@ -96,11 +111,15 @@ def site(root: Path, contents: dict[str, bytes], path_taken: str) -> Iterator[Ca
         **sections: dict[str, object],
     ) -> Site:
         sections.setdefault("log", {"access": "off"})
+        context = None
+        if path_taken == "tls":
+            sections["server"] = {**pair.options, **sections.get("server", {})}
+            context = ssl.create_default_context(cafile=pair.certificate)
         cache = FakeCache(root, with_options(**sections))
         server = StreamCacheServer(listener, cache, authorize=authorize)
-        server._fast_path = path_taken == "fast"
+        server._fast_path = path_taken != "slow"
         server.start()
-        running.append(Site(server, cache, contents))
+        running.append(Site(server, cache, contents, context))
         return running[-1]
 
     yield start

@@ -86,6 +86,9 @@ class FakeDelegate:
         self.from_source += fetched
         self.from_cache += count - fetched
 
+    def failed(self, error: Exception) -> None:
+        raise error
+
     def close(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
@@ -179,11 +182,11 @@ class FakeCache:
         return self._hot[path]
 
     def delivered(self, hot: ObjectHandle, client: str, count: int) -> None:
-        delegate = self.take(hot, client)
+        delegate = self.take(hot, client, hot.name)
         delegate.delivered = count
         delegate.close()
 
-    def take(self, hot: ObjectHandle, client: str) -> FakeDelegate:
+    def take(self, hot: ObjectHandle, client: str, path: str) -> FakeDelegate:
         self.clients.append(client)
         self.delegates.append(FakeDelegate(self, hot.name, CacheStatus.HIT))
         return self.delegates[-1]

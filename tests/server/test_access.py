@@ -32,6 +32,12 @@ HIT = "streamcache; hit"
 NOT_ASKED = "streamcache"
 
 
+@pytest.fixture(params=["fast", "slow"])
+def path_taken(request: pytest.FixtureRequest) -> str:
+    """Not over TLS: what is decided here knows nothing of it."""
+    return request.param
+
+
 @pytest.fixture
 def keys(tmp_path: Path) -> str:
     (tmp_path / "keys").write_bytes(KEY)

@@ -238,6 +238,7 @@ def test_a_json_line_has_every_field(logs):
     when = datetime.datetime.fromisoformat(one.pop("time"))
     assert abs((datetime.datetime.now(datetime.UTC) - when).total_seconds()) < 60
     assert 0 <= one.pop("ttfb") <= one.pop("seconds") < 5
+    assert one.pop("request_id") != refused["request_id"]
     assert one == EXPECTED
     assert {name for name, value in refused.items() if value is None} == {
         *("user", "method", "target", "protocol", "referer", "user_agent", "cache", "range"),
@@ -261,11 +262,12 @@ def test_each_field_alone_in_both_forms(logs, name):
         ttfb=0.25,
         bytes_cache=60,
         bytes_source=40,
+        request_id="7f-1",
     )
     behind = {
         "cache": " miss", "seconds": " 2.000", "range": ' "bytes=0-99"', "outcome": " done",
         "bytes_cache": " 60", "bytes_source": " 40", "ttfb": " 0.250", "host": ' "h"',
-        "pid": f" {os.getpid()}", "worker": " w7",
+        "pid": f" {os.getpid()}", "worker": " w7", "request_id": " 7f-1",
     }  # fmt: skip
     line = Combined(LogConfig(fields=name), "w7").line(served, Clock())
     head, _, rest = line.partition("] ")

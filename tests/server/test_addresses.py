@@ -15,6 +15,12 @@ from tests.server.client import WAIT, Client, eventually, get
 MANY = "refused, as limits.per_address are open"
 
 
+@pytest.fixture(params=["fast", "slow"])
+def path_taken(request: pytest.FixtureRequest) -> str:
+    """Not over TLS: what is decided here knows nothing of it."""
+    return request.param
+
+
 class From(Client):
     """A client with an address of its own (all of 127/8 is this machine)."""
 

@@ -15,9 +15,11 @@ from streamcache.errors import SourceUnavailable
 from streamcache.server.acceptor import connection_limit
 from streamcache.server.server import StreamCacheServer
 from tests.server.client import WAIT, Client, eventually, get
+from tests.server.conftest import PLAIN
 from tests.server.fakes import FakeCache, Gate
 
 
+@PLAIN
 def test_the_real_address_and_url_are_told(site):
     server = site().server
     host, port = server.address
@@ -51,6 +53,7 @@ def test_it_can_start_again_after_stop(site):
     assert here.client().ask("/a.bin").status == 200
 
 
+@PLAIN
 def test_ipv6(site):
     try:
         here = site(("::1", 0), log={"access": "-"})
@@ -123,6 +126,7 @@ def test_a_listening_socket_may_be_given(site, make):
     assert here.client().ask("/a.bin").status == 200
 
 
+@PLAIN
 def test_connections_are_without_nagles_delay(site):
     here = site()
     here.client().ask("/a.bin")
@@ -252,6 +256,7 @@ def test_the_cache_stays_open(root):
 # -- limits
 
 
+@PLAIN
 def test_above_the_limit_a_connection_is_refused_politely(site):
     here = site(limits={"connections": 2})
     served = [here.client(), here.client()]
@@ -272,6 +277,7 @@ def test_above_the_limit_a_connection_is_refused_politely(site):
     assert here.client().ask("/a.bin").status == 200
 
 
+@PLAIN
 def test_refused_connections_are_bounded_too(site, monkeypatch):
     monkeypatch.setattr("streamcache.server.server.REFUSED_AT_ONCE", 3)
     here = site(limits={"connections": 1})
@@ -368,6 +374,7 @@ def test_it_serves_in_a_program_that_is_monkey_patched(root, contents):
     assert '"GET /big.bin HTTP/1.1" 200' in line
 
 
+@PLAIN
 def test_the_log_says_what_a_server_is(site):
     here = site()
     here.client().ask("/a.bin")

@@ -14,7 +14,7 @@ def main() -> None:
     """Parse the command line and serve."""
     default = Speed()
     parser = argparse.ArgumentParser(prog="python -m tests.slowfs", description=__doc__)
-    parser.add_argument("backing", help="directory whose files are shown (read-only)")
+    parser.add_argument("backing", help="directory whose files are shown")
     parser.add_argument("mountpoint")
     parser.add_argument("--control", help="unix socket for commands; default MOUNTPOINT.control")
     parser.add_argument("--latency", type=float, default=default.latency, help="s per read")
@@ -31,6 +31,7 @@ def main() -> None:
         action="store_true",
         help="each open drops the kernel's pages, not only one of a changed file",
     )
+    parser.add_argument("--writable", action="store_true", help="files can be changed")
     parser.add_argument("--read-ahead", type=int, default=mounting.MAX_READ, help="bytes")
     parser.add_argument(
         "--parent", action="store_true", help="end when standard input ends (for SlowFS)"
@@ -53,6 +54,7 @@ def main() -> None:
             speed=speed,
             read_ahead=args.read_ahead,
             parent=args.parent,
+            writable=args.writable,
         )
     finally:
         if os.path.exists(control):

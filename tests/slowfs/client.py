@@ -32,6 +32,7 @@ class Counters:
     opens: int
     reads: int
     directory_reads: int
+    writes: int
     bytes_read: int  # bytes delivered; the kernel asks for whole pages, the end of a file is short
     errors: int  # operations that a fault made fail
     hanging: int  # operations that hang now
@@ -61,9 +62,13 @@ class SlowFS:
         backing: str | os.PathLike[str] | None = None,
         *,
         read_ahead: int = mounting.MAX_READ,
+        writable: bool = False,
         **speed: float,
     ) -> None:
-        """``backing`` None: an empty directory of its own, which goes with the mount."""
+        """``backing`` None: an empty directory of its own, which goes with the mount.
+
+        ``writable``: through this mount alone, files may be changed.
+        """
         reason = mounting.unsupported()
         if reason is not None:
             raise SlowFSError(reason)
@@ -83,6 +88,7 @@ class SlowFS:
                 "--parent",
                 f"--control={self._control}",
                 f"--read-ahead={read_ahead}",
+                *(["--writable"] if writable else []),
                 str(self.backing),
                 str(self.path),
             ],
@@ -145,9 +151,9 @@ class SlowFS:
         ``kind`` is an errno name ("EIO", "ESTALE", "EACCES"), "hang" (until released),
         "truncate" (files seem to end at ``size``) or "delay" (``seconds`` more). ``path`` is a
         glob over paths relative to the root, None for all; ``start`` and ``stop`` select reads
-        that touch those bytes; ``skip`` lets that many pass first, ``times`` limits the hits;
-        ``existing`` limits it to files that are open already. The kernel repeats a path walk
-        once after ESTALE.
+        and writes that touch those bytes; ``skip`` lets that many pass first, ``times`` limits
+        the hits; ``existing`` limits it to files that are open already. The kernel repeats a
+        path walk once after ESTALE.
         """
         return self._ask(
             "fault",

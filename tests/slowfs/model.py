@@ -6,7 +6,9 @@ import errno
 import fnmatch
 from dataclasses import asdict, dataclass, field
 
-OPERATIONS = ("lookup", "getattr", "readlink", "open", "read", "opendir", "readdir")
+READING = ("lookup", "getattr", "readlink", "open", "read", "opendir", "readdir")
+WRITING = ("create", "write", "fsync", "setattr", "mkdir", "symlink", "unlink", "rmdir", "rename")
+OPERATIONS = (*READING, *WRITING)
 
 
 @dataclass(slots=True)
@@ -60,7 +62,7 @@ class Fault:
     operations: tuple[str, ...] = OPERATIONS
     times: int | None = None  # matches until it wears off; None: for ever
     skip: int = 0  # matches that pass before the first hit
-    start: int = 0  # reads only: those that touch a byte of [start, stop)
+    start: int = 0  # reads and writes only: those that touch a byte of [start, stop)
     stop: int | None = None
     size: int = 0  # "truncate": the size that files seem to have
     seconds: float = 0.0  # "delay"
@@ -106,6 +108,7 @@ class Counts:
     opens: int = 0
     reads: int = 0
     directory_reads: int = 0
+    writes: int = 0
     bytes_read: int = 0
     errors: int = 0  # answered with the errno of a fault
     log: list[tuple[int, int, int, float]] = field(default_factory=list)  # see client.Read
@@ -121,6 +124,7 @@ _COUNTED = {
     "lookup": "lookups",
     "getattr": "getattrs",
     "open": "opens",
+    "write": "writes",
     "read": "reads",
     "readdir": "directory_reads",
 }

@@ -1,4 +1,4 @@
-"""The kernel's FUSE protocol (linux/fuse.h, 7.31), as far as a read-only file system needs it.
+"""The kernel's FUSE protocol (linux/fuse.h, 7.31), as far as this file system needs it.
 
 Bytes in, values out and back; no system calls here. Spoken directly rather than through libfuse
 because LOOKUP and GETATTR stay apart (they are one callback there), an operation that hangs costs
@@ -11,10 +11,11 @@ import os
 import struct
 from dataclasses import dataclass
 
-LOOKUP, FORGET, GETATTR, READLINK = 1, 2, 3, 5
-OPEN, READ, STATFS, RELEASE = 14, 15, 17, 18
-INIT, OPENDIR, READDIR, RELEASEDIR = 26, 27, 28, 29
-INTERRUPT, DESTROY, BATCH_FORGET = 36, 38, 42
+LOOKUP, FORGET, GETATTR, SETATTR, READLINK, SYMLINK = 1, 2, 3, 4, 5, 6
+MKDIR, UNLINK, RMDIR, RENAME = 9, 10, 11, 12
+OPEN, READ, WRITE, STATFS, RELEASE, FSYNC = 14, 15, 16, 17, 18, 20
+INIT, OPENDIR, READDIR, RELEASEDIR, FSYNCDIR = 26, 27, 28, 29, 30
+CREATE, INTERRUPT, DESTROY, BATCH_FORGET, RENAME2 = 35, 36, 38, 42, 45
 
 NAMES = {
     LOOKUP: "lookup",
@@ -25,6 +26,21 @@ NAMES = {
     OPENDIR: "opendir",
     READDIR: "readdir",
 }
+CHANGES = {
+    SETATTR: "setattr",
+    SYMLINK: "symlink",
+    MKDIR: "mkdir",
+    UNLINK: "unlink",
+    RMDIR: "rmdir",
+    RENAME: "rename",
+    RENAME2: "rename",
+    WRITE: "write",
+    FSYNC: "fsync",
+    FSYNCDIR: "fsync",
+    CREATE: "create",
+}
+"""What a file system that can be written to knows besides."""
+NAMES |= CHANGES
 """Operations that take time and that faults can hit; the others are answered at once."""
 
 # Flags of INIT. No FUSE_AUTO_INVAL_DATA: with it every read would ask for the attributes first,
@@ -41,8 +57,8 @@ GETATTR_FH = 1 << 0
 
 ROOT = 1  # nodeid
 MINOR = 31  # highest version whose structures are used here
-MAX_WRITE = 4096  # nothing is written; the kernel wants a figure
-REQUEST_SIZE = 64 * 1024  # bytes of buffer for one request; no request here carries data
+MAX_WRITE = 256 * 1024  # bytes of one WRITE at most
+REQUEST_SIZE = MAX_WRITE + 64 * 1024  # bytes of buffer for one request
 
 _IN = struct.Struct("<IIQQIIIHH")
 _OUT = struct.Struct("<IiQ")
@@ -50,8 +66,23 @@ _ATTR = struct.Struct("<6Q10I")
 _INIT_IN = struct.Struct("<IIII")
 _INIT_OUT = struct.Struct("<IIIIHHIIHHI28x")
 _READ_IN = struct.Struct("<QQIIQII")
+_WRITE_IN = struct.Struct("<QQIIQII")
+_SETATTR_IN = struct.Struct("<II6Q8I")
 _DIRENT = struct.Struct("<QQII")
 _STATFS = struct.Struct("<5Q4I24x")
+
+
+SET_MODE, SET_SIZE, SET_ATIME, SET_MTIME, SET_NOW = 1, 8, 16, 32, 128 | 256
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Attributes as they shall be; None: as they are."""
+
+    size: int | None
+    mode: int | None
+    times: tuple[int, int] | None  # (atime, mtime) in ns
+    now: bool  # the times shall be now
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +104,35 @@ class Request:
     def name(self) -> str:
         """The name of LOOKUP."""
         return os.fsdecode(self.body.split(b"\0", 1)[0])
+
+    def names(self, skip: int) -> list[str]:
+        """The names after ``skip`` bytes: one of CREATE, MKDIR; two of RENAME, SYMLINK."""
+        return [os.fsdecode(name) for name in self.body[skip:].split(b"\0")[:-1]]
+
+    def number(self, offset: int = 0, *, wide: bool = False) -> int:
+        """The number of 32 (64) bits there."""
+        return struct.unpack_from("<Q" if wide else "<I", self.body, offset)[0]
+
+    def write(self) -> tuple[int, int, bytes]:
+        """(handle, offset, data) of WRITE."""
+        handle, offset, size, *_rest = _WRITE_IN.unpack_from(self.body)
+        return handle, offset, self.body[_WRITE_IN.size : _WRITE_IN.size + size]
+
+    def setattr(self) -> Wanted:
+        """What SETATTR wants to be so."""
+        valid, _pad, _handle, size, _owner, atime, mtime, _ctime, *rest = _SETATTR_IN.unpack_from(
+            self.body
+        )
+        atime_ns, mtime_ns, _ctime_ns, mode, *_rest = rest
+        times = None
+        if valid & (SET_ATIME | SET_MTIME) == SET_ATIME | SET_MTIME and not valid & SET_NOW:
+            times = (atime * 10**9 + atime_ns, mtime * 10**9 + mtime_ns)
+        return Wanted(
+            size=size if valid & SET_SIZE else None,
+            mode=mode & 0o7777 if valid & SET_MODE else None,
+            times=times,
+            now=bool(valid & SET_NOW),
+        )
 
     def init(self) -> tuple[int, int, int, int]:
         """(major, minor, max_readahead, flags) of INIT."""
@@ -162,6 +222,11 @@ def attr_reply(attr: bytes, attr_timeout: float) -> bytes:
 def open_reply(handle: int, flags: int) -> bytes:
     """Body of the answer to OPEN and OPENDIR."""
     return struct.pack("<QII", handle, flags, 0)
+
+
+def write_reply(size: int) -> bytes:
+    """Body of the answer to WRITE."""
+    return struct.pack("<II", size, 0)
 
 
 def directory_entry(inode: int, offset: int, kind: int, name: str) -> bytes:

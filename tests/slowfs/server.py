@@ -17,6 +17,7 @@ import select
 import signal
 import socket
 import stat
+import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -70,8 +71,11 @@ class Job:
 class Server:
     """A pass-through of ``backing`` on ``mountpoint``, slow and faulty as told."""
 
-    def __init__(self, backing: str, mountpoint: str, control: str, *, speed: Speed) -> None:
+    def __init__(
+        self, backing: str, mountpoint: str, control: str, *, speed: Speed, writable: bool
+    ) -> None:
         self.speed = speed
+        self.writable = writable
         self.mountpoint = mountpoint
         self._pipe = Pipe()
         self._total = Counts()
@@ -95,7 +99,7 @@ class Server:
         self._poll = select.epoll()
         self._sockets: dict[int, Callable[[], None]] = {}
         self._listen(control)
-        self._fuse = mounting.mount(mountpoint)
+        self._fuse = mounting.mount(mountpoint, writable=writable)
         os.set_blocking(self._fuse, False)
         self._watch(self._fuse, self._take_requests)
 
@@ -191,8 +195,14 @@ class Server:
         if operation == "lookup":
             return _join(node.path, request.name()), None
         number = None
-        if operation in ("read", "readdir"):
-            number = request.read()[0]
+        if operation in ("read", "readdir", "write", "fsync"):
+            number = request.number(wide=True)
+        elif operation in ("create", "mkdir"):
+            return _join(node.path, request.names(16 if operation == "create" else 8)[0]), None
+        elif operation in ("unlink", "rmdir", "symlink"):
+            return _join(node.path, request.names(0)[0]), None
+        elif operation == "rename":
+            return _join(node.path, request.names(_rename_head(request))[0]), None
         elif operation == "getattr":
             number = request.getattr_handle()
         handle = self._handles.get(number) if number is not None else None
@@ -221,7 +231,7 @@ class Server:
                 self._interrupted.add(request.interrupted())
             case protocol.DESTROY:
                 self._answer(request, b"")
-            case _:  # ACCESS, FLUSH, xattrs ...: the kernel then does without
+            case _:  # ACCESS, FLUSH, xattrs, locks ...: the kernel then does without
                 self._answer(request, errno.ENOSYS)
 
     def _init(self, request: Request) -> None:
@@ -249,7 +259,7 @@ class Server:
         """Mark the job with what befalls it; extra seconds of latency."""
         extra = 0.0
         extent = None
-        if job.operation == "read":
+        if job.operation in ("read", "write"):  # begin with the same fields
             _handle, offset, size = job.request.read()
             extent = (offset, offset + size)
         handle = job.handle.id if job.handle else None
@@ -288,15 +298,18 @@ class Server:
 
     def _perform(self, job: Job, _due: float) -> None:
         try:
-            reply = getattr(self, f"_do_{job.operation}")(job)
+            reply: bytes | int = getattr(self, f"_do_{job.operation}")(job)
         except OSError as error:
             reply = error.errno or errno.EIO
         self._finish(job, reply)
 
     def _do_lookup(self, job: Job) -> bytes:
+        return self._entry(job, job.request.name())
+
+    def _entry(self, job: Job, name: str) -> bytes:
         parent = self._nodes[job.request.node]
         flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(job.request.name(), flags, dir_fd=parent.fd)
+        fd = os.open(name, flags, dir_fd=parent.fd)
         found = os.fstat(fd)
         number = self._by_identity.get(_identity(found))
         if number is None:
@@ -327,11 +340,15 @@ class Server:
         return os.fsencode(os.readlink("", dir_fd=self._nodes[job.request.node].fd))
 
     def _do_open(self, job: Job) -> bytes:
-        node = self._nodes[job.request.node]
-        fd = os.open(f"/proc/self/fd/{node.fd}", os.O_RDONLY | os.O_CLOEXEC)
+        return self._opened(self._nodes[job.request.node], job.request.open_flags())
+
+    def _opened(self, node: Node, wanted: int) -> bytes:
+        mode = wanted & os.O_ACCMODE if self.writable else os.O_RDONLY
+        fd = os.open(f"/proc/self/fd/{node.fd}", mode | os.O_CLOEXEC)
         found = os.fstat(fd)
         content = (found.st_mtime_ns, found.st_size, self._epoch)
-        keep = self.speed.keep_cache and node.content == content
+        # Where it is written, it is written through this mount alone: the pages are right.
+        keep = self.writable or (self.speed.keep_cache and node.content == content)
         node.content = content
         handle = self._new_handle(fd, node)
         flags = protocol.FOPEN_KEEP_CACHE if keep else 0
@@ -363,6 +380,71 @@ class Server:
         handle = Handle(self._handle_number, fd, node, node.path)
         self._handles[handle.id] = handle
         return handle
+
+    # What changes files
+
+    def _do_create(self, job: Job) -> bytes:
+        (name,) = job.request.names(16)
+        flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+        mode = job.request.number(4) & 0o7777
+        os.close(os.open(name, flags, mode, dir_fd=self._nodes[job.request.node].fd))
+        entry = self._entry(job, name)
+        node = self._nodes[struct.unpack_from("<Q", entry)[0]]
+        return entry + self._opened(node, job.request.number())
+
+    def _do_write(self, job: Job) -> bytes:
+        _handle, offset, data = job.request.write()
+        assert job.handle is not None
+        return protocol.write_reply(os.pwrite(job.handle.fd, data, offset))
+
+    def _do_fsync(self, job: Job) -> bytes:
+        assert job.handle is not None
+        os.fsync(job.handle.fd)
+        return b""
+
+    def _do_setattr(self, job: Job) -> bytes:
+        wanted, path = job.request.setattr(), f"/proc/self/fd/{self._nodes[job.request.node].fd}"
+        if wanted.size is not None:
+            os.truncate(path, wanted.size)
+        if wanted.mode is not None:
+            os.chmod(path, wanted.mode)
+        if wanted.times is not None:
+            os.utime(path, ns=wanted.times)
+        elif wanted.now:
+            os.utime(path)
+        return self._do_getattr(job)
+
+    def _do_mkdir(self, job: Job) -> bytes:
+        (name,) = job.request.names(8)
+        mode = job.request.number() & 0o7777
+        os.mkdir(name, mode, dir_fd=self._nodes[job.request.node].fd)
+        return self._entry(job, name)
+
+    def _do_symlink(self, job: Job) -> bytes:
+        name, target = job.request.names(0)
+        os.symlink(target, name, dir_fd=self._nodes[job.request.node].fd)
+        return self._entry(job, name)
+
+    def _do_unlink(self, job: Job) -> bytes:
+        os.unlink(job.request.name(), dir_fd=self._nodes[job.request.node].fd)
+        return b""
+
+    def _do_rmdir(self, job: Job) -> bytes:
+        os.rmdir(job.request.name(), dir_fd=self._nodes[job.request.node].fd)
+        return b""
+
+    def _do_rename(self, job: Job) -> bytes | int:
+        request = job.request
+        if request.opcode == protocol.RENAME2 and request.number(8):
+            return errno.EINVAL  # RENAME_EXCHANGE ...
+        old, new = request.names(_rename_head(request))
+        here, there = self._nodes[request.node], self._nodes[request.number(wide=True)]
+        os.rename(old, new, src_dir_fd=here.fd, dst_dir_fd=there.fd)
+        renamed = os.stat(new, dir_fd=there.fd, follow_symlinks=False)
+        number = self._by_identity.get(_identity(renamed))
+        if number is not None:
+            self._nodes[number].path = _join(there.path, new)
+        return b""
 
     # Reads: taken from the backing file while the latency passes, then through the pipe
 
@@ -499,7 +581,14 @@ class Server:
 
 
 def run(
-    backing: str, mountpoint: str, control: str, *, speed: Speed, read_ahead: int, parent: bool
+    backing: str,
+    mountpoint: str,
+    control: str,
+    *,
+    speed: Speed,
+    read_ahead: int,
+    parent: bool,
+    writable: bool,
 ) -> None:
     """Serve until SIGTERM or unmount, with ``parent`` also until standard input ends.
 
@@ -510,7 +599,7 @@ def run(
         os.setpriority(os.PRIO_PROCESS, 0, -10)
     mounting.exact_timers()
     backing, mountpoint = os.path.realpath(backing), os.path.realpath(mountpoint)
-    server = Server(backing, mountpoint, control, speed=speed)
+    server = Server(backing, mountpoint, control, speed=speed, writable=writable)
     try:
         signal.signal(signal.SIGTERM, _exit)
         signal.signal(signal.SIGINT, _exit)
@@ -540,6 +629,11 @@ def _identity(found: os.stat_result) -> tuple[int, int]:
 
 def _join(parent: str, name: str) -> str:
     return f"{parent}/{name}" if parent else name
+
+
+def _rename_head(request: Request) -> int:
+    """Bytes before the two names."""
+    return 8 if request.opcode == protocol.RENAME else 16
 
 
 def _is_killed(thread: int) -> bool:

@@ -318,7 +318,7 @@ def test_unknown_faults_are_refused(fast: SlowFS) -> None:
     with pytest.raises(SlowFSError, match="no such fault"):
         fast.fault("ENOTHING")
     with pytest.raises(SlowFSError, match="no such operation"):
-        fast.fault("EIO", operations=("write",))
+        fast.fault("EIO", operations=("wrote",))
 
 
 def test_a_hang_lasts_until_it_is_released_and_holds_up_nobody_else(fast: SlowFS) -> None:
@@ -408,3 +408,47 @@ def test_delays_come_on_top(fast: SlowFS) -> None:
     began = time.monotonic()
     read(fast, "film", 0, 4096)
     assert time.monotonic() - began >= 0.1
+
+
+# Written to, as the disk of a cache is
+
+
+def test_what_is_written_through_it_is_there(tmp_path: Path) -> None:
+    with SlowFS(writable=True, latency=0, meta_latency=0, bandwidth=0) as fs:
+        (fs.path / "a").mkdir()
+        with open(fs.path / "a" / "new", "wb") as file:
+            file.write(content("film", 0, 3 * MiB))
+            file.flush()
+            os.fsync(file.fileno())
+            os.utime(file.fileno(), ns=(5 * 10**9, 7 * 10**9 + 1))
+        os.rename(fs.path / "a" / "new", fs.path / "film")
+        os.symlink("film", fs.path / "link")
+        for tree in (fs.backing, fs.path):
+            assert verify("film", 0, (tree / "link").read_bytes()) is None
+            assert os.stat(tree / "film").st_mtime_ns == 7 * 10**9 + 1
+            assert os.stat(tree / "film").st_size == 3 * MiB
+            assert os.listdir(tree / "a") == []
+        os.truncate(fs.path / "film", 10)
+        os.unlink(fs.path / "link")
+        os.rmdir(fs.path / "a")
+        assert {p.name: p.stat().st_size for p in fs.backing.iterdir()} == {"film": 10}
+        assert fs.counters().writes >= 3
+
+
+@pytest.mark.parametrize("operation", ["create", "write", "fsync", "rename", "unlink", "mkdir"])
+def test_what_changes_files_fails_on_demand(operation: str) -> None:
+    with SlowFS(writable=True, latency=0, meta_latency=0, bandwidth=0) as fs:
+
+        def change() -> None:
+            with open(fs.path / "new", "wb", buffering=0) as file:
+                file.write(b"bytes")
+                os.fsync(file.fileno())
+            os.rename(fs.path / "new", fs.path / "renamed")
+            os.unlink(fs.path / "renamed")
+            os.mkdir(fs.path / "folder")
+
+        fs.fault("EIO", operations=(operation,), times=1)
+        with pytest.raises(OSError) as caught:
+            change()
+        assert caught.value.errno == errno.EIO
+        change()

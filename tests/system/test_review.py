@@ -419,7 +419,7 @@ def test_idle_copies_go_on_although_others_that_paused_were_deleted(
     for name in names:
         with opened(cache, name) as delegate:
             take(delegate, 0, 1)
-    deleted = list(cache._parts.provider._fills._paused)[:6]
+    deleted = list(cache._parts.provider.fills._paused)[:6]
     assert len(deleted) == 6
     for name in deleted:
         (source / name).unlink()

@@ -176,10 +176,13 @@ def test_what_is_read_is_never_taken(source: Path, cache_dir: Path, open_cache: 
         data = take(reader, 0, 1000)
         assert reader.status is CacheStatus.HIT
         held = objects_in(cache_dir)
-        for number in range(10):
+        # On a busy machine some are read to their end before there is room, and are not kept.
+        for number in range(40):
             write(source, f"more{number}", MiB)
             fetch(cache, f"more{number}")
-        settle(cache, cache_dir)
+            settle(cache, cache_dir)
+            if cache.statistics().evictions >= 7:
+                break
         assert cache.statistics().evictions >= 7
         assert len(set(held) & set(objects_in(cache_dir))) == 1
         assert fetch(cache, "small0").status is CacheStatus.HIT

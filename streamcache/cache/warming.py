@@ -1,0 +1,372 @@
+"""Warm jobs: files are brought into the cache before anybody asks for them.
+
+Greenlets of a job, all in the hub's thread: one walks the source (in the meta pool, a bounded piece
+at a time), ``at_once`` copy, and one measures. A copy is a session like any other, without a
+reader: whoever wants bytes from the source goes before it, and who asks for its file joins it.
+
+A job makes room like any miss does, so what is worth least goes. It never brings more than what was
+free when it began and a tenth of the cache: with S3-FIFO that is what new files may take from
+each other before those that people came back to are touched, and beyond it a job would push out
+what it brought itself. What it pins stays, so then only what may be pinned at all bounds it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal
+
+import gevent
+from gevent.event import Event
+from gevent.queue import Queue
+
+from streamcache.cache.allotment import LOCK_WAIT
+from streamcache.cache.names import key_of
+from streamcache.cache.pace import Pace
+from streamcache.cache.resources import Resources
+from streamcache.cache.selection import Selection
+from streamcache.cache.space import footprint
+from streamcache.cache.states import Event as Happening
+from streamcache.errors import CacheError, StreamCacheError
+from streamcache.source.walk import Walked
+
+if TYPE_CHECKING:
+    from streamcache.cache.provider import Provider
+    from streamcache.cache.session import CopySession
+
+WarmState = Literal["running", "done", "full", "cancelled", "failed"]
+
+MOST_AT_ONCE: Final = 64
+_MOST_FAILED: Final = 1000  # that are remembered by name
+_AHEAD: Final = 100_000  # files that the walk may be before the copies
+_SHARE: Final = 0.1  # of the cache, see above
+_MEASURE: Final = 0.5  # s between two looks at the rate
+_SMOOTH: Final = 5.0  # s that the rate is averaged over
+_PAUSE: Final = 0.5  # s between looks whether files can be copied again
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WarmOrder:
+    """What is to be warmed: files that a ``selection`` means at the source, or these ``paths``.
+
+    ``max_bandwidth`` is bytes a second for the whole job, 0: no limit of its own; what viewers wait
+    for is never held back. ``pin``: each file is pinned when it is there.
+    """
+
+    selection: Selection | None = None
+    paths: tuple[str, ...] = ()
+    max_bandwidth: int = 0
+    at_once: int = 2
+    pin: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.selection is None) == (not self.paths):
+            raise ValueError("either a prefix or glob, or a list of paths is needed")
+        for path in self.paths:
+            Selection.of(path=path)
+        if not 1 <= self.at_once <= MOST_AT_ONCE:
+            raise ValueError(f"at_once {self.at_once} is not in 1 to {MOST_AT_ONCE}")
+        if self.max_bandwidth < 0:
+            raise ValueError(f"max_bandwidth {self.max_bandwidth} is below 0")
+
+    def __str__(self) -> str:
+        return str(self.selection) if self.selection is not None else f"{len(self.paths)} paths"
+
+
+@dataclass(frozen=True, slots=True)
+class WarmFailure:
+    """A file or folder that could not be warmed, and why."""
+
+    path: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class WarmStatus:
+    """How far a job is. Bytes and files are those that are in the cache now, and before it began.
+
+    ``files`` and ``bytes`` grow until ``walked``. "full": some were ``left_out`` for want of room.
+    """
+
+    id: str
+    state: WarmState
+    what: str
+    files: int
+    files_done: int
+    bytes: int
+    bytes_done: int
+    rate: float  # bytes/s that are copied now
+    remaining: float | None  # s; None: not known
+    walked: bool
+    left_out: int  # files
+    failures: int
+    failed: tuple[WarmFailure, ...]  # the first 1,000
+    started: float  # s since the epoch
+    ended: float | None
+
+
+@dataclass(slots=True)
+class _Tally:
+    files: int = 0
+    files_done: int = 0
+    bytes: int = 0
+    bytes_done: int = 0
+    bytes_brought: int = 0  # that were not there before, on disk
+    left_out: int = 0
+    failures: int = 0
+    failed: list[WarmFailure] = field(default_factory=list)
+
+
+class WarmJob:
+    """A job that runs, or has ended. Made by ``Operations.warm``."""
+
+    def __init__(
+        self,
+        id: str,
+        order: WarmOrder,
+        *,
+        resources: Resources,
+        provider: Provider,
+        pin: Callable[[str], object],
+        can_copy: Callable[[], bool],
+    ) -> None:
+        """``pin(path)`` pins one that is there; it may switch, and raise StreamCacheError."""
+        self.id = id
+        self.order = order
+        self.state: WarmState = "running"
+        self._r = resources
+        self._provider = provider
+        self._pin = pin
+        self._can_copy = can_copy
+        self._tally = _Tally()
+        self._walked = False
+        self._pace = Pace(order.max_bandwidth)
+        self._copying: dict[CopySession, int] = {}  # our copies -> bytes that were present before
+        self._copied = 0  # bytes by copies that are over
+        self._rate = 0.0
+        space = resources.space
+        room = max(0, space.high_mark - space.used) + int(_SHARE * space.limit)
+        self._budget: float = float("inf") if order.pin else room
+        self._started = time.time()
+        self._ended: float | None = None
+        self.over = Event()
+        self._greenlet = gevent.spawn(self._run)
+
+    def __repr__(self) -> str:
+        tally = self._tally
+        return f"<WarmJob {self.id} {self.state} {tally.files_done}/{tally.files} {self.order}>"
+
+    @property
+    def status(self) -> WarmStatus:
+        """How far it is. Does not switch."""
+        tally = self._tally
+        done = tally.bytes_done + sum(session.map.present_bytes for session in self._copying)
+        remaining = None
+        if self.state == "running" and self._walked and self._rate > 0:
+            remaining = max(0, tally.bytes - done) / self._rate
+        return WarmStatus(
+            id=self.id,
+            state=self.state,
+            what=str(self.order),
+            files=tally.files,
+            files_done=tally.files_done,
+            bytes=tally.bytes,
+            bytes_done=done,
+            rate=self._rate if self.state == "running" else 0.0,
+            remaining=remaining,
+            walked=self._walked,
+            left_out=tally.left_out,
+            failures=tally.failures,
+            failed=tuple(tally.failed),
+            started=self._started,
+            ended=self._ended,
+        )
+
+    def cancel(self) -> None:
+        """End it: copies that nobody reads stop, and what they have stays. Idempotent. Switches."""
+        if self.state == "running":
+            self.state = "cancelled"
+            self._greenlet.kill()
+
+    # -- the job
+
+    def _run(self) -> None:
+        """Greenlet: from the walk's beginning to the last copy's end."""
+        files: Queue[Walked | None] = Queue(maxsize=_AHEAD)
+        parts = [gevent.spawn(self._copy_each, files) for _ in range(self.order.at_once)]
+        measuring = gevent.spawn(self._measure)
+        log.info("warming job=%s files=%r", self.id, str(self.order))
+        try:
+            self._walk(files)
+            gevent.joinall(parts, raise_error=True)
+            self.state = "full" if self._tally.left_out else "done"
+        except StreamCacheError as error:  # of the walk: its folder
+            self._failed(str(self.order), error)
+            self.state = "failed"
+        except Exception:
+            log.exception("warm job broke job=%s", self.id)
+            self.state = "failed"
+        finally:
+            measuring.kill(block=False)
+            gevent.killall(parts, block=False)
+            self._pace.close()
+            for session in list(self._copying):
+                self._let_go(session, stop=self.state == "cancelled")
+            self._ended = time.time()
+            self.over.set()
+            tally = self._tally
+            log.info(
+                "warming ended job=%s state=%s files=%d of=%d failed=%d left_out=%d",
+                self.id,
+                self.state,
+                tally.files_done,
+                tally.files,
+                tally.failures,
+                tally.left_out,
+            )
+
+    def _walk(self, files: Queue[Walked | None]) -> None:
+        for found in self._found():
+            if found.error:
+                self._failed(found.path, found.error)
+                continue
+            self._tally.files += 1
+            self._tally.bytes += found.size
+            files.put(found)
+        self._walked = True
+        for _ in range(self.order.at_once):
+            files.put(None)
+
+    def _found(self) -> Iterator[Walked]:
+        """The files that are meant. Switches."""
+        selection, meta, source = self.order.selection, self._r.meta, self._r.source
+        paths = self.order.paths if selection is None else (selection.path or "",)
+        if selection is None or selection.path is not None:
+            for path in dict.fromkeys(path.removeprefix("/") for path in paths):
+                self._await_both()
+                try:
+                    yield Walked(path, meta.call(source.stat, path).size)
+                except StreamCacheError as error:
+                    yield Walked(path, 0, _text(error))
+            return
+        begin, most = selection.literal, selection.deepest
+
+        def may_hold(folder: str) -> bool:
+            return folder.startswith(begin) and (most is None or folder.count("/") < most)
+
+        walk = source.walk(selection.folder, is_meant=selection.matches, may_hold=may_hold)
+        try:
+            while (piece := meta.call(next, walk, None)) is not None:
+                yield from piece
+        finally:
+            meta.post(_close, walk)
+
+    def _await_both(self) -> None:
+        """Fail nothing while the source does not answer, or the cache's disk. Switches."""
+        while not self._can_copy():
+            gevent.sleep(_PAUSE)
+
+    def _copy_each(self, files: Queue[Walked | None]) -> None:
+        """Greenlet: one file after the other."""
+        while (found := files.get()) is not None:
+            while not self._try(found):
+                self._await_both()
+
+    def _try(self, found: Walked) -> bool:
+        """False: source or cache have gone meanwhile: that says nothing of the file. Switches."""
+        try:
+            if self._has_room_for(found):
+                self._warm(found)
+        except StreamCacheError as error:
+            if not self._can_copy():
+                return False
+            self._failed(found.path, error)
+        return True
+
+    def _has_room_for(self, found: Walked) -> bool:
+        if self._tally.bytes_brought + footprint(found.size) <= self._budget:
+            return True
+        if self._provider.has(found.path):
+            return True
+        self._tally.left_out += 1
+        return False
+
+    def _warm(self, found: Walked) -> None:
+        session = self._provider.copy(found.path)
+        if session is not None:
+            self._finish(session)
+        if self.order.pin:
+            self._pin(found.path)
+        self._tally.files_done += 1
+        self._tally.bytes_done += found.size
+
+    def _finish(self, session: CopySession) -> None:
+        """See to it that it gets to its end. Switches. Raises why it did not."""
+        over = self._provider.fills.keep(session)
+        session.pace = self._pace
+        if session not in self._copying:
+            self._copying[session] = session.map.present_bytes
+        taken = footprint(session.version.size)
+        self._tally.bytes_brought += taken  # from now on: others look at what is left
+        try:
+            over.wait()
+            if session.handle is not None:
+                self._await_entry(session.name)
+                return
+            self._tally.bytes_brought -= taken
+            raise session.failure or StreamCacheError(
+                "there is no room, or it changed or was purged meanwhile"
+            )
+        finally:
+            self._let_go(session)
+
+    def _await_entry(self, name: str) -> None:
+        """Who published it holds the key until the catalog knows it. Switches."""
+        with suppress(CacheError), self._r.keys.acquire(key_of(name), LOCK_WAIT):
+            pass
+
+    def _let_go(self, session: CopySession, *, stop: bool = False) -> None:
+        before = self._copying.pop(session, None)
+        if before is None:
+            return
+        self._copied += session.map.present_bytes - before
+        session.pace = Pace(0)
+        if stop and not session.readers:
+            session.handle_event(Happening.IDLE)
+        self._provider.fills.release(session)
+
+    def _measure(self) -> None:
+        """Greenlet: the rate, as an average that forgets."""
+        last, before = time.monotonic(), 0
+        while True:
+            gevent.sleep(_MEASURE)
+            running = sum(s.map.present_bytes - b for s, b in self._copying.items())
+            now, copied = time.monotonic(), self._copied + running
+            weight = min(1.0, (now - last) / _SMOOTH) if self._rate else 1.0
+            self._rate += weight * (max(0, copied - before) / (now - last) - self._rate)
+            last, before = now, copied
+
+    def _failed(self, path: str, error: object) -> None:
+        self._tally.failures += 1
+        text = error if isinstance(error, str) else _text(error)
+        log.info("not warmed job=%s path=%r error=%s", self.id, path, text)
+        if len(self._tally.failed) < _MOST_FAILED:
+            where = path if path.startswith("/") else "/" + path
+            self._tally.failed.append(WarmFailure(where, text))
+
+
+def _text(error: object) -> str:
+    """Without the errno and the path that an OSError shows."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _close(walk: Iterator[list[Walked]]) -> None:
+    """Worker thread: what the walk has open."""
+    close = getattr(walk, "close", None)
+    if close is not None:
+        close()

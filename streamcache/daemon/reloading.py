@@ -1,0 +1,44 @@
+"""Settings that are read again while the daemon runs: what they change, and whether they may.
+
+In the main process; blocks on the files of the configuration, and never on the source, which may
+hang just then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Self
+
+from streamcache.config import change
+from streamcache.daemon import checks
+from streamcache.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """What a reload does."""
+
+    settings: Settings  # that hold from now on
+    applied: tuple[str, ...]  # options that change
+    restart: tuple[str, ...]  # options that differ, and stay as they were until a restart
+
+    @classmethod
+    def of(cls, current: Settings, read: Callable[[], Settings]) -> Self:
+        """Read all settings again and check them. Raises ConfigError: then nothing changes."""
+        wanted = read()
+        new = change(current.config, wanted.config)
+        origins = {
+            name: origin if name not in new.restart else current.origins[name]
+            for name, origin in wanted.origins.items()
+        }
+        settings = replace(wanted, config=new.config, origins=origins)
+        checks.check_access_log(settings)
+        checks.check_access(settings)
+        checks.check_certificate(settings)
+        return cls(settings, new.applied, new.restart)
+
+    def __str__(self) -> str:
+        """The line of the log, and of the service manager."""
+        text = f"changed={','.join(self.applied) or 'nothing'}"
+        return text + (f" needs_restart={','.join(self.restart)}" if self.restart else "")

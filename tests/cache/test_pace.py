@@ -1,0 +1,58 @@
+"""A rate that several copies share."""
+
+from __future__ import annotations
+
+import time
+
+import gevent
+import pytest
+
+from streamcache.cache.pace import Pace
+from tests.system.site import eventually
+
+
+def test_without_a_rate_all_may_be_read_at_once() -> None:
+    assert all(Pace(0).allows(1 << 40, pytest.fail) for _ in range(100))
+
+
+def test_over_time_no_more_is_allowed_than_the_rate() -> None:
+    pace, taken, turns = Pace(1_000_000), 0, []
+    begun = time.monotonic()
+    while time.monotonic() < begun + 0.5:
+        if pace.allows(10_000, lambda: turns.append(1)):
+            taken += 10_000
+        else:
+            before = len(turns)
+            eventually(lambda before=before: len(turns) > before)
+    lasted = time.monotonic() - begun
+    assert taken <= 1_000_000 * (lasted + 0.1) + 10_000
+    assert taken >= 100_000  # and it goes on
+    pace.close()
+
+
+def test_each_that_was_held_back_is_told_once() -> None:
+    told: list[str] = []
+
+    def first() -> None:
+        told.append("first")
+
+    def second() -> None:
+        told.append("second")
+
+    pace = Pace(1000)
+    assert pace.allows(150, first)
+    assert not any([pace.allows(10, first), pace.allows(10, second), pace.allows(10, first)])
+    eventually(lambda: told)
+    assert told == ["first", "second"]
+    pace.close()
+
+
+def test_what_is_closed_holds_nobody_back() -> None:
+    told: list[int] = []
+    pace = Pace(1)
+    pace.allows(100, pytest.fail)
+    assert not pace.allows(100, lambda: told.append(1))
+    pace.close()
+    assert told == [1]
+    assert pace.allows(1 << 40, pytest.fail)
+    gevent.sleep(0)

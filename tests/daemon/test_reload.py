@@ -1,0 +1,149 @@
+"""SIGHUP: settings are read again, checked first, and taken by all workers or by none."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.daemon.manager import Manager
+from tests.daemon.running import Running
+from tests.daemon_process import children
+
+Start = Callable[..., Running]
+
+each = pytest.mark.parametrize("workers", [1, 2])
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "streamcache.toml"
+    path.write_text("")
+    return path
+
+
+@each
+def test_what_can_change_does_and_the_rest_is_named(start: Start, file: Path, workers: int) -> None:
+    daemon = start("--config", str(file), workers=workers)
+    daemon.ready_line()
+    file.write_text('[source]\nrevalidate = "7s"\n[limits]\nconnections = 40\n'
+                    '[server]\nbacklog = 9\n[cache]\ndir = "/elsewhere"\n')  # fmt: skip
+    daemon.signal(signal.SIGHUP)
+    for _ in range(workers):
+        daemon.wait_for_next(f"fake: server.reconfigure connections={40 // workers}")
+        daemon.wait_for_next("fake: cache.reconfigure revalidate=7.0")
+    daemon.wait_for("reloaded changed=source.revalidate,limits.connections")
+    # The flag of cache.dir wins over the file.
+    daemon.wait_for("needs_restart=server.backlog\n")
+    daemon.signal(signal.SIGTERM)
+    assert daemon.end()[0] == 0
+
+
+@each
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[source]\nrevalidate = 'soon'\n", "source.revalidate: 'soon'"),
+        ("[sauce]\n", "unknown section [sauce]"),
+        ("[cache]\nlow_watermark = 0.99\n", "cache.low_watermark: 0.99 is not allowed"),
+        ("[access]\nkeys = '/no/such/keys'\n", "access.keys: /no/such/keys cannot be read"),
+        ("[log]\naccess = '/no/such/log'\n", "log.access: /no/such/log cannot be written"),
+    ],
+)
+def test_a_bad_file_is_one_line_and_changes_nothing(
+    start: Start, file: Path, workers: int, text: str, problem: str
+) -> None:
+    daemon = start("--config", str(file), workers=workers)
+    daemon.ready_line()
+    file.write_text(text)
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_for("not reloaded, nothing has changed: ")
+    daemon.wait_for(problem)
+    daemon.signal(signal.SIGTERM)
+    code, _, log = daemon.end()
+    assert code == 0
+    assert "reconfigure" not in log
+    assert log.count("ERROR") == 1
+
+
+@each
+def test_the_level_of_the_log_changes(start: Start, file: Path, workers: int) -> None:
+    daemon = start("--config", str(file), workers=workers)
+    daemon.ready_line()
+    file.write_text("[log]\nlevel = 'error'\n")
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_for("cache.reconfigure")
+    file.write_text("[nonsense]\n")
+    daemon.signal(signal.SIGHUP)  # read after the first one, so its line comes at the new level
+    daemon.wait_for("not reloaded")
+    file.write_text("")
+    daemon.signal(signal.SIGTERM)
+    code, _, log = daemon.end()
+    assert code == 0
+    assert "draining" not in log.partition("not reloaded")[2]
+
+
+def test_a_worker_that_is_born_later_has_the_new_settings(start: Start, file: Path) -> None:
+    daemon = start("--config", str(file), workers=2, TEMPO_DELAY="0.01")
+    daemon.ready_line()
+    file.write_text("[limits]\nconnections = 40\n")
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_for("reloaded changed=limits.connections")
+    os.kill(children(daemon.process.pid)[0], signal.SIGKILL)
+    daemon.wait_for("size=123456789 connections=20")
+
+
+def test_who_does_not_answer_is_not_waited_for(start: Start, file: Path) -> None:
+    daemon = start("--config", str(file), fake="hung-reload@w2", workers=2, TEMPO_RELOAD="0.3")
+    daemon.ready_line()
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_for("not reloaded by workers=w2: no answer")
+    daemon.wait_for("reloaded changed=nothing")
+
+
+def test_what_a_worker_cannot_do_is_said(start: Start, file: Path) -> None:
+    daemon = start("--config", str(file), fake="broken-reload@w1", workers=2)
+    daemon.ready_line()
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_for("not reloaded worker=w1: access.keys: gone")
+    daemon.wait_for("reloaded changed=nothing")
+
+
+@each
+def test_a_signal_before_the_start_is_over_is_not_lost(
+    start: Start, file: Path, tmp_path: Path, workers: int
+) -> None:
+    gate = tmp_path / "gate"
+    daemon = start("--config", str(file), fake="hung-start", FAKE_GATE=str(gate), workers=workers)
+    daemon.wait_for("fake: cache.start")
+    file.write_text("[limits]\nconnections = 40\n")
+    daemon.signal(signal.SIGHUP)
+    gate.touch()
+    daemon.wait_for("reloaded changed=limits.connections")
+
+
+@each
+def test_the_service_manager_hears_of_it_in_order(
+    start: Start, file: Path, tmp_path: Path, workers: int
+) -> None:
+    with Manager(tmp_path) as manager:
+        daemon = start("--config", str(file), workers=workers, **manager.environment)
+        ready = manager.next()
+        assert ready["READY"] == "1"
+        assert ready["MAINPID"] == str(daemon.process.pid)
+        assert ready["STATUS"].startswith("serving http://127.0.0.1:")
+        for text, says in (("[limits]\nconnections = 40\n", "; reloaded"), ("[x]\n", "; not ")):
+            file.write_text(text)
+            daemon.signal(signal.SIGHUP)
+            begun = manager.next()
+            assert begun["RELOADING"] == "1"
+            assert int(begun["MONOTONIC_USEC"]) > 0
+            done = manager.next()
+            assert done["READY"] == "1"
+            assert says in done["STATUS"]
+        daemon.signal(signal.SIGTERM)
+        assert manager.next()["STOPPING"] == "1"
+        assert daemon.end()[0] == 0
