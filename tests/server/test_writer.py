@@ -87,6 +87,18 @@ def test_sending_now_returns_the_rest_and_never_waits():
     assert (writer.written, waiting.calls) == (2, [])
 
 
+def test_a_socket_that_took_less_is_full_and_is_not_asked_again_before_it_has_room():
+    transport, asked = Greedy(), []
+
+    def sendfile(fd, offset, count):
+        asked.append((len(transport.turns), offset))
+        return transport._take(b"f" * min(count, 1000))
+
+    transport.sendfile = sendfile
+    Writer(transport, Waiting()).send_file(3, 0, 2500)
+    assert asked == [(1, 0), (2, 1000), (3, 2000)]
+
+
 def test_the_end_of_the_file_before_its_time_is_an_error():
     writer = Writer(Greedy(file_size=100), Waiting())
     with pytest.raises(FileCut, match="50 bytes early"):
