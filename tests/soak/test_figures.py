@@ -45,7 +45,7 @@ def test_a_process_is_sampled_with_what_it_has_open(tmp_path: Path) -> None:
         watch.look([os.getpid(), 2**22 + 1], 1.0)
         assert open_below(os.getpid(), tmp_path) == [str(tmp_path / "file")]
     assert open_below(os.getpid(), tmp_path) == []
-    assert list(watch.samples) == [os.getpid()]
+    assert [pid for pid, _ in watch.samples] == [os.getpid()]
     assert watch.most("threads") >= 1
     assert watch.most("descriptors") >= 4
     assert watch.most("memory") > 8 * MiB
@@ -54,9 +54,9 @@ def test_a_process_is_sampled_with_what_it_has_open(tmp_path: Path) -> None:
 def test_growth_is_that_of_the_longest_life_after_its_youth() -> None:
     watch = Watch()
     for at in range(100):  # it takes 50 MiB at its start, and then one a second
-        young = Sample(at, 1, 1, 50 * MiB)
-        watch.samples[1].append(Sample(at, 1, 1, min(at, 10) * 5 * MiB + at * MiB))
-        watch.samples[2] += [young] if at < 50 else []
+        young = Sample(at, 7, 1, 1, 50 * MiB)
+        watch.samples[1, 6].append(Sample(at, 6, 1, 1, min(at, 10) * 5 * MiB + at * MiB))
+        watch.samples[1, 7] += [young] if at < 50 else []
     assert watch.growth(200) is None
     life, grown = watch.growth(60) or (0, 0)
     assert life == 99

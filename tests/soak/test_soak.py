@@ -18,8 +18,8 @@ LEAST = 15.0  # s of storm, if it is
 def test_a_small_soak_finds_nothing() -> None:
     if (reason := unsupported()) is not None:
         missing(reason)
-    seed = int(os.environ.get("STREAMCACHE_SEED", "0")) or secrets.randbits(32)
-    print(f"STREAMCACHE_SEED={seed}")
+    seed = int(os.environ.get("SOAK_SEED", "0")) or secrets.randbits(32)
+    print(f"SOAK_SEED={seed}")
     begun = time.monotonic()
     with Soak.begun(seed) as soak:
         soak.kill(KILLS)
