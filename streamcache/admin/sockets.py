@@ -105,18 +105,14 @@ def open_sockets(
     settings: Settings,
     public: Address,
     environ: Mapping[str, str] = os.environ,
-    inherited: socket.socket | None = None,
 ) -> Sockets | None:
     """What ``server.admin`` asks for, beside a server that listens at ``public``.
 
-    ``inherited``: one that listens already, where ``server.admin`` says. None: it is off, or the
-    default cannot be had, which is no reason not to serve. ConfigError for an address that was
-    asked for.
+    None: it is off, or the default cannot be had, which is no reason not to serve. ConfigError for
+    an address that was asked for.
     """
     if settings.config.server.admin == OFF:
         return None
-    if inherited is not None:
-        return _adopt(settings, inherited, default_directory(environ, os.geteuid()))
     address, workers = parse(settings), settings.config.server.workers
     directory = default_directory(environ, os.geteuid())
     try:
@@ -140,6 +136,26 @@ def open_sockets(
             f" {settings.config.server.admin}: {reason}; allowed: an address of this machine that"
             " is free"
         ) from error
+
+
+def adopt_sockets(
+    settings: Settings,
+    listener: socket.socket,
+    path: str = "",
+    environ: Mapping[str, str] = os.environ,
+) -> Sockets:
+    """The same around a listener that another process has made. OSError.
+
+    ``path``: of its file; a socket knows only the name that it was bound to.
+    """
+    listener.setblocking(False)
+    address = Address(path=path) if path else Address.of(listener)
+    wanted = parse(settings)
+    if wanted is not None and address.host and wanted.host:
+        address = replace(address, host=wanted.host)
+    directory = _writable(default_directory(environ, os.geteuid()))
+    private = tempfile.mkdtemp(prefix=f"{_PRIVATE}{os.getpid()}-", dir=directory)
+    return Sockets(listener, address, private, settings.config.server.workers)
 
 
 def listen_alone(path: str) -> socket.socket:
@@ -176,15 +192,6 @@ def _open(address: Address, directory: str, workers: int) -> Sockets:
         private = tempfile.mkdtemp(prefix=f"{_PRIVATE}{os.getpid()}-", dir=directory)
         stack.pop_all()
     return Sockets(listener, address, private, workers)
-
-
-def _adopt(settings: Settings, listener: socket.socket, directory: str) -> Sockets:
-    listener.setblocking(False)
-    address = Address.of(listener)
-    if (wanted := parse(settings)) is not None and wanted.host:
-        address = replace(address, host=wanted.host)
-    private = tempfile.mkdtemp(prefix=f"{_PRIVATE}{os.getpid()}-", dir=_writable(directory))
-    return Sockets(listener, address, private, settings.config.server.workers)
 
 
 def _check_free(path: str) -> None:

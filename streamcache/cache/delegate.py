@@ -17,12 +17,13 @@ from streamcache.cache.reading import DELIVERED_BYTES, Ready
 from streamcache.cache.reopening import Reopening
 from streamcache.cache.resources import Resources
 from streamcache.cache.session import CopySession
-from streamcache.errors import Closed, SourceChanged, SourceTimeout, StreamCacheError
+from streamcache.errors import CacheError, Closed, SourceChanged, SourceTimeout, StreamCacheError
 from streamcache.source.base import Change, Fingerprint, SourceFile, Version
 from streamcache.source.scheduler import Piece
 from streamcache.stats import Counters
 
 _FIRST_BYTES = 64 * 1024  # in the first: it should come at once
+_CHECKED_BYTES = 1024 * 1024  # that are compared with their digests together
 
 
 class CacheStatus(enum.Enum):
@@ -143,7 +144,20 @@ class CachedFileDelegate(_Replaceable):
             raise Closed("the delegate is closed")
         if self._other is not None:
             return self._other.ready(offset, stop)
-        return Ready(self._handle.fd, offset, min(stop, self.size) - offset)
+        stop = min(stop, self.size)
+        unchecked = self._handle.unchecked
+        if unchecked is not None:
+            stop = min(stop, offset - offset % _CHECKED_BYTES + _CHECKED_BYTES)
+            try:
+                wrong = unchecked.find_wrong(offset, stop)
+                if wrong is not None:
+                    raise CacheError(f"block {wrong} is not what was written")
+            except (OSError, CacheError) as error:
+                self.failed(error)
+                return self.ready(offset, stop)
+            if self._handle is None:
+                raise Closed("the delegate is closed")
+        return Ready(self._handle.fd, offset, stop - offset)
 
     def close(self) -> None:
         """Release the object. Idempotent."""

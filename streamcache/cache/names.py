@@ -19,6 +19,14 @@ def key_of(name: str) -> str:
     return name[:32]
 
 
+def blocks_of(path: str) -> int:
+    """Bytes on disk of a file; 0: it is not there. Worker thread."""
+    try:
+        return os.lstat(path).st_blocks * 512
+    except FileNotFoundError:
+        return 0
+
+
 def remove_foreign(path: str) -> None:
     """Unlink a file that is not ours; a foreign folder is left alone. Worker thread."""
     with contextlib.suppress(FileNotFoundError, IsADirectoryError, PermissionError):

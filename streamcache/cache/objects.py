@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 from collections import OrderedDict
+from typing import Protocol
 
 import gevent
 
@@ -26,10 +27,18 @@ from streamcache.source.base import Version
 log = logging.getLogger(__name__)
 
 
+class Unchecked(Protocol):
+    """What of an open object was not compared with its digests yet."""
+
+    def find_wrong(self, offset: int, stop: int) -> int | None:
+        """A block of these bytes that is not what was written; None: all are. Switches. OSError."""
+        ...
+
+
 class ObjectHandle:
     """An open object. ``fd`` is good while a lease is held."""
 
-    __slots__ = ("fd", "leases", "name", "spoilt", "trashed", "version")
+    __slots__ = ("fd", "leases", "name", "spoilt", "trashed", "unchecked", "version")
 
     def __init__(self, name: str, version: Version, fd: int) -> None:
         """Owns ``fd``, which carries the lock of a reader."""
@@ -39,6 +48,7 @@ class ObjectHandle:
         self.leases = 1
         self.trashed = ""  # its name in trash/
         self.spoilt = False  # it is not what it should be
+        self.unchecked: Unchecked | None = None  # what must be compared before it is sent
 
     def __repr__(self) -> str:
         return f"<ObjectHandle {self.name} leases={self.leases}>"
@@ -74,7 +84,7 @@ class Objects:
         if handle is not None or name in self._going:  # others were quicker
             self._disk.post(os.close, fd)
             return handle
-        return self.adopt(name, version, fd)
+        return self._opened(name, version, fd)
 
     def lease_open(self, name: str) -> ObjectHandle | None:
         """The same, if it is open already. Does not switch."""
@@ -213,6 +223,10 @@ class Objects:
         self._keep = 0
         for name in list(self._idle):
             self._forget(name)
+
+    def _opened(self, name: str, version: Version, fd: int) -> ObjectHandle:
+        """It was on the disk already."""
+        return self.adopt(name, version, fd)
 
     def _is_leased(self, name: str) -> bool:
         handle = self._open.get(name)

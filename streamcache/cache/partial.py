@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 
 from streamcache.cache import locks
 from streamcache.cache.blockmap import BLOCK, Extent
+from streamcache.cache.digests import Digest, digests_of, place
 from streamcache.source.base import SourceFile
 
 FORMAT = 1
@@ -111,7 +112,16 @@ def path_of(file: str) -> str:
 class Partial:
     """The open files of one copy, and how much of them was written since the last sync."""
 
-    __slots__ = ("_map_fd", "_map_start", "_unsynced", "_write_fd", "name", "read_fd")
+    __slots__ = (
+        "_digest",
+        "_map_fd",
+        "_map_start",
+        "_sums_fd",
+        "_unsynced",
+        "_write_fd",
+        "name",
+        "read_fd",
+    )
 
     def __init__(
         self, name: str, *, read_fd: int, write_fd: int, map_fd: int, map_start: int
@@ -122,10 +132,19 @@ class Partial:
         self._map_fd = map_fd
         self._map_start = map_start
         self._unsynced = 0
+        self._sums_fd = -1
+        self._digest: Digest | None = None
+
+    def record(self, sums_fd: int, digest: Digest) -> None:
+        """From now on the digests of what is written go into that file, which is owned."""
+        self._sums_fd, self._digest = sums_fd, digest
 
     def write(self, extent: Extent, data: memoryview) -> None:
         """Data first, then the map bytes that say so. Raises OSError; then nothing is promised."""
         _pwrite_all(self._write_fd, data, extent.start * BLOCK)
+        if self._digest is not None:
+            sums = digests_of(data, self._digest)
+            _pwrite_all(self._sums_fd, memoryview(sums), place(extent.start))
         _pwrite_all(self._map_fd, memoryview(b"\1" * len(extent)), self._map_start + extent.start)
         self._unsynced += len(data)
         if self._unsynced >= SYNC_BYTES:
@@ -203,8 +222,8 @@ class Partial:
 
     def close(self) -> None:
         """Close all descriptors but those that were given away. Idempotent."""
-        fds = (self.read_fd, self._write_fd, self._map_fd)
-        self.read_fd = self._write_fd = self._map_fd = -1
+        fds = (self.read_fd, self._write_fd, self._map_fd, self._sums_fd)
+        self.read_fd = self._write_fd = self._map_fd = self._sums_fd = -1
         with contextlib.ExitStack() as stack:  # one that fails leaves no other open
             for fd in fds:
                 if fd >= 0:

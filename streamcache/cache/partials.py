@@ -14,9 +14,10 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from streamcache.cache import locks
+from streamcache.cache import digests, locks
 from streamcache.cache.blockmap import BLOCK
-from streamcache.cache.names import is_name, remove_foreign
+from streamcache.cache.digests import Digest
+from streamcache.cache.names import blocks_of, is_name, remove_foreign
 from streamcache.cache.partial import IN_USE, Partial, PartialHeader
 from streamcache.cache.space import footprint
 from streamcache.errors import CacheBusy
@@ -48,9 +49,11 @@ class Idle:
 class PartialFolder:
     """The ``partial/`` of one cache directory."""
 
-    def __init__(self, root: str, boot: str) -> None:
+    def __init__(self, root: str, boot: str, digest: Digest | None = None) -> None:
+        """``digest``: of each block that is written; None: none is recorded."""
         self._root = os.path.join(root, "partial")
         self._boot = boot
+        self._digest = digest
 
     def open(self, name: str, header: PartialHeader) -> tuple[Partial, bytes]:
         """Continue the partial of that name, or begin one; its map bytes, b"": it is new.
@@ -59,7 +62,16 @@ class PartialFolder:
         on that, OSError.
         """
         found = self._continue(name, header)
-        return found or (self._begin(name, header), b"")
+        if found is None:
+            self._drop_sums(name)
+            found = (self._begin(name, header), b"")
+        if self._digest is not None:
+            try:
+                found[0].record(digests.open_for(self.sums(name), header.size), self._digest)
+            except BaseException:
+                found[0].close()
+                raise
+        return found
 
     def settle(self, name: str) -> int | None:
         """What is left of it: bytes on disk; 0: it is gone; None: others work on it.
@@ -122,7 +134,7 @@ class PartialFolder:
         names = set()
         for file in os.listdir(self._root):
             name, _, suffix = file.rpartition(".")
-            if suffix in ("map", "data") and is_name(name):
+            if suffix in ("map", "data", "sums") and is_name(name):
                 names.add(name)
             else:
                 remove_foreign(os.path.join(self._root, file))
@@ -131,6 +143,10 @@ class PartialFolder:
     def data(self, name: str) -> str:
         """The path of its data file."""
         return os.path.join(self._root, name + ".data")
+
+    def sums(self, name: str) -> str:
+        """The path of its digests."""
+        return os.path.join(self._root, name + digests.SUFFIX)
 
     def is_another(self, name: str, inode: int) -> bool:
         """Whether the data file of that name is not the one of this ``inode``; 0: any is ours."""
@@ -144,6 +160,7 @@ class PartialFolder:
         Who does goes on with what it has open. Whether there was one. Raises OSError.
         """
         self.drop_map(name)
+        self._drop_sums(name)
         try:
             os.rename(self.data(name), trash)
         except FileNotFoundError:
@@ -155,6 +172,7 @@ class PartialFolder:
         self.drop_map(name)
         with contextlib.suppress(FileNotFoundError, IsADirectoryError):  # that is foreign
             os.unlink(self.data(name))
+        self._drop_sums(name)
 
     def drop_map(self, name: str) -> None:
         """The catalog knows the object: its journal can go."""
@@ -162,6 +180,10 @@ class PartialFolder:
             os.unlink(self._map(name))
 
     # -- inside
+
+    def _drop_sums(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+            os.unlink(self.sums(name))
 
     def _settle(self, name: str, kept: tuple[Leftover, ...]) -> int | None:
         with self._owned(name) as (there, idle):
@@ -281,6 +303,7 @@ class PartialFolder:
             return Idle(name, Leftover.JOURNAL, path, 0)
         sound = self._read(raw, data.st_size) is not None
         blocks = (data.st_blocks + os.fstat(map_fd).st_blocks) * 512
+        blocks += blocks_of(self.sums(name))
         return Idle(name, Leftover.PARTIAL if sound else Leftover.UNSOUND, path, blocks)
 
 

@@ -26,7 +26,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from streamcache.cache import locks
-from streamcache.cache.names import is_name, remove_foreign
+from streamcache.cache.digests import SUFFIX, Digest
+from streamcache.cache.names import blocks_of, is_name, remove_foreign
 from streamcache.cache.partial import FORMAT, path_of
 from streamcache.cache.partials import PartialFolder
 from streamcache.cache.pins import PinFolder
@@ -74,12 +75,13 @@ class Renewed:
 class Store:
     """One cache directory."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, digest: Digest | None = None) -> None:
+        """``digest``: of the blocks of what is copied; None: none is recorded."""
         self.root = os.path.realpath(root)
         self.boot = _boot_id()
         self.lock = -1  # descriptor of the file of locks
         self._device = 0  # where it lies
-        self.partials = PartialFolder(self.root, self.boot)
+        self.partials = PartialFolder(self.root, self.boot, digest)
         self.pins = PinFolder(self.root)
 
     def prepare(self) -> bool:
@@ -187,7 +189,8 @@ class Store:
 
         Raises CacheBusy when the file of that name is not that ``inode`` any more, OSError.
         """
-        data, target = self.partials.data(name), self._object(name)
+        data, target = self.partials.data(name), self.object_path(name)
+        sums = self.partials.sums(name)
         if os.stat(data, follow_symlinks=False).st_ino != inode:
             raise CacheBusy(f"{name}: another partial has its name")
         folder = os.path.dirname(target)
@@ -197,10 +200,15 @@ class Store:
             pass
         else:
             _sync_directory(self._path("objects"))
+        recorded = _sync_file(sums)
         os.rename(data, target)
         try:
+            if recorded:
+                os.rename(sums, target + SUFFIX)
+            else:
+                remove_foreign(target + SUFFIX)
             _sync_directory(folder)
-            return os.stat(target).st_blocks * 512
+            return blocks_of(target) + blocks_of(target + SUFFIX)
         except OSError:
             os.unlink(target)  # in no account: nobody would ever evict it
             raise
@@ -208,7 +216,7 @@ class Store:
     def published(self, name: str, inode: int) -> bool | None:
         """Whether this file is the object of that name; None: it has lost its own name."""
         # In the direction of the rename: it may happen between the two looks.
-        for path, answer in ((self.partials.data(name), False), (self._object(name), True)):
+        for path, answer in ((self.partials.data(name), False), (self.object_path(name), True)):
             with contextlib.suppress(FileNotFoundError):
                 if os.stat(path, follow_symlinks=False).st_ino == inode:
                     return answer
@@ -221,28 +229,33 @@ class Store:
         """
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # no wait for a FIFO
         try:
-            fd = os.open(self._object(name), flags)
+            fd = os.open(self.object_path(name), flags)
         except FileNotFoundError:
             return -1
         with contextlib.ExitStack() as stack:
             stack.callback(os.close, fd)
             if not is_untouched(os.fstat(fd), version):
-                remove_foreign(self._object(name))
+                remove_foreign(self.object_path(name))
             elif lease(fd) and os.fstat(fd).st_nlink:
                 stack.pop_all()
                 return fd
         return -1
 
+    def object_path(self, name: str) -> str:
+        """Where it is, if it is."""
+        return self._path("objects", name[:2], name)
+
     def find_object(self, name: str) -> StoredObject | None:
         """What the disk says of this object."""
         try:
-            status = os.lstat(self._object(name))
+            status = os.lstat(self.object_path(name))
         except FileNotFoundError:
             return None
         if not stat.S_ISREG(status.st_mode):
             return None
         version = Version(name.partition(".")[2], status.st_size, status.st_mtime_ns)
-        return StoredObject(name, version, status.st_blocks * 512, status.st_ctime)
+        blocks = status.st_blocks * 512 + blocks_of(self.object_path(name) + SUFFIX)
+        return StoredObject(name, version, blocks, status.st_ctime)
 
     def versions(self, key: str) -> list[StoredObject]:
         """All objects of a key, the newest last."""
@@ -268,10 +281,12 @@ class Store:
                 continue
             files = os.listdir(path)
             for file in files:
+                if file.endswith(SUFFIX) and self.find_object(file.removesuffix(SUFFIX)):
+                    continue  # its digests
                 if not (is_name(file) and file.startswith(folder)):
                     remove_foreign(self._path("objects", folder, file))
                 elif (stored := self.find_object(file)) is not None:
-                    where = path_of(self._object(file))
+                    where = path_of(self.object_path(file))
                     batch.append(dataclasses.replace(stored, path=where))
             yield batch
 
@@ -290,7 +305,13 @@ class Store:
 
     def remove_object(self, name: str, trash: str = "") -> tuple[Fate, int]:
         """Unlink it, or rename it to ``trash`` in trash/ when it is read; and its bytes there."""
-        path = self._object(name)
+        fate, blocks = self._take_away(name, trash)
+        if fate is not Fate.LEFT:
+            remove_foreign(self.object_path(name) + SUFFIX)
+        return fate, blocks
+
+    def _take_away(self, name: str, trash: str) -> tuple[Fate, int]:
+        path = self.object_path(name)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
@@ -323,7 +344,7 @@ class Store:
     def is_at_its_name(self, name: str, inode: int) -> bool:
         """Whether the object of that name is the file of this inode."""
         try:
-            return os.lstat(self._object(name)).st_ino == inode
+            return os.lstat(self.object_path(name)).st_ino == inode
         except FileNotFoundError:
             return False
 
@@ -370,9 +391,6 @@ class Store:
 
     def _path(self, *parts: str) -> str:
         return os.path.join(self.root, *parts)
-
-    def _object(self, name: str) -> str:
-        return self._path("objects", name[:2], name)
 
     def _open_lock(self) -> int:
         return os.open(self._path("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -467,6 +485,19 @@ def _is_free(fd: int) -> bool:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    return True
+
+
+def _sync_file(path: str) -> bool:
+    """Whether it is there: then it is durable."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return False
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
     return True
 
 

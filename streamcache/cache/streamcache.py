@@ -11,7 +11,9 @@ from typing import Self
 import gevent
 from gevent.lock import Semaphore
 
+from streamcache.cache.checking import CheckedObjects
 from streamcache.cache.delegate import Delegate
+from streamcache.cache.digests import digest
 from streamcache.cache.evictor import Evictor
 from streamcache.cache.file import StreamFile
 from streamcache.cache.found import Found
@@ -278,7 +280,8 @@ class _Parts:
     def __init__(self, config: Config, counters: Counters) -> None:
         self.config = config
         source, cache = config.source, config.cache
-        self.store = Store(cache.dir)
+        self.digest = None if cache.checksum == "off" else digest()
+        self.store = Store(cache.dir, self.digest)
         self.reads = WorkerPool("source", size=source.workers)
         self.meta = WorkerPool("meta", size=source.meta_workers)
         self.probe = WorkerPool("probe", size=1)
@@ -368,7 +371,11 @@ class _Parts:
             renewed=self._renewed,
         )
         self.ledger.tell(self.health)
-        objects = Objects(self.store, self.ledger, self.disk, self.health, keep=keep)
+        parts = (self.store, self.ledger, self.disk, self.health)
+        if self.digest is not None and cache.checksum_on_read:
+            objects: Objects = CheckedObjects(*parts, keep=keep, digest=self.digest)
+        else:
+            objects = Objects(*parts, keep=keep)
         self.recovery = Recovery(self.store, self.ledger, self.space, objects, self.keys, self.disk)
         self.evictor = Evictor(
             self.space,

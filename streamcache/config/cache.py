@@ -10,6 +10,7 @@ from streamcache.options import SHORTEST, Kind, check_fields, option
 from streamcache.units import KiB
 
 Policy = Literal["s3fifo", "lru"]
+Checksum = Literal["off", "xxh3"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,23 @@ class CacheConfig:
             reload=True,
         ),
     )
+    checksum: Checksum = field(
+        default="off",
+        metadata=option(
+            Kind.CHOICE,
+            "xxh3: a digest of each block of 64 KiB is recorded when it is copied, for"
+            ' "streamcache verify --digests"; needs the extra "checksum"',
+            choices=get_args(Checksum),
+        ),
+    )
+    checksum_on_read: bool = field(
+        default=False,
+        metadata=option(
+            Kind.BOOL,
+            "when true, what is in the cache is compared with its digests before it is read for the"
+            " first time after a start; what is not as it was written is copied anew",
+        ),
+    )
     workers: int = field(
         default=8,
         metadata=option(
@@ -115,6 +133,11 @@ class CacheConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "cache")
+        if self.checksum_on_read and self.checksum == "off":
+            raise ConfigError(
+                "cache.checksum_on_read: true is not allowed without digests; allowed: with"
+                ' cache.checksum = "xxh3"'
+            )
         if not 0 < self.low_watermark < self.high_watermark:
             raise ConfigError(
                 f"cache.low_watermark: {self.low_watermark} is not allowed; allowed: more than 0"

@@ -26,6 +26,7 @@ class Inherited:
 
     fd: int
     listen: str | None  # what it was bound for, in the words of the option; None: systemd's choice
+    path: str = ""  # of its file, if it has one and that is the daemon's
 
 
 @dataclass(slots=True)
@@ -34,8 +35,13 @@ class Listener:
 
     socket: socket.socket
     listen: str | None  # see ``Inherited``
-    file: SocketFile | None = None  # that we remove in the end
+    path: str = ""  # see ``Inherited``
     scheme: str = "http"  # of its URL
+    _file: SocketFile | None = None
+
+    def __post_init__(self) -> None:
+        if self.path:
+            self._file = SocketFile(self.path)
 
     @classmethod
     def take(cls, listen: str, backlog: int, inherited: Inherited | None = None) -> Self:
@@ -44,13 +50,11 @@ class Listener:
             sock = socket.socket(fileno=inherited.fd)
             sock.set_inheritable(False)
             if inherited.listen in (None, listen):
-                # The files of systemd's sockets are systemd's.
-                path = Address.of(sock).path if inherited.listen is not None else ""
-                return cls(sock, inherited.listen, SocketFile(path) if path else None)
+                return cls(sock, inherited.listen, inherited.path)
             sock.close()
         address = Address.parse(listen)
         sock = address.bind(backlog, socket.socket)
-        return cls(sock, listen, SocketFile(address.path) if address.path else None)
+        return cls(sock, listen, address.path)
 
     @property
     def url(self) -> str:
@@ -59,9 +63,9 @@ class Listener:
 
     def close(self, *, remove: bool) -> None:
         """Take no more; ``remove`` the file of a Unix socket, too. Idempotent."""
-        if self.file is not None and remove:
-            self.file.remove()
-        self.file = None
+        if self._file is not None and remove:
+            self._file.remove()
+        self._file = None
         self.socket.close()
 
 
@@ -98,9 +102,11 @@ def activated(
 
 def _listens(fd: int) -> bool:
     try:
-        with socket.socket(fileno=os.dup(fd)) as sock:
-            return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)) and (
-                sock.type == socket.SOCK_STREAM
-            )
+        sock = socket.socket(fileno=fd)
     except OSError:
         return False
+    try:
+        listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        return bool(listens) and sock.type == socket.SOCK_STREAM
+    finally:
+        sock.detach()  # it is not ours yet

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Self
 
-from streamcache.admin.sockets import Sockets, open_sockets
+from streamcache.admin.sockets import Sockets, adopt_sockets, open_sockets
 from streamcache.config import changed
 from streamcache.daemon import checks, logs
 from streamcache.daemon.announce import ready_line, say
@@ -114,7 +114,7 @@ class MainProcess:
     def adopt(self, reload: Reload) -> None:
         """It is done from now on: in those who are told, and in who is born later."""
         self.settings = reload.settings
-        logs.set_level(self.settings.config.log.level)
+        logs.reconfigure(self.settings.config.log)
 
     def reloaded(self, reload: Reload) -> None:
         """All who were told have done it."""
@@ -238,7 +238,8 @@ class MainProcess:
         """What a successor inherits."""
         found = {PUBLIC: self._listener}
         if self.admin is not None:
-            found[ADMIN] = Listener(self.admin.listener, self._admin_listen)
+            path = self.admin.address.path if self._admin_listen is not None else ""
+            found[ADMIN] = Listener(self.admin.listener, self._admin_listen, path)
         return found
 
     def _take_over(self, predecessor: Predecessor) -> None:
@@ -259,20 +260,17 @@ def _admin_sockets(
     settings: Settings, public: Listener, inherited: Inherited | None
 ) -> tuple[Sockets | None, str | None]:
     """The admin listener, and what it was bound for (see ``Inherited``)."""
-    listen: str | None = settings.config.server.admin
-    sock = None
+    listen = settings.config.server.admin
     if inherited is not None:
         sock = socket.socket(fileno=inherited.fd)
         sock.set_inheritable(False)
         if inherited.listen in (None, listen):
-            listen = inherited.listen
-        else:  # it is to be elsewhere now
-            sock.close()
-            sock = None
-    sockets = open_sockets(settings, Address.of(public.socket), inherited=sock)
-    if sockets is not None and listen is None:
-        sockets.hand_over()  # its file is systemd's
-    return sockets, listen
+            sockets = adopt_sockets(settings, sock, inherited.path)
+            if inherited.listen is None:
+                sockets.hand_over()  # its file is systemd's
+            return sockets, inherited.listen
+        sock.close()  # it is to be elsewhere now
+    return open_sockets(settings, Address.of(public.socket)), listen
 
 
 def _take_pid_file(settings: Settings) -> PidFile:

@@ -56,8 +56,10 @@ class PidFile:
 
     def write(self) -> None:
         """Say that it is this process. OSError."""
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        text = f"{os.getpid()}\n".encode()
+        if os.pread(self._fd, _MOST, 0) != text:  # else a reader might see it empty for nothing
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, text, 0)
 
     def remove(self) -> None:
         """The daemon ends. Where the file cannot be removed, it is left empty. Idempotent."""

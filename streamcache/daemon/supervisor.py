@@ -263,7 +263,7 @@ class _Supervisor:
             if other.line is not None:
                 other.line.close()  # else nobody would read the end of those
         settings = self._share
-        logs.configure(settings.config.log.level, role=place.name)
+        logs.configure(settings.config.log, role=place.name)
         logs.name_process(f"streamcache {place.name}")
         return worker.main(
             settings,

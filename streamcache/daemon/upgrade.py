@@ -11,6 +11,7 @@ Either side may have a hub or none: nothing here waits.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import logging
@@ -29,6 +30,7 @@ from streamcache.daemon.pidfile import PidFile
 log = logging.getLogger(__name__)
 
 VARIABLE: Final = "_STREAMCACHE_SUCCEEDS"
+_ENDING: Final = 0.5  # s between the last word of a process and its end
 START_TIMEOUT: Final = 120.0  # s that the new one may take to serve
 
 monotonic = time.monotonic
@@ -62,7 +64,7 @@ class Successor:
             "line": theirs.fileno(),
             "pid": os.getpid(),
             "listeners": {
-                name: [listener.socket.fileno(), listener.listen]
+                name: [listener.socket.fileno(), listener.listen, listener.path]
                 for name, listener in listeners.items()
             },
         }
@@ -97,11 +99,14 @@ class Successor:
         """What has become of it."""
         if any(message.get("serves") for message in self._line.hear()):
             return Progress.SERVING
+        if self._line.ended:  # it is about to end
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_ENDING)
         code = self._process.poll()
         if code is not None:
             self.problem = f"it ended with {code}"
         elif self._line.ended:
-            self.problem = "it does not know what to succeed to"
+            self.problem = "it has closed its line"
         elif monotonic() >= self.deadline:
             self.problem = f"not ready after {START_TIMEOUT:g} s"
         else:
@@ -139,7 +144,7 @@ class Predecessor:
             if given["pid"] != os.getppid():
                 log.warning("not a successor: process %d started this one no more", given["pid"])
                 return None
-            fds = [given["line"], *(fd for fd, _ in given["listeners"].values())]
+            fds = [given["line"], *(fd for fd, *_ in given["listeners"].values())]
             if "pid_file" in given:
                 fds.append(given["pid_file"][0])
             for fd in fds:

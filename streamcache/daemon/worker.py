@@ -51,7 +51,7 @@ class Serving:
         """Take what can change from ``config``, all of it at once. Switches. Raises ConfigError."""
         self.server.reconfigure(config)  # reads files, and may fail
         self.cache.reconfigure(config)
-        logs.set_level(config.log.level)
+        logs.reconfigure(config.log)
 
     def reopen_logs(self) -> None:
         """Take what the names of the log files stand for now. Does not switch."""

@@ -166,11 +166,13 @@ class Connection:
         self._settled = admission is None or admission.settled_by_peer(self.name)
 
     def drain(self) -> None:
-        """Close if no request is running; a running one is the last."""
-        if self.phase in (Phase.IDLE, Phase.HEAD):
-            self.close()
-        elif self.phase is Phase.LINGERING:
+        """The request that runs, or the one that is on its way, is the last."""
+        if self.phase is Phase.LINGERING:
             self.deadline = min(self.deadline, monotonic() + LINGER_DRAINING)
+
+    def leave(self) -> None:
+        """Close by the hub's next turn, if no request is running and none has come meanwhile."""
+        self._service.hub.loop.run_callback(self._leave)
 
     def cut(self) -> None:
         """Close, whatever is running; a greenlet is stopped by the hub's next turn."""
@@ -397,6 +399,12 @@ class Connection:
                 self._interrupt(Interrupted("no byte taken"))
         else:
             self._cut()
+
+    def _leave(self) -> None:
+        if self.phase in (Phase.IDLE, Phase.HEAD):
+            self._readable()  # it may be there, and the hub has not come to it
+        if self.phase in (Phase.IDLE, Phase.HEAD):
+            self.close()
 
     def _cut(self) -> None:
         if self._greenlet is None:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REFUSED_AT_ONCE: Final = 32  # refused connections that may linger; more are closed without a word
+LAST_CALL: Final = 1.0  # s that a request may be on its way when draining begins
 CUT_WAIT: Final = 5.0  # s that cut responses get to give back what they hold
 
 
@@ -197,8 +198,10 @@ class StreamCacheServer:
     def stop(self, timeout: float | None = None) -> None:
         """SWITCHES; drain: accept no more, close idle connections, then cut what still runs.
 
-        ``timeout`` in seconds, by default ``server.drain_timeout``. Idempotent; a second call
-        with a shorter time-out shortens the first.
+        Idle ones stay for ``LAST_CALL`` s: clients may be sending a request just then, and would
+        get a reset for it. Every answer is the last one, and says so. ``timeout`` in seconds, by
+        default ``server.drain_timeout``. Idempotent; a second call with a shorter time-out
+        shortens the first.
         """
         if self._service is None:
             return
@@ -209,7 +212,11 @@ class StreamCacheServer:
         self._service.fast = None
         for connection in list(self._connections):
             connection.drain()
-        if not self._empty.wait(timeout):
+        moment = min(timeout, LAST_CALL)
+        if not self._empty.wait(moment):
+            for connection in list(self._connections):
+                connection.leave()
+        if not self._empty.wait(timeout - moment):
             log.info("drain time is over, cutting connections=%d", len(self._connections))
             for connection in list(self._connections):
                 connection.cut()

@@ -335,7 +335,7 @@ def test_nobody_joins_who_reads_what_another_process_removed(world: World) -> No
 
 def test_nobody_joins_who_reads_what_was_removed_by_hand(world: World) -> None:
     handle = leased(world)
-    os.unlink(world.store._object(handle.name))
+    os.unlink(world.store.object_path(handle.name))
     evicted(world, handle.name)
     world.objects.let_go_of_removed()
     assert os.pread(handle.fd, SIZE, 0) == bytes([1]) * SIZE

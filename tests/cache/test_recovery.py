@@ -205,7 +205,7 @@ def test_a_journal_of_an_object_that_is_entered_goes(world: World) -> None:
 
 def test_a_journal_without_an_object_goes(world: World) -> None:
     published(world)
-    os.unlink(world.store._object(name()))
+    os.unlink(world.store.object_path(name()))
     recovery(world).sweep()
     assert (world.space.used, world.partials()) == (0, [])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket as plain
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import gevent
@@ -13,7 +14,7 @@ from gevent import socket
 
 from streamcache.errors import SourceUnavailable
 from streamcache.server.acceptor import connection_limit
-from streamcache.server.server import StreamCacheServer
+from streamcache.server.server import LAST_CALL, StreamCacheServer
 from tests.server.client import WAIT, Client, eventually, get
 from tests.server.conftest import PLAIN
 from tests.server.fakes import FakeCache, Gate
@@ -138,13 +139,44 @@ def test_connections_are_without_nagles_delay(site):
 # -- draining
 
 
-def test_stop_closes_idle_connections_at_once(site):
+def test_stop_closes_idle_connections_after_a_moment(site):
     here = site()
     client = here.client()
     client.ask("/a.bin")
-    with gevent.Timeout(1):
+    with gevent.Timeout(LAST_CALL + WAIT):
         here.server.stop(timeout=60)
     assert client.until_closed() == b""
+
+
+def test_a_request_that_was_on_its_way_when_draining_begins_is_the_last(site):
+    here = site()
+    client, silent = here.client(), here.client()
+    client.ask("/a.bin")
+    silent.ask("/a.bin")
+    stopping = gevent.spawn(here.server.stop, 60)
+    eventually(lambda: not here.server.started)
+    answer = client.ask("/a.bin")
+    assert (answer.status, answer.fields["connection"]) == (200, "close")
+    assert client.until_closed() == b""
+    client.close()
+    assert silent.until_closed() == b""
+    stopping.join(WAIT)
+    assert stopping.successful()
+
+
+def test_a_request_that_has_arrived_in_the_last_moment_is_answered(site, monkeypatch):
+    """The hub has not come to it yet when idle connections are closed."""
+    monkeypatch.setattr("streamcache.server.server.LAST_CALL", 0.0)
+    here = site()
+    client = here.client()
+    client.ask("/a.bin")
+    client.send(get("/a.bin"))
+    time.sleep(0.05)  # the hub does nothing meanwhile
+    stopping = gevent.spawn(here.server.stop, 60)
+    assert client.response().status == 200
+    client.close()
+    stopping.join(WAIT)
+    assert stopping.successful()
 
 
 def test_stop_lets_running_responses_finish(site):

@@ -1,0 +1,238 @@
+"""SIGUSR2: a new process takes over the sockets, and no client notices."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.content import content, write
+from tests.daemon.manager import Manager
+from tests.daemon.running import PATIENCE, Running
+from tests.requirements import program
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SIZE = 32 * 2**20  # more than socket buffers hold
+
+each = pytest.mark.parametrize("workers", [1, 2])
+Upgradable = Callable[..., "Daemon"]
+
+
+class Daemon(Running):
+    """A daemon whose main process may be another one later: the pid file says which."""
+
+    def __init__(self, process: subprocess.Popen[bytes], directory: Path) -> None:
+        super().__init__(process)
+        self.directory = directory
+        words = self.ready_line().split()
+        assert words, self.end()
+        where = urlsplit(words[3])
+        self.address = (where.hostname or "", where.port or 0)  # a Unix socket has neither
+
+    @property
+    def pid(self) -> int:
+        text = (self.directory / "pid").read_text()
+        return int(text) if text else 0
+
+    def upgrade(self) -> int:
+        """Ask for one, and wait until the new process has the pid file; its id."""
+        before = self.pid
+        os.kill(before, signal.SIGUSR2)
+        self.wait_for_next("succeeded pid=")
+        deadline = time.monotonic() + PATIENCE
+        while self.pid in (0, before):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return self.pid
+
+    def get(self, path: str = "/small") -> bytes:
+        client = http.client.HTTPConnection(*self.address, timeout=PATIENCE)
+        with contextlib.closing(client):
+            client.request("GET", path)
+            return client.getresponse().read()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    for name, size in (("film.mp4", SIZE), ("small", 1024)):
+        write(tmp_path / "films", name, size)
+    return tmp_path / "films"
+
+
+@pytest.fixture
+def start(tmp_path: Path, source: Path) -> Iterator[Upgradable]:
+    started: list[Daemon] = []
+
+    def run(
+        *flags: str, workers: int = 1, module: str = "streamcache", **environment: str
+    ) -> Daemon:
+        command = [sys.executable, "-m", module, "serve", str(source), "--workers", str(workers)]
+        if "--listen" not in flags:
+            command += ["--listen", "127.0.0.1:0"]
+        command += ["--cache-dir", str(tmp_path / "cache"), "--cache-size", "1GB"]
+        command += ["--pid-file", str(tmp_path / "pid"), *flags]
+        process = subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        started.append(Daemon(process, tmp_path))
+        return started[-1]
+
+    yield run
+    for daemon in started:
+        with contextlib.suppress(OSError, ValueError):
+            os.kill(daemon.pid, signal.SIGTERM)
+        # Both pipes end when the last of its processes is gone.
+        daemon.process.communicate(timeout=PATIENCE)
+
+
+@each
+def test_not_one_request_of_wrk_fails_while_the_daemon_is_upgraded_twice(
+    start: Upgradable, workers: int
+) -> None:
+    wrk = program("wrk")
+    daemon = start("--log-level", "info", workers=workers, STREAMCACHE_LOG_ACCESS="off")
+    daemon.get()
+    first = daemon.pid
+    url = "http://{}:{}/small".format(*daemon.address)
+    # Bounded: this is about errors, and others use the machine.
+    command = [wrk, "-t1", "-c16", "-d60s", "--timeout", "30s", url]
+    load = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    time.sleep(0.5)
+    second = daemon.upgrade()
+    time.sleep(0.5)
+    third = daemon.upgrade()
+    time.sleep(0.5)
+    load.send_signal(signal.SIGINT)  # wrk ends, and says what it has seen
+    said = load.communicate(timeout=PATIENCE)[0]
+    assert len({first, second, third}) == 3
+    assert "Socket errors" not in said
+    assert "Non-2xx" not in said
+    found = re.search(r"(\d+) requests in", said)
+    assert found is not None
+    assert int(found[1]) > 100
+
+
+@each
+def test_running_responses_are_finished_by_the_old_process(start: Upgradable, workers: int) -> None:
+    daemon = start(workers=workers)
+    with socket.create_connection(daemon.address, PATIENCE) as client:
+        client.sendall(b"GET /film.mp4 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert client.recv(12, socket.MSG_WAITALL) == b"HTTP/1.1 200"
+        daemon.upgrade()
+        assert daemon.process.poll() is None
+        assert daemon.get() == content("small", 0, 1024)
+        rest = b"".join(iter(lambda: client.recv(2**20), b""))
+    assert rest.partition(b"\r\n\r\n")[2] == content("film.mp4", 0, SIZE)
+    assert daemon.process.wait(PATIENCE) == 0
+
+
+@each
+def test_a_new_process_that_cannot_start_changes_nothing(
+    start: Upgradable, tmp_path: Path, workers: int
+) -> None:
+    file = tmp_path / "streamcache.toml"
+    file.write_text("")
+    daemon = start("--config", str(file), workers=workers)
+    pid = daemon.pid
+    file.write_text("[nonsense]\n")
+    os.kill(pid, signal.SIGUSR2)
+    daemon.wait_for("unknown section [nonsense]")
+    daemon.wait_for("it ended with 2; serving on")
+    assert daemon.pid == pid
+    assert daemon.get() == content("small", 0, 1024)
+    file.write_text("")
+    assert daemon.upgrade() != pid  # the next one can
+
+
+@each
+def test_one_that_fails_late_leaves_the_files_of_the_old_one(
+    start: Upgradable, tmp_path: Path, workers: int
+) -> None:
+    """It has adopted sockets and the pid file by then."""
+    file = tmp_path / "streamcache.toml"
+    file.write_text("")
+    admin = tmp_path / "admin.sock"
+    process = start("--config", str(file), "--admin", f"unix:{admin}", workers=workers)
+    file.write_text('[cache]\npolicy = "lru"\n')  # those who share a directory must agree
+    os.kill(process.pid, signal.SIGUSR2)
+    process.wait_for("it ended with 2; serving on")
+    assert process.pid > 0
+    assert admin.exists()
+    assert process.get() == content("small", 0, 1024)
+
+
+@each
+def test_other_settings_hold_in_the_new_process(
+    start: Upgradable, tmp_path: Path, workers: int
+) -> None:
+    file = tmp_path / "streamcache.toml"
+    file.write_text("")
+    daemon = start("--config", str(file), workers=workers)
+    file.write_text("[limits]\ntarget_size = 100\n[server]\nbacklog = 17\n")
+    daemon.upgrade()
+    assert daemon.process.wait(PATIENCE) == 0  # until then, both accept for a moment
+    client = http.client.HTTPConnection(*daemon.address, timeout=PATIENCE)
+    with contextlib.closing(client):
+        client.request("GET", "/" + 200 * "a")
+        assert client.getresponse().status == 414
+
+
+@each
+def test_the_admin_listener_goes_along(start: Upgradable, tmp_path: Path, workers: int) -> None:
+    admin = tmp_path / "admin.sock"
+    daemon = start("--admin", f"unix:{admin}", workers=workers)
+    before = admin.stat().st_ino
+    daemon.upgrade()
+    assert daemon.process.wait(PATIENCE) == 0
+    assert admin.stat().st_ino == before
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(PATIENCE)
+        client.connect(str(admin))
+        client.sendall(b"GET /healthz HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        assert b" 200 " in client.recv(4096).partition(b"\r\n")[0]
+    os.kill(daemon.pid, signal.SIGTERM)
+    daemon.wait_for("stopped")
+    deadline = time.monotonic() + PATIENCE
+    while admin.exists() or (tmp_path / "pid").exists():
+        assert time.monotonic() < deadline, "files are left"
+        time.sleep(0.01)
+
+
+def test_a_unix_socket_keeps_its_file(start: Upgradable, tmp_path: Path) -> None:
+    path = tmp_path / "public.sock"
+    daemon = start("--listen", f"unix:{path}", "--admin", "off")
+    before = path.stat().st_ino
+    daemon.upgrade()
+    assert daemon.process.wait(PATIENCE) == 0
+    assert path.stat().st_ino == before
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+
+
+@each
+def test_the_service_manager_follows(start: Upgradable, tmp_path: Path, workers: int) -> None:
+    with Manager(tmp_path) as manager:
+        daemon = start(workers=workers, **manager.environment)
+        assert manager.next()["MAINPID"] == str(daemon.pid)
+        new = daemon.upgrade()
+        told = [manager.next() for _ in range(2)]
+        assert {message["MAINPID"] for message in told} == {str(new)}
+        os.kill(new, signal.SIGTERM)
+        stopping = manager.until("STOPPING")  # the new one's: the old one only leaves
+        assert stopping["STATUS"] == "draining"
+        assert daemon.process.wait(PATIENCE) == 0
