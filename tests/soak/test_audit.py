@@ -16,9 +16,10 @@ from unittest import mock
 import pytest
 
 from streamcache import StreamCache
-from tests.soak.audit import Books, audit, unsound
+from tests.soak import audit as module
+from tests.soak.audit import Books, audit, held, unsound
 from tests.soak.titles import Content, Titles
-from tests.system.site import config, eventually, fetch, opened, settle, take
+from tests.system.site import config, disk_usage, eventually, fetch, opened, settle, take
 
 SIZE = 64 * 1024 * 1024
 
@@ -169,3 +170,28 @@ def test_damage_is_found(filled: Filled, damage: Callable[[Filled], None], word:
     damage(filled)
     found = filled.findings()
     assert any(word in text for text in found), found
+
+
+def test_what_is_held_is_what_the_disk_says_without_the_map_of_an_object(filled: Filled) -> None:
+    assert sum(held(filled.cache_dir).values()) == disk_usage(filled.cache_dir)
+    filled.map.with_suffix(".data").unlink()
+    left = disk_usage(filled.cache_dir) - filled.map.stat().st_blocks * 512
+    assert sum(held(filled.cache_dir).values()) == left
+
+
+def test_what_comes_in_the_room_of_another_is_not_counted_beside_it(
+    filled: Filled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the two looks; the inode is the same, as it is on many file systems."""
+    real, looks = module._look, []
+
+    def look(cache_dir: Path) -> dict[tuple[int, str], tuple[str, int]]:
+        looks.append(real(cache_dir))
+        if len(looks) == 2:
+            (inode, name), there = next(iter(looks[0].items()))
+            del looks[1][inode, name]
+            looks[1][inode, "another"] = there
+        return looks[-1]
+
+    monkeypatch.setattr(module, "_look", look)
+    assert len(held(filled.cache_dir)) == len(looks[0]) - 1
