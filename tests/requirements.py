@@ -16,8 +16,10 @@ PACKAGES = {  # program -> apt package
     "chromedriver": "chromium-driver",
     "chromium": "chromium",
     "curl": "curl",
+    "bash": "bash",
     "ffmpeg": "ffmpeg",
     "ffprobe": "ffmpeg",
+    "fish": "fish",
     "fusermount3": "fuse3",
     "promtool": "prometheus",
     "haproxy": "haproxy",
@@ -29,6 +31,7 @@ PACKAGES = {  # program -> apt package
     "losetup": "mount",
     "mkfs.ext4": "e2fsprogs",
     "sshfs": "sshfs",
+    "zsh": "zsh",
     **BENCH_PACKAGES,
 }
 _ELSEWHERE = ("/usr/sbin", "/usr/local/sbin", "/sbin", "/usr/lib/openssh")

@@ -6,7 +6,7 @@ are not mixed.
 
 from __future__ import annotations
 
-import contextlib
+import ctypes
 import json
 import logging
 import math
@@ -18,6 +18,7 @@ from streamcache.config.log import LogConfig
 from streamcache.daemon.stderr import Stderr
 
 _DATE: Final = "%Y-%m-%d %H:%M:%S"
+_PR_SET_NAME: Final = 15  # prctl(2)
 
 _role = ""
 _stderr = Stderr()
@@ -57,8 +58,8 @@ def role() -> str:
 
 def name_process(name: str) -> None:
     """What ``ps -e`` and ``top`` show instead of "python"; the kernel keeps 15 bytes."""
-    with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as comm:
-        comm.write(name)
+    # Not through /proc/self/comm: that is root's in a process that has become another user.
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, ctypes.c_char_p(name.encode("ascii")), 0, 0, 0)
 
 
 class _Handler(logging.Handler):
