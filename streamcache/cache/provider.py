@@ -237,9 +237,9 @@ class Provider:
                 session = self._start_copying(found, name, file)
                 status = CacheStatus.MISS if self._r.space.known else CacheStatus.BYPASS
                 instead = partial(self._instead_of_copy, session)
-                return TempFileDelegate(session, status, counters, instead)
+                return TempFileDelegate(session, status, counters, instead, client)
         instead = partial(self._instead_of_copy, session)
-        delegate = TempFileDelegate(session, CacheStatus.COLLAPSED, counters, instead)
+        delegate = TempFileDelegate(session, CacheStatus.COLLAPSED, counters, instead, client)
         self.fills.joined(session)
         return delegate
 
