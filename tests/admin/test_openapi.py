@@ -91,7 +91,7 @@ def _is_unsaid(case: Any) -> bool:
 
 
 def test_what_is_described_is_what_can_be_asked() -> None:
-    routes = routes_of(Doors(""), SimpleNamespace())  # type: ignore[arg-type]
+    routes = routes_of(Doors(""), SimpleNamespace())
     described = {
         path.replace("{id}", ""): {method.upper() for method in methods if method != "parameters"}
         for path, methods in DESCRIPTION["paths"].items()
