@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from streamcache import __version__
-from streamcache.commands import serve, sign
+from streamcache.commands import serve, sign, verify
 from streamcache.commands.command import CONFIGURATION, FAILURE, Command
 from streamcache.errors import ConfigError, StreamCacheError
 
 if TYPE_CHECKING:
     from streamcache.daemon.parts import Parts
 
-COMMANDS: Final = (serve.COMMAND, sign.COMMAND)
+COMMANDS: Final = (serve.COMMAND, sign.COMMAND, verify.COMMAND)
 
 _ABOUT: Final = """\
 streamcache puts a fast local disk in front of slow files and serves them over HTTP.

@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "server": {"access", "http", "cache", "source", "stats", *SETTINGS},
     "admin": {"server", "cache", "source", "stats", "settings", *SETTINGS},
     "daemon": {"admin", "server", "http", "cache", "source", "stats", "settings", *SETTINGS},
-    "commands": {"access", "admin", "http", "daemon", "settings", *SETTINGS},
+    "commands": {"access", "admin", "http", "daemon", "cache", "source", "settings", *SETTINGS},
     "cli": {"commands", "daemon", *SETTINGS},
     "__main__": {"cli"},
     "__init__": {"server", "cache", "source", "stats", *SETTINGS},  # when a name is first used
