@@ -8,20 +8,51 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from streamcache import __version__
-from streamcache.commands import serve, sign, verify
+from streamcache.commands import (
+    check,
+    completion,
+    config,
+    ls,
+    pin,
+    purge,
+    serve,
+    show,
+    sign,
+    simulate,
+    status,
+    top,
+    verify,
+    warm,
+)
 from streamcache.commands.command import CONFIGURATION, FAILURE, Command
 from streamcache.errors import ConfigError, StreamCacheError
 
 if TYPE_CHECKING:
     from streamcache.daemon.parts import Parts
 
-COMMANDS: Final = (serve.COMMAND, sign.COMMAND, verify.COMMAND)
+COMMANDS: Final = (
+    serve.COMMAND,
+    check.COMMAND,
+    config.COMMAND,
+    status.COMMAND,
+    top.COMMAND,
+    ls.COMMAND,
+    show.COMMAND,
+    warm.COMMAND,
+    purge.COMMAND,
+    pin.COMMAND,
+    verify.COMMAND,
+    sign.COMMAND,
+    simulate.COMMAND,
+    completion.COMMAND,
+)
 
 _ABOUT: Final = """\
 streamcache puts a fast local disk in front of slow files and serves them over HTTP.
@@ -41,6 +72,9 @@ def main(argv: Sequence[str] | None = None, *, parts: Parts | None = None) -> in
     except ConfigError as error:
         _complain(error)
         return CONFIGURATION
+    except BrokenPipeError:  # who reads has enough: "| head"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (StreamCacheError, OSError) as error:
         _complain(error)
         logging.getLogger(__name__).debug("failed", exc_info=True)
@@ -77,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         command.add(its)
-        its.set_defaults(command=command)
+        its.set_defaults(command=command, parser=parser)
     return parser
 
 

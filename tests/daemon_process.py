@@ -43,6 +43,7 @@ class DaemonProcess:
         workers: int = 1,
         module: str = "streamcache",
         environment: dict[str, str] | None = None,
+        python: str = sys.executable,
         begun: Callable[[int], object] = lambda _pid: None,
     ) -> None:
         """``begun`` is told the process id before the daemon is ready."""
@@ -54,7 +55,7 @@ class DaemonProcess:
         self.cache_dir = Path(cache_dir) if cache_dir is not None else directory / "cache"
         self._log = directory / "log"
         command = [
-            *(sys.executable, "-m", module, "serve", os.fspath(source)),
+            *(python, "-m", module, "serve", os.fspath(source)),
             *("--listen", "127.0.0.1:0"),
             *("--workers", str(workers)),
             *("--cache-dir", os.fspath(self.cache_dir)),

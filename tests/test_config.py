@@ -117,6 +117,8 @@ BAD: list[tuple[type[Any], dict[str, object], str]] = [
     (LogConfig, {"fields": "", "format": "json"}, r"log\.fields: '' names nothing; allowed: time"),
     (LogConfig, {"ignore_networks": "10.0.0.1/8"}, r"log\.ignore_networks: .* write 10\.0\.0\.0/8"),
     (LogConfig, {"ignore_networks": "::1,"}, r"log\.ignore_networks: '' is no network; allowed"),
+    (LogConfig, {"ignore_paths": "/a,b*"}, r"log\.ignore_paths: 'b\*' fits no path; allowed: glob"),
+    (LogConfig, {"ignore_paths": "/a[b"}, r"log\.ignore_paths: glob '/a\[b': a \[ is not closed"),
     (LogConfig, {"sample": 1.5}, r"log\.sample: 1\.5 .*from 0 to 1"),
 ]
 

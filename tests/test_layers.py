@@ -13,11 +13,12 @@ MODULES = sorted(ROOT.rglob("*.py"))
 LONGEST = 600  # lines
 
 # What each layer may import, beside itself. A module beside the layers is a layer of its own.
-LEAVES = {"errors", "units"}
+LEAVES = {"errors", "units", "globs"}
 SETTINGS = {"options", "config", *LEAVES}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "units": {"errors"},
+    "globs": set(),
     "stats": set(),
     "options": LEAVES,
     "config": {"options", "access", *LEAVES},
@@ -27,10 +28,22 @@ MAY_IMPORT: dict[str, set[str]] = {
     "access": {"http", "errors", "units"},
     "source": {"stats", *SETTINGS},
     "cache": {"source", "stats", *SETTINGS},
+    "simulation": {"cache", *LEAVES},
     "server": {"access", "http", "cache", "source", "stats", *SETTINGS},
     "admin": {"server", "cache", "source", "stats", "settings", *SETTINGS},
     "daemon": {"admin", "server", "http", "cache", "source", "stats", "settings", *SETTINGS},
-    "commands": {"access", "admin", "http", "daemon", "cache", "source", "settings", *SETTINGS},
+    "commands": {
+        "access",
+        "admin",
+        "http",
+        "server",
+        "simulation",
+        "daemon",
+        "cache",
+        "source",
+        "settings",
+        *SETTINGS,
+    },
     "cli": {"commands", "daemon", *SETTINGS},
     "__main__": {"cli"},
     "__init__": {"server", "cache", "source", "stats", *SETTINGS},  # when a name is first used

@@ -69,12 +69,17 @@ Ask = Callable[[Question], Answer]  # raises Refusal
 def read_query(text: str) -> dict[str, str]:
     """The parameters of a URL; Refusal when one comes twice or the text is none."""
     try:
-        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text), errors="strict")
+        # What is no UTF-8 may be a path on disk all the same.
+        pairs = parse_qsl(
+            text, keep_blank_values=True, strict_parsing=bool(text), errors="surrogateescape"
+        )
     except ValueError as error:
         raise Refusal(400, f"the query cannot be read: {error}") from None
     found = dict(pairs)
     if len(found) < len(pairs):
         raise Refusal(400, "each parameter may be there once")
+    if found.get("local", "1") != "1":
+        raise Refusal(400, "local must be 1, or not be there")
     return found
 
 

@@ -45,11 +45,12 @@ COUNTED: Final = (
     *("bytes_from_source", "bytes_from_cache", "source_reads", "source_opens", "source_errors"),
     *("source_openings", "delegated_reads", "copies_started", "copies_finished"),
     *("copies_cancelled", "copies_failed", "evictions", "connections_accepted"),
-    "connections_refused",
+    *("connections_refused", "objects_damaged", "disk_failures"),
 )
 DISTRIBUTIONS: Final = ("read_time", "delegated_wait", "evicted_age")  # of ``Statistics``
-_VIEWED: Final = ("usage", "reserved", "limit", "objects", "source_stuck")  # of the same
-GAUGES: Final = ("pid", "born", "seen", "connections", "copies", "hub_lag", "answers", *_VIEWED)
+_VIEWED: Final = ("usage", "reserved", "limit", "objects", "source_stuck", "disk_stuck")  # of it
+_FLAGS: Final = ("source_answers", "disk_normal")  # the same
+GAUGES: Final = ("pid", "born", "seen", "connections", "copies", "hub_lag", *_FLAGS, *_VIEWED)
 _NONE: Final = Responses()
 _EMPTY: Final = Statistics()
 _WORD: Final = 8  # bytes
@@ -80,6 +81,8 @@ class Totals:
     evicted_age: Distribution = _EMPTY.evicted_age
     connections_accepted: int = 0
     connections_refused: int = 0
+    objects_damaged: int = 0
+    disk_failures: int = 0  # how often a worker began to write nothing new to the cache
     workers: int = 0  # that live now
     connections: int = 0  # open now
     copies: int = 0  # that run or pause now
@@ -104,12 +107,14 @@ class Worker:
     connections: int = 0
     copies: int = 0
     hub_lag: float = 0.0  # s: the longest that a callback was late, since it wrote before
-    answers: bool = True  # its source does: the breaker is closed
+    source_answers: bool = True  # False: the breaker is open
+    disk_normal: bool = True  # False: it writes nothing new to the cache
     usage: int = 0  # bytes, of the whole cache, as this worker knows it
     reserved: int = 0
     limit: int = 0
     objects: int = 0
     source_stuck: int = 0  # threads
+    disk_stuck: int = 0  # the same
 
 
 class Board:
@@ -144,6 +149,10 @@ class Board:
             connections=sum(worker.connections for worker in workers),
             copies=sum(worker.copies for worker in workers),
         )
+
+    def turns(self) -> list[int]:
+        """How often each slot was written: a worker whose hub turns does it once a second."""
+        return [words[0] for words in self._slots]
 
     def workers(self) -> list[Worker]:
         """Each worker by itself, in their order; also those that are dead at the moment."""
@@ -182,8 +191,7 @@ class Slot:
             "connections": connections,
             "copies": len(statistics.sessions),
             "hub_lag": int(hub_lag * _MICROSECONDS),
-            "answers": int(statistics.source_answers),
-            **{name: getattr(statistics, name) for name in _VIEWED},
+            **{name: int(getattr(statistics, name)) for name in (*_FLAGS, *_VIEWED)},
         }
         self._write([*together, *(gauges[name] for name in GAUGES)])
 
@@ -264,7 +272,8 @@ def _worker(name: str, numbers: list[int]) -> Worker:
         connections=gauges["connections"],
         copies=gauges["copies"],
         hub_lag=gauges["hub_lag"] / _MICROSECONDS,
-        answers=bool(gauges["answers"]),
+        source_answers=bool(gauges["source_answers"]),
+        disk_normal=bool(gauges["disk_normal"]),
         **{name: gauges[name] for name in _VIEWED},
     )
 

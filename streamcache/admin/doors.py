@@ -2,7 +2,7 @@
 
 A Unix socket is guarded by its file's mode. Over TCP a browser on an operator's machine reaches us
 too, whatever site it shows: so a question must name us as no stranger's page can (DNS rebinding), a
-change must say that it is JSON, which no form can, and nothing is ever allowed to another origin
+POST must say that it is JSON, which no form can, and nothing is ever allowed to another origin
 (no CORS). There are no passwords: a TCP listener is for loopback, or a network of operators.
 """
 
@@ -34,6 +34,7 @@ class Doors:
             self._check_host(environ.get("HTTP_HOST", ""))
         if method in _CHANGES:
             _check_origin(environ)
+        if method == "POST":  # a DELETE of another origin is asked about first, and has no answer
             type_ = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
             if type_ != JSON:
                 raise Refusal(415, f"a {method} needs the field Content-Type: {JSON}")

@@ -69,7 +69,7 @@ class Metrics:
         yield from _answers(totals)
         yield from _source(totals, living)
         yield from _copies(totals)
-        yield from self._cache(totals, latest(workers))
+        yield from self._cache(totals, workers)
         yield from _processes(totals, living)
 
     def _server(self, workers: list[Worker]) -> Iterator[Metric]:
@@ -92,8 +92,8 @@ class Metrics:
             ("state",),
         )
 
-    def _cache(self, totals: Totals, known: Worker) -> Iterator[Metric]:
-        marks = self._subject.cache.config.cache
+    def _cache(self, totals: Totals, workers: list[Worker]) -> Iterator[Metric]:
+        marks, known = self._subject.cache.config.cache, latest(workers)
         for name, about, value in (
             ("usage", "Bytes on the cache's disk: objects, partials, trash.", known.usage),
             ("reserved", "Of the usage: promised to running copies.", known.reserved),
@@ -110,6 +110,26 @@ class Metrics:
             ),
         ):
             yield _gauge(f"cache_{name}_bytes", about, value)
+        living = [worker for worker in workers if worker.pid]
+        yield _gauge(
+            "cache_disk_degraded",
+            "1: this worker writes nothing new to the cache, as its disk fails, hangs or is full.",
+            [((worker.name,), float(not worker.disk_normal)) for worker in living],
+            ("worker",),
+        )
+        yield _counter(
+            "cache_disk_failures", "How often that began, in all workers.", totals.disk_failures
+        )
+        yield _gauge(
+            "cache_disk_threads_stuck",
+            "Threads in a call to the cache's disk for longer than it should take.",
+            sum(worker.disk_stuck for worker in living),
+        )
+        yield _counter(
+            "cache_objects_damaged",
+            "Objects that could not be read, or were not what they should be, and were dropped.",
+            totals.objects_damaged,
+        )
         yield _gauge("cache_objects", "Complete files in the cache.", known.objects)
         yield _counter("evictions", "Objects that were removed to make room.", totals.evictions)
         yield _histogram(
@@ -204,7 +224,7 @@ def _source(totals: Totals, living: list[Worker]) -> Iterator[Metric]:
     yield _gauge(
         "source_breaker_open",
         "1: this worker asks the source nothing but a probe, as it does not answer.",
-        [((worker.name,), float(not worker.answers)) for worker in living],
+        [((worker.name,), float(not worker.source_answers)) for worker in living],
         ("worker",),
     )
 

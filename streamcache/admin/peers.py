@@ -48,12 +48,18 @@ class Peers:
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Json] | None = None,
         patience: float = PATIENCE,
+        whom: str = "",
     ) -> Heard:
-        """SWITCHES for ``patience`` s at most; ask each for itself alone ("local")."""
-        url = f"{path}?{urlencode({**(query or {}), 'local': '1'})}"
+        """SWITCHES for ``patience`` s at most; ask each for itself alone ("local").
+
+        ``whom``: only the worker of that name.
+        """
+        given = urlencode({**(query or {}), "local": "1"}, errors="surrogateescape")
+        url = f"{path}?{given}"
         asked = {
             name: gevent.spawn(_ask, socket_path, method, url, body, patience)
             for name, socket_path in self._paths.items()
+            if whom in ("", name)
         }
         gevent.joinall(list(asked.values()))
         values = {name: each.value for name, each in asked.items() if each.value is not None}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SUFFIX: Final = ".sock"
 
-_ROOT: Final = "/run/streamcache"
+SYSTEM_DIRECTORY: Final = "/run/streamcache"
 _SHOWN: Final = 32  # characters of a long name: the path of a Unix socket has 107 bytes
 
 
@@ -35,7 +35,7 @@ def default_directory(environ: Mapping[str, str], user: int) -> str:
     if os.path.isabs(runtime):
         return os.path.join(runtime, "streamcache")
     if user == 0:
-        return _ROOT
+        return SYSTEM_DIRECTORY
     runtime = f"/run/user/{user}"
     if os.path.isdir(runtime):
         return os.path.join(runtime, "streamcache")

@@ -16,6 +16,7 @@ from typing import Final
 import gevent
 
 from streamcache.admin.board import LAG, Slot, Worker
+from streamcache.admin.rates import Rates
 from streamcache.admin.subject import Cache, Server
 from streamcache.stats import Histogram
 
@@ -78,6 +79,7 @@ class Publishing:
     def __init__(self, slot: Slot, cache: Cache, server: Server) -> None:
         self._slot, self._cache, self._server = slot, cache, server
         self._samples: deque[Sample] = deque(maxlen=KEPT)
+        self.rates = Rates()
 
     @property
     def history(self) -> list[Sample]:
@@ -105,12 +107,14 @@ class Publishing:
 
     def _publish(self, lag: HubLag) -> None:
         try:
+            statistics = self._cache.statistics()
             self._slot.publish(
-                self._cache.statistics(),
+                statistics,
                 self._server.connections,
                 lags=lag.all.snapshot(),
                 hub_lag=lag.take(),
             )
+            self.rates.look(time.monotonic(), statistics.sessions)
             self._samples.append(self._sample())
         except Exception:  # counts are worth no response
             log.exception("counts are not published")

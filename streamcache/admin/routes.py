@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from streamcache.admin.answers import Answer, Ask, Question, Refusal, read_body, read_query
 from streamcache.admin.doors import Doors
+from streamcache.errors import StreamCacheError
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +40,20 @@ class Routes:
         """Have ``ask`` answer that. It may switch, and raise Refusal."""
         self._table.setdefault(path, {})[method] = ask
 
+    @property
+    def paths(self) -> dict[str, set[str]]:
+        """The methods of each path."""
+        return {path: set(methods) for path, methods in self._table.items()}
+
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """See PEP 3333."""
         try:
             answer = self._answer(environ)
         except Refusal as refused:
             answer = Answer.of({"error": refused.why}, refused.status, refused.fields)
+        except (StreamCacheError, OSError) as error:  # the catalog, the disk, the source
+            log.warning("question not answered path=%r error=%s", environ.get("PATH_INFO"), error)
+            answer = Answer.of({"error": str(error)}, 503)
         except Exception:
             log.exception("question failed path=%r", environ.get("PATH_INFO"))
             answer = Answer.of({"error": "a fault of streamcache; its log says more"}, 500)

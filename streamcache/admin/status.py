@@ -81,7 +81,7 @@ class Status:
                 "workers": [_shown(worker) for worker in workers],
                 "source": {
                     "path": config.source.path,
-                    "answers": all(worker.answers for worker in living),
+                    "answers": all(worker.source_answers for worker in living),
                     "stuck": sum(worker.source_stuck for worker in living),
                 },
                 "cache": {
@@ -90,6 +90,11 @@ class Status:
                     "reserved": known.reserved,
                     "limit": known.limit,
                     "objects": known.objects,
+                    "disk": {
+                        "normal": all(worker.disk_normal for worker in living),
+                        "reason": subject.cache.statistics().disk_reason,
+                        "stuck": sum(worker.disk_stuck for worker in living),
+                    },
                     "high_watermark": config.cache.high_watermark,
                     "low_watermark": config.cache.low_watermark,
                 },
@@ -117,5 +122,6 @@ def _shown(worker: Worker) -> Json:
         "connections": worker.connections,
         "copies": worker.copies,
         "hub_lag": worker.hub_lag,
-        "source_answers": worker.answers,
+        "source_answers": worker.source_answers,
+        "disk_normal": worker.disk_normal,
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from streamcache.admin.board import Board
+from streamcache.cache.operations import Operations
 from streamcache.config import Config
 from streamcache.stats import Statistics
 
@@ -21,6 +22,11 @@ class Cache(Protocol):
     @property
     def config(self) -> Config:
         """The configuration, with the real size."""
+        ...
+
+    @property
+    def operations(self) -> Operations:
+        """What can be looked at and done."""
         ...
 
     def statistics(self) -> Statistics:

@@ -176,12 +176,13 @@ class TempFileDelegate(_Replaceable):
         status: CacheStatus,
         counters: Counters,
         instead: Instead | None = None,
+        client: str = "",
     ) -> None:
         """Takes a lease on the session."""
         super().__init__(session.version, status, counters)
         self._instead = instead
         self._session = session
-        self._reader = session.inc_ref()
+        self._reader = session.inc_ref(client)
         self._open = True
 
     def ready(self, offset: int, stop: int) -> Ready:

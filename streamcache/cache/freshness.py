@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import gevent
 from gevent.event import AsyncResult
 
+from streamcache.cache.objects import ObjectHandle
 from streamcache.cache.workers import WorkerPool
 from streamcache.config.source import SourceConfig
 from streamcache.errors import (
@@ -43,6 +44,12 @@ class Known:
     version: Version | None  # None: there is no such file
     until: float  # monotonic s: good without asking
     failing_since: float | None = None  # monotonic s: the source could not be asked since
+    hot: ObjectHandle | None = None  # whose ``good_until`` rests on this
+
+    def doubt(self) -> None:
+        """It is about to say something else: what rests on it has to be looked up again."""
+        if self.hot is not None:
+            self.hot.good_until = 0.0
 
 
 class Flight:
@@ -102,6 +109,7 @@ class Freshness:
         self._config = config
         now = time.monotonic()
         for known in self._known.values():
+            known.doubt()
             good = config.negative_ttl if known.version is None else config.revalidate
             known.until = min(known.until, now + good)
 
@@ -168,6 +176,7 @@ class Freshness:
         """A question has no answer in time: what is known ages from now on (``may_be_stale``)."""
         known = self._known.get(path)
         if known is not None and known.failing_since is None:
+            known.doubt()
             known.failing_since = time.monotonic()
 
     def remember_stored(self, path: str, version: Version) -> None:
@@ -180,6 +189,7 @@ class Freshness:
         """Ask again before the next use, whatever was said of these. Does not switch."""
         for path in paths:
             if (known := self._known.get(path)) is not None:
+                known.doubt()
                 known.until = 0.0
 
     def paths(self) -> list[str]:
@@ -188,7 +198,9 @@ class Freshness:
 
     def forget(self, path: str) -> None:
         """Ask again next time."""
-        self._known.pop(path, None)
+        known = self._known.pop(path, None)
+        if known is not None:
+            known.doubt()
 
     def _fly(self, flight: Flight, ahead: int | None) -> None:
         """Greenlet: ask, and remember the answer."""
@@ -249,16 +261,17 @@ class Freshness:
         """Remember since when; it is not asked again before ``revalidate`` has passed."""
         known = self._known.get(path)
         if known is not None and known.version is not None:
+            known.doubt()
             now = time.monotonic()
             since = now if known.failing_since is None else known.failing_since
             known.failing_since = since
             known.until = now + self._config.revalidate
 
     def _remember(self, path: str, known: Known) -> None:
+        self.forget(path)
         self._known[path] = known
-        self._known.move_to_end(path)
         if len(self._known) > _REMEMBERED:
-            self._known.popitem(last=False)
+            self._known.popitem(last=False)[1].doubt()
 
     def _sweep(self, flight: Flight) -> None:
         if flight.holders == 0 and (file := flight.leave()) is not None:

@@ -38,7 +38,16 @@ class Unchecked(Protocol):
 class ObjectHandle:
     """An open object. ``fd`` is good while a lease is held."""
 
-    __slots__ = ("fd", "leases", "name", "spoilt", "trashed", "unchecked", "version")
+    __slots__ = (
+        "fd",
+        "good_until",
+        "leases",
+        "name",
+        "spoilt",
+        "trashed",
+        "unchecked",
+        "version",
+    )
 
     def __init__(self, name: str, version: Version, fd: int) -> None:
         """Owns ``fd``, which carries the lock of a reader."""
@@ -46,6 +55,9 @@ class ObjectHandle:
         self.version = version
         self.fd = fd
         self.leases = 1
+        # Monotonic s until which it need not be asked for again (``Provider.peek``); whatever ends
+        # that earlier sets 0.
+        self.good_until = 0.0
         self.trashed = ""  # its name in trash/
         self.spoilt = False  # it is not what it should be
         self.unchecked: Unchecked | None = None  # what must be compared before it is sent
@@ -117,6 +129,7 @@ class Objects:
         """
         if not handle.leases and not _stays(handle.fd):
             self._open.pop(handle.name, None)
+            handle.good_until = 0.0
         self._idle.pop(handle.name, None)
         handle.leases += 1
 
@@ -193,6 +206,8 @@ class Objects:
         if name in self._going:
             return False
         self._going.add(name)
+        if name in self._open:
+            self._open[name].good_until = 0.0
         try:
             if not self._is_leased(name):
                 self._forget(name)
@@ -221,6 +236,8 @@ class Objects:
     def close(self) -> None:
         """Close what nobody reads, and what is read when it is released. Does not switch."""
         self._keep = 0
+        for handle in self._open.values():
+            handle.good_until = 0.0
         for name in list(self._idle):
             self._forget(name)
 
@@ -234,7 +251,9 @@ class Objects:
 
     def _forget(self, name: str) -> None:
         """No longer under this name; a handle without readers is closed."""
-        self._open.pop(name, None)
+        handle = self._open.pop(name, None)
+        if handle is not None:
+            handle.good_until = 0.0
         idle = self._idle.pop(name, None)
         if idle is not None:
             self._dispose(idle)

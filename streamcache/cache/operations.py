@@ -21,6 +21,7 @@ from streamcache.cache.freshness import Freshness
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.listing import Listing, Page
 from streamcache.cache.names import key_of
+from streamcache.cache.picture import CopyPicture, picture_of
 from streamcache.cache.provider import Provider
 from streamcache.cache.removal import Removal
 from streamcache.cache.resources import Resources
@@ -115,6 +116,11 @@ class Operations:
             fresh_for=max(0.0, known.until - now),
             failing_for=None if known.failing_since is None else now - known.failing_since,
         )
+
+    def copies(self) -> tuple[CopyPicture, ...]:
+        """The copies of this process that are under way or still read. Does not switch."""
+        detached = (session for session in self._provider.ending if session.readers)
+        return tuple(map(picture_of, (*self._provider.sessions.values(), *detached)))
 
     # -- purge
 

@@ -236,9 +236,9 @@ class Provider:
                 session = self._start_copying(found, name, file)
                 status = CacheStatus.MISS if self._r.space.known else CacheStatus.BYPASS
                 instead = partial(self._instead_of_copy, session)
-                return TempFileDelegate(session, status, counters, instead)
+                return TempFileDelegate(session, status, counters, instead, client)
         instead = partial(self._instead_of_copy, session)
-        delegate = TempFileDelegate(session, CacheStatus.COLLAPSED, counters, instead)
+        delegate = TempFileDelegate(session, CacheStatus.COLLAPSED, counters, instead, client)
         self.fills.joined(session)
         return delegate
 
@@ -264,14 +264,19 @@ class Provider:
     def peek(self, path: str, last: ObjectHandle | None = None) -> ObjectHandle | None:
         """What a hit would read from, without a lease: good until the hub's next turn.
 
-        Does not switch, counts nothing. ``last``: what it gave for this path before.
+        Does not switch, counts nothing. ``last``: what it gave for this path before. It would give
+        the same again before the handle's ``good_until``; but ask each second, as what is not asked
+        for is closed at last.
         """
         known = self._freshness.fresh(path[1:])
         if known is None or known.version is None or known.failing_since is not None:
             return None
-        if last is None or last.version.id != known.version.id:
-            return self._r.objects.peek(self._name(path[1:], known.version))
-        return self._r.objects.peek(last.name)
+        same = last is not None and last.version.id == known.version.id
+        name = last.name if same and last else self._name(path[1:], known.version)
+        hot = self._r.objects.peek(name)
+        if hot is not None:
+            known.hot, hot.good_until = hot, known.until
+        return hot
 
     def delivered(self, handle: ObjectHandle, client: str, count: int) -> None:
         """A hit was answered from what ``peek`` gave."""

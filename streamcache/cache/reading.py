@@ -6,11 +6,15 @@ it is settled, so nothing can settle it again.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from gevent.event import AsyncResult
 
 from streamcache.cache.blockmap import BLOCK, Extent
+from streamcache.stats import Histogram
 
 DELIVERED_BYTES = 1024 * 1024  # at most in one answer that goes through memory
 
@@ -33,15 +37,27 @@ class Ready:
 class Reader:
     """Where one client reads."""
 
-    __slots__ = ("expected", "position", "stop")
+    __slots__ = ("client", "expected", "position", "stop", "waits")
 
-    def __init__(self) -> None:
+    def __init__(self, client: str = "") -> None:
+        self.client = client  # its address, as far as it is known
+        self.waits = False  # for bytes that are not there yet
         self.position = 0  # bytes: what it asked for last
         self.stop = 0  # bytes: up to where
         self.expected = -1  # bytes: where it goes on unless it seeks
 
     def __repr__(self) -> str:
         return f"<Reader at {self.position}>"
+
+    @contextmanager
+    def waiting(self, times: Histogram) -> Iterator[None]:
+        """Around a wait for bytes, which is counted in ``times``."""
+        begun, self.waits = time.monotonic(), True
+        try:
+            yield
+        finally:
+            self.waits = False
+            times.observe(time.monotonic() - begun)
 
 
 class PendingRead:

@@ -118,7 +118,7 @@ class CopySession:
         self._sharing = False  # outdated, but several readers go on to share the bytes
         self._retried: set[int] = set()  # extents whose second try is their last
         self._steps = 0  # under way
-        self._started = time.monotonic()
+        self.started = time.monotonic()
         self._lent = -1  # the partial's descriptor, when its readers outlive the rest
         self._gone = False  # all but what readers may still hold was let go
         self._allocated = Flag()  # the question of space is settled
@@ -149,11 +149,11 @@ class CopySession:
         finally:
             self.dec_ref(reader)
 
-    def inc_ref(self) -> Reader:
+    def inc_ref(self, client: str = "") -> Reader:
         """One reader more; a session that is closed takes none (Closed)."""
         if self.state is State.CLOSED:
             raise Closed(f"{self.path}: the copy session is closed")
-        reader = Reader()
+        reader = Reader(client)
         self.readers.add(reader)
         self.schedule()
         return reader
@@ -213,12 +213,12 @@ class CopySession:
             self._r.scheduler.demand(self, offset // BLOCK * BLOCK, seek=seek)
         elif self._claims.others:
             self._following.hurry()
-        timeout, begun = self._r.config.source.timeout, time.monotonic()
-        try:
-            read.result.wait(timeout=timeout)
-        finally:
-            self._waiting.leave(read)
-            self._r.counters.delegated_wait.observe(time.monotonic() - begun)
+        timeout = self._r.config.source.timeout
+        with reader.waiting(self._r.counters.delegated_wait):
+            try:
+                read.result.wait(timeout=timeout)
+            finally:
+                self._waiting.leave(read)
         if not read.result.ready():
             raise SourceTimeout(f"{self.path}: no bytes within {timeout} s")
         return read.result.get()
@@ -460,7 +460,7 @@ class CopySession:
     def _store(self, extent: Extent, data: memoryview) -> bool:
         """Write into the partial; False: it is not kept. Switches."""
         if self.state is State.NEW:
-            self._allocated.wait(max(0.0, self._started + _FIRST_WRITE_WAIT - time.monotonic()))
+            self._allocated.wait(max(0.0, self.started + _FIRST_WRITE_WAIT - time.monotonic()))
         if not (self._keeps and self._claims.may_write(extent)):
             return False
         if not self._room.affords(0):

@@ -55,7 +55,8 @@ class WarmOrder:
     """What is to be warmed: files that a ``selection`` means at the source, or these ``paths``.
 
     ``max_bandwidth`` is bytes a second for the whole job, 0: no limit of its own; what viewers wait
-    for is never held back. ``pin``: each file is pinned when it is there.
+    for is never held back. ``pin``: each file is pinned when it is there. ``dry_run``: only count,
+    and see which of them the cache has.
     """
 
     selection: Selection | None = None
@@ -63,6 +64,7 @@ class WarmOrder:
     max_bandwidth: int = 0
     at_once: int = 2
     pin: bool = False
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         if (self.selection is None) == (not self.paths):
@@ -280,7 +282,10 @@ class WarmJob:
     def _try(self, found: Walked) -> bool:
         """False: source or cache have gone meanwhile: that says nothing of the file. Switches."""
         try:
-            if self._has_room_for(found):
+            if self.order.dry_run:
+                if self._provider.has(found.path):
+                    self._done(found)
+            elif self._has_room_for(found):
                 self._warm(found)
         except StreamCacheError as error:
             if not self._can_copy():
@@ -302,6 +307,9 @@ class WarmJob:
             self._finish(session)
         if self.order.pin:
             self._pin(found.path)
+        self._done(found)
+
+    def _done(self, found: Walked) -> None:
         self._tally.files_done += 1
         self._tally.bytes_done += found.size
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
 
+from streamcache.commands import output
 from streamcache.commands.command import FAILURE, OK, Command
+from streamcache.commands.progress import Progress
 from streamcache.errors import ConfigError
 from streamcache.settings import Settings, load
 
@@ -37,18 +38,11 @@ damaged, outdated or not ours is removed (a server copies it anew when it is nex
 reads it goes on), and the catalog is corrected. Foreign folders, and files beside the folders of
 the cache, are left alone. Without --repair nothing is written.
 
-Digests are recorded with cache.checksum = "xxh3", and need the extra "checksum". A progress bar
-needs a terminal and the extra "cli"; else there is a line every 5 s on stderr.
+Digests are recorded with cache.checksum = "xxh3", and need the extra "checksum". How far it is
+is shown on a terminal; else there is a line every 5 s on stderr.
 
 Exit codes: 0 nothing is wrong, 1 something is or was (the last line says whether all of it was
 repaired), 2 an argument is wrong or there is no cache, 130 Ctrl-C."""
-
-
-class Progress(Protocol):
-    """Shows how far it is."""
-
-    def __call__(self, done: int, total: int) -> None:
-        """``done`` of ``total`` objects."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -87,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
                 digest=digest() if arguments.digests else None,
                 repair=arguments.repair,
                 found=(lambda finding: None) if arguments.json else _print,
-                progress=stack.enter_context(_progress(bar=not arguments.json)),
+                progress=stack.enter_context(_progress(shown=not arguments.json)),
             )
             report = inspection.report
             try:
@@ -139,6 +133,8 @@ def _print(finding: Finding) -> None:
     where = f" {_shown(finding.path)}" if finding.path else ""
     done = {"none": "", "done": " (repaired)", "left": " (not repaired)"}[finding.repair.value]
     line = f"{finding.kind.value:9} {_shown(finding.name)}{where}: {_shown(finding.text)}{done}"
+    if output.is_terminal(sys.stderr):
+        sys.stderr.write("\r\x1b[K")  # the bar, where both are on one screen
     print(line, flush=True)
 
 
@@ -190,11 +186,11 @@ def _json(settings: Settings, report: Report) -> str:
 
 
 @contextlib.contextmanager
-def _progress(*, bar: bool) -> Iterator[Progress]:
+def _progress(*, shown: bool) -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal, else a line now and then; both on stderr."""
-    if bar and sys.stderr.isatty() and importlib.util.find_spec("rich") is not None:
-        with _bar() as shown:
-            yield shown
+    if shown and output.is_terminal(sys.stderr):
+        with Progress("verify") as line:
+            yield lambda done, total: line.show(done, total, text=f"{done} of {total} objects")
         return
     last = time.monotonic()
 
@@ -205,18 +201,6 @@ def _progress(*, bar: bool) -> Iterator[Progress]:
             print(f"streamcache: verify: {done} of {total} objects", file=sys.stderr, flush=True)
 
     yield say
-
-
-@contextlib.contextmanager
-def _bar() -> Iterator[Progress]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (TextColumn("objects"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("objects", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 COMMAND: Final = Command(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
 from streamcache.errors import ConfigError
+from streamcache.globs import compile_glob
 from streamcache.options import Kind, check_fields, option
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["combined", "json"]
+Errors = Literal["text", "json"]
 
 # What a line of the access log can have; docs/logs.md says what each is.
 FIELDS: Final = (
@@ -32,6 +35,15 @@ class LogConfig:
             flag="--log-level",
             metavar="LEVEL",
             choices=get_args(Level),
+            reload=True,
+        ),
+    )
+    errors: Errors = field(
+        default="text",
+        metadata=option(
+            Kind.CHOICE,
+            "how they are written: a line of text for each, or a JSON object",
+            choices=get_args(Errors),
             reload=True,
         ),
     )
@@ -68,6 +80,15 @@ class LogConfig:
             Kind.TEXT,
             "addresses, networks or unix, with commas between them: clients that are never in the"
             " access log, as health checks",
+            reload=True,
+        ),
+    )
+    ignore_paths: str = field(
+        default="",
+        metadata=option(
+            Kind.TEXT,
+            "globs of paths that are never in the access log, with commas between them: * and ?"
+            " stay within one name, ** is any number of names, as in /probe.txt, /thumbs/**",
             reload=True,
         ),
     )
@@ -113,6 +134,14 @@ class LogConfig:
                     Network.parse(entry)
             except ValueError as error:
                 raise ConfigError(f"log.ignore_networks: {error}") from None
+        self.ignored_paths()
+
+    def ignored_paths(self) -> list[re.Pattern[str]]:
+        """What fits paths, without their first slash, that are not logged."""
+        try:
+            return [_compiled(glob) for glob in _names(self.ignore_paths)]
+        except ValueError as error:
+            raise ConfigError(f"log.ignore_paths: {error}") from None
 
     @property
     def has_ids(self) -> bool:
@@ -124,6 +153,12 @@ class LogConfig:
         """What is in a line: the names in ``fields``, and the id if there is one."""
         given = _names(self.fields)
         return (*given, "request_id") if self.has_ids and "request_id" not in given else given
+
+
+def _compiled(glob: str) -> re.Pattern[str]:
+    if not glob.startswith("/"):
+        raise ValueError(f"{glob[:80]!r} fits no path; allowed: globs that begin with /")
+    return compile_glob(glob[1:])
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -80,6 +80,17 @@ class ServerConfig:
         ),
     )
 
+    worker_timeout: float = field(
+        default=60.0,
+        metadata=option(
+            Kind.DURATION,
+            "one of several workers whose event loop has not turned for this long serves nobody: it"
+            " is killed and started again",
+            zero="never",
+            minimum=2.0,
+            reload=True,
+        ),
+    )
     user: str = field(
         default="",
         metadata=option(

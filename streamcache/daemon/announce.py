@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Iterable
 
 from streamcache.config import TABLE
 from streamcache.settings import Settings
@@ -27,15 +28,19 @@ def report(settings: Settings) -> str:
         f"# streamcache would serve {config.source.path} on {config.server.listen}"
         f" with {workers} worker{'s' * (workers > 1)}, cached in {config.cache.dir}"
     )
+    return "\n".join((title, *settings_lines(settings, settings.origins)))
+
+
+def settings_lines(settings: Settings, names: Iterable[str]) -> list[str]:
+    """Lines of TOML with the origin of each value, for settings of these names ("cache.size")."""
     rows = []
-    for section, options in TABLE.items():
-        for key, option in options.items():
-            value = getattr(getattr(config, section), key)
-            origin = settings.origins[f"{section}.{key}"]
-            meaning = f" ({option.zero})" if option.zero and not value else ""
-            rows.append((f"{section}.{key} = {option.format(value)}", origin + meaning))
-    width = min(48, max(len(left) for left, _ in rows))
-    return "\n".join((title, *(f"{left:{width}}  # {origin}" for left, origin in rows)))
+    for name in names:
+        section, _, key = name.partition(".")
+        option, value = TABLE[section][key], getattr(getattr(settings.config, section), key)
+        meaning = f" ({option.zero})" if option.zero and not value else ""
+        rows.append((f"{name} = {option.format(value)}", settings.origins[name] + meaning))
+    width = min(48, max((len(left) for left, _ in rows), default=0))
+    return [f"{left:{width}}  # {origin}" for left, origin in rows]
 
 
 def say(text: str) -> None:

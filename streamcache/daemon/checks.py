@@ -14,6 +14,7 @@ import stat
 from typing import Final
 
 from streamcache.admin.sockets import parse as parse_admin
+from streamcache.daemon.identity import user_name
 from streamcache.errors import ConfigError
 from streamcache.server.accessfiles import read_access
 from streamcache.server.address import Address, SocketFile
@@ -96,6 +97,13 @@ def check_cache_dir(settings: Settings) -> None:
         raise ConfigError(
             f"{where}: {path} is on a network file system ({mount.type} at {mount.point});"
             " allowed: a directory on a local disk"
+        )
+    owner, user = os.stat(there).st_uid, os.geteuid()
+    if there == path and user not in (0, owner):
+        raise ConfigError(
+            f"{where}: {path} belongs to {user_name(owner)}, and the server runs as"
+            f" {user_name(user)}; allowed: a directory of that user's own, as made by install -d"
+            f" -o {user_name(user)} -m 700"
         )
     if not os.access(there, os.W_OK | os.X_OK):
         problem = "is not writable" if there == path else f"cannot be made: {there} is not writable"

@@ -11,6 +11,7 @@ import pwd
 from dataclasses import dataclass
 from typing import Self
 
+import streamcache
 from streamcache.errors import ConfigError
 from streamcache.settings import Settings
 
@@ -34,7 +35,7 @@ class Identity:
         if not server.user:
             assert gid is not None
             uid = os.geteuid()
-            return cls(_name(uid), uid, gid, (gid,))
+            return cls(user_name(uid), uid, gid, (gid,))
         user = _user(settings)
         if user is None:  # a number without a name has no groups of its own
             if gid is None:
@@ -64,8 +65,15 @@ class Identity:
             key = "user" if settings.config.server.user else "group"
             raise ConfigError(
                 f"{settings.where('server', key)}: only root can become {self.name};"
-                f" this is {_name(os.geteuid())}; allowed: start as root, or without it"
+                f" this is {user_name(os.geteuid())}; allowed: start as root, or without it"
             ) from None
+        # Much is imported later, and an upgrade starts it all again.
+        for path in (os.path.dirname(os.__file__), os.path.dirname(streamcache.__file__)):
+            if not os.access(path, os.R_OK | os.X_OK):
+                raise ConfigError(
+                    f"{settings.where('server', 'user')}: {self.name} cannot read {path}, which"
+                    " runs the server; allowed: an installation that every user can read"
+                )
 
 
 def _user(settings: Settings) -> pwd.struct_passwd | None:
@@ -95,7 +103,8 @@ def _group(settings: Settings) -> int:
         ) from None
 
 
-def _name(uid: int) -> str:
+def user_name(uid: int) -> str:
+    """The name of a user, or the number of one that has none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

@@ -114,7 +114,7 @@ class MainProcess:
     def adopt(self, reload: Reload) -> None:
         """It is done from now on: in those who are told, and in who is born later."""
         self.settings = reload.settings
-        logs.set_level(self.settings.config.log.level)
+        logs.reconfigure(self.settings.config.log)
 
     def reloaded(self, reload: Reload) -> None:
         """All who were told have done it."""

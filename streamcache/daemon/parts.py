@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from streamcache.cache.operations import Operations
 from streamcache.config import Config
 from streamcache.daemon import logs
 from streamcache.server.addresses import AddressRow
@@ -27,6 +28,11 @@ class CachePart(Protocol):
 
     def reconfigure(self, config: Config) -> tuple[str, ...]:
         """Take what can change; options that need a restart. Does not switch. ConfigError."""
+        ...
+
+    @property
+    def operations(self) -> Operations:
+        """What an operator can look at and do."""
         ...
 
     def statistics(self) -> Statistics:

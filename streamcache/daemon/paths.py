@@ -47,7 +47,12 @@ def resolve(
 
 
 def default_cache_dir(environ: Mapping[str, str], user: int) -> str:
-    """Where the cache is when nobody says where: XDG Base Directory Specification, and FHS."""
+    """Where the cache is when nobody says where: systemd's CacheDirectory=, else the XDG Base
+    Directory Specification, and for root the FHS.
+    """
+    given = environ.get("CACHE_DIRECTORY", "")
+    if os.path.isabs(given) and ":" not in given:
+        return given
     if user == 0:
         return _ROOT_CACHE
     home = environ.get("XDG_CACHE_HOME", "")

@@ -42,7 +42,7 @@ def serve(load: Callable[[], Settings], parts: Parts | None = None) -> int:
 
     settings = read()
     workers = settings.config.server.workers
-    logs.configure(settings.config.log.level, role="" if workers == 1 else "supervisor")
+    logs.configure(settings.config.log, role="" if workers == 1 else "supervisor")
     logs.name_process("streamcache")
     main = MainProcess.begin(settings, read)
     parts = parts or real_parts()

@@ -36,6 +36,7 @@ from streamcache.daemon.line import Line
 from streamcache.daemon.mainprocess import MainProcess
 from streamcache.daemon.parts import Parts
 from streamcache.daemon.place import Place
+from streamcache.daemon.pulse import Pulse
 from streamcache.daemon.reloading import Reload
 from streamcache.daemon.shares import share_of
 from streamcache.daemon.signals import ORDERS, RELOAD, REOPEN, STOPPING, UPGRADE
@@ -67,6 +68,7 @@ class _Supervisor:
         workers = main.settings.config.server.workers
         self._places = [Place(index) for index in range(workers)]
         self._board = Board(workers)
+        self._pulse = Pulse(self._board, self._places, (main.notifier.watchdog or math.inf) / 3)
         self._announced = False
         self._draining = False
         self._kill_at = math.inf
@@ -114,6 +116,8 @@ class _Supervisor:
             self._reap(place)
         if self._main.is_succeeded() and not self._draining:
             self._drain(self._main.settings.config.server.drain_timeout + DRAIN_GRACE)
+        if monotonic() >= self._pulse.due:
+            self._feel_pulse()
         if self._draining:
             if monotonic() >= self._kill_at:
                 self._kill_at = math.inf
@@ -138,17 +142,26 @@ class _Supervisor:
         for place in self._places:
             if place.line is not None:
                 poll.register(place.line, select.POLLIN)
-        next_ = min(self._kill_at, *(place.due for place in self._places))
+        next_ = min(self._kill_at, self._pulse.due, *(place.due for place in self._places))
         if (successor := self._main.successor) is not None:
             poll.register(successor, select.POLLIN)
             next_ = min(next_, successor.deadline)
         if self._reload is not None:
             next_ = min(next_, self._reload_end)
-        timeout = None if next_ == math.inf else max(0.0, next_ - monotonic()) * 1000
-        poll.poll(None if timeout is None else math.ceil(timeout))
+        poll.poll(math.ceil(max(0.0, next_ - monotonic()) * 1000))
         with contextlib.suppress(BlockingIOError):
             return self._woken.recv(4096)
         return b""
+
+    def _feel_pulse(self) -> None:
+        """Kill workers that serve nobody any more; tell the service manager if all is well."""
+        draining = self._draining  # then there is another time limit for all of them
+        for place in self._pulse.look(self._main.settings.config.server.worker_timeout):
+            if not draining:
+                self._kill_one(place, "its hub hangs")
+                place.accepts = False
+        if self._main.notifier.watchdog and (self._pulse.is_well or draining):
+            self._main.notifier.alive()
 
     # -- signals
 
@@ -233,8 +246,11 @@ class _Supervisor:
     def _kill(self, why: str) -> None:
         for place in self._places:
             if place.pid:
-                log.warning("killed worker=%s pid=%d: %s", place.name, place.pid, why)
-                os.kill(place.pid, signal.SIGKILL)  # not reaped, so its id is still its own
+                self._kill_one(place, why)
+
+    def _kill_one(self, place: Place, why: str) -> None:
+        log.warning("killed worker=%s pid=%d: %s", place.name, place.pid, why)
+        os.kill(place.pid, signal.SIGKILL)  # not reaped, so its id is still its own
 
     def _end_all(self) -> None:
         """After a failure at the start; SIGKILL for whoever takes long."""
@@ -263,7 +279,7 @@ class _Supervisor:
             if other.line is not None:
                 other.line.close()  # else nobody would read the end of those
         settings = self._share
-        logs.configure(settings.config.log.level, role=place.name)
+        logs.configure(settings.config.log, role=place.name)
         logs.name_process(f"streamcache {place.name}")
         return worker.main(
             settings,

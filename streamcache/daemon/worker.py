@@ -51,7 +51,7 @@ class Serving:
         """Take what can change from ``config``, all of it at once. Switches. Raises ConfigError."""
         self.server.reconfigure(config)  # reads files, and may fail
         self.cache.reconfigure(config)
-        logs.set_level(config.log.level)
+        logs.reconfigure(config.log)
 
     def reopen_logs(self) -> None:
         """Take what the names of the log files stand for now. Does not switch."""
@@ -76,6 +76,9 @@ def serving(
     Raises ConfigError for whatever a setting can mend, before it yields.
     """
     with ExitStack() as stack:
+        hub: Any = gevent.get_hub()
+        hub.print_exception = logs.uncaught
+        stack.callback(delattr, hub, "print_exception")
         cache = parts.cache(settings.config)
         try:
             cache.start()

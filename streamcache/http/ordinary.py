@@ -34,7 +34,7 @@ _FIELDS = re.compile(
     rb"))*+"
 )
 _RANGE_LINE = b"\r\nRange: bytes="
-_RANGE = re.compile(rb"([0-9]{1,18})-([0-9]{0,18})")
+_DIGITS = 18  # of a number: more is nobody's offset
 
 
 class Fields(NamedTuple):
@@ -93,10 +93,12 @@ def cut_range(head: bytes) -> tuple[bytes, bytes]:
 
 def one_range(value: bytes, size: int) -> tuple[int, int] | None:
     """One satisfiable "first-last" or "first-" as [start, stop) of ``size`` bytes, else None."""
-    match = _RANGE.fullmatch(value)
-    if match is None:
+    first, dash, last = value.partition(b"-")
+    if not (dash and first.isdigit() and len(first) <= _DIGITS):
         return None
-    first, last = match.groups()
-    start = int(first)
-    stop = min(int(last) + 1, size) if last else size
+    start, stop = int(first), size
+    if last:
+        if not (last.isdigit() and len(last) <= _DIGITS):
+            return None
+        stop = min(int(last) + 1, size)
     return (start, stop) if start < stop else None

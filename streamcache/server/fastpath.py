@@ -17,9 +17,10 @@ from __future__ import annotations
 import enum
 import errno
 import os
+import time
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 
 from streamcache.cache.delegate import CacheStatus
 from streamcache.cache.objects import ObjectHandle
@@ -37,10 +38,12 @@ from streamcache.server.accesslog import AccessLog
 from streamcache.server.backend import Backend
 from streamcache.server.clock import Clock
 from streamcache.server.handler import Response, cache_fields, entity_of
-from streamcache.server.logline import Served, usual_line, usual_pieces
+from streamcache.server.logline import Served, usual_before, usual_behind, usual_line
 from streamcache.server.pages import PageCache
 from streamcache.server.tags import HOLE, NO_ID, Tags
 from streamcache.server.transport import FILE_ERRORS, Transport
+
+monotonic = time.monotonic
 
 MOST: Final = 512 * 1024  # bytes of a body
 COPIED: Final = 64 * 1024  # bytes that are quicker copied than sent by a call of their own
@@ -126,21 +129,25 @@ def _sample(entity: Entity, field: bytes, tags: Tags) -> bytes:
 class _Line:
     """A request line: the path that it names, its text, the answers of its file."""
 
-    __slots__ = ("answers", "path", "text")
+    __slots__ = ("answers", "before", "path", "text")
 
     def __init__(self, path: str, text: str) -> None:
         self.path = path
         self.text = text
+        self.before = usual_before(text)  # of the status in the log
         self.answers: _Answers | None = None
 
 
-class _Head(NamedTuple):
+class _Head:
     """An ordinary head without its Range, as far as it matters."""
 
-    line: _Line
-    fields: Fields
-    before: str  # of the usual line in the log, the status
-    behind: str  # and the count of bytes
+    __slots__ = ("behind", "fields", "line")
+
+    def __init__(self, line: _Line, fields: Fields) -> None:
+        self.line = line
+        self.fields = fields
+        # The count of bytes in the log.
+        self.behind = usual_behind(_OUTCOME, fields.referer, fields.user_agent)
 
 
 class FastPath:
@@ -181,9 +188,15 @@ class FastPath:
         head = self._heads.get(key) or self._read_head(key)
         if head is None:
             return SLOW
-        answers = self._answers(head.line)
-        if answers is None:
-            return SLOW
+        answers = head.line.answers
+        if (
+            answers is None
+            or answers.second != self._clock.second
+            or monotonic() >= answers.object.good_until
+        ):
+            answers = self._look_up(head.line)
+            if answers is None:
+                return SLOW
         if wanted:
             place = one_range(wanted, answers.size)
             if place is None:
@@ -222,7 +235,8 @@ class FastPath:
         if log.usual:
             range_ = "bytes=" + wanted.decode("ascii") if wanted else "-"
             stamp = self._clock.stamp
-            log.add(usual_line(client, stamp, head.before, status, length, head.behind, range_))
+            before, behind = head.line.before, head.behind
+            log.add(usual_line(client, stamp, before, status, length, behind, range_))
         else:
             self._log_other(head, status, length, wanted, client, whole=True)
         return ANSWERED
@@ -261,7 +275,7 @@ class FastPath:
                 # The complete path finds the same, and another way.
         return sent
 
-    def _answers(self, line: _Line) -> _Answers | None:
+    def _look_up(self, line: _Line) -> _Answers | None:
         """What the file of this line is answered with in this second, if it is hot."""
         answers = line.answers
         hot = self._cache.peek(line.path, None if answers is None else answers.object)
@@ -347,8 +361,7 @@ class FastPath:
         fields = ordinary_fields(key[end:-4], self._limits.fields)
         if line is None or fields is None:
             return None
-        pieces = usual_pieces(line.text, _OUTCOME, fields.referer, fields.user_agent)
-        head = _Head(line, fields, *pieces)
+        head = _Head(line, fields)
         digest = hash(key)
         if digest in self._once:
             if len(self._heads) >= HEADS:

@@ -37,7 +37,8 @@ class LineWriter:
     hurt nobody: one warning, lines are lost, and how many is said when writing works again.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, fd: int = -1) -> None:
+        """``fd``: the file, if ``open_log`` has opened it already; owned from now on."""
         self._target = target
         self._lines: list[str] = []
         self._given = 0  # bytes, to the worker
@@ -52,7 +53,7 @@ class LineWriter:
         # The worker's own.
         self._torn = False  # the last thing that was written has no end
         self._to_stderr = target == STDERR
-        self._fd = -1 if self._to_stderr else open_log(target)
+        self._fd = fd if fd >= 0 or self._to_stderr else open_log(target)
         self._worker = WorkerPool("log", size=1)  # one: lines stay in order
 
     def __repr__(self) -> str:
@@ -86,17 +87,15 @@ class LineWriter:
         else:
             self._given += len(data)
 
-    def reopen(self, target: str | None = None) -> None:
-        """Go on in the file that has the name now, or in ``target``. Does not switch.
+    def reopen(self) -> None:
+        """Go on in the file that has the name now. Does not switch.
 
         What was held goes to the file before. One that cannot be opened is a warning, and the
         file before is written on.
         """
         self.flush()
         with contextlib.suppress(SourceBusy):
-            self._worker.post(self._reopen, self._target if target is None else target)
-        if target is not None:
-            self._target = target
+            self._worker.post(self._reopen)
 
     def close(self) -> None:
         """Write what is held and close the file; idempotent. Switches, for ``CLOSE_WAIT`` s."""
@@ -134,17 +133,17 @@ class LineWriter:
 
     # -- the worker thread's side
 
-    def _reopen(self, target: str) -> None:
+    def _reopen(self) -> None:
+        if self._to_stderr:
+            return
         try:
-            fd = -1 if target == STDERR else open_log(target)
+            fd = open_log(self._target)
         except OSError as error:
             self._refused = error
             return
         before, self._fd, self._torn = self._fd, fd, False
-        self._to_stderr = target == STDERR
-        if before >= 0:
-            with contextlib.suppress(OSError):
-                os.close(before)
+        with contextlib.suppress(OSError):
+            os.close(before)
 
     def _write(self, lines: bytes) -> None:
         """Write all of it, or count what is lost."""

@@ -19,14 +19,18 @@ class Choice:
 
     def __init__(self, config: LogConfig, random: Random | None = None) -> None:
         self._networks = tuple(map(Network.parse, entries(config.ignore_networks)))
+        self._paths = config.ignored_paths()
         self._share = config.sample
         self._random = (random or Random()).random
         self._is_ignored = lru_cache(4096)(self._look_up)  # by the name of a client
-        self.everything = not self._networks and self._share == 1.0
+        self.everything = not self._networks and not self._paths and self._share == 1.0
 
     def takes(self, served: Served) -> bool:
         """Whether this one is logged; asked once for each."""
         if self._networks and self._is_ignored(served.client):
+            return False
+        path = served.path  # decoded; "-" when the request could not be read
+        if path[0] == "/" and any(each.fullmatch(path, 1) for each in self._paths):
             return False
         if self._share == 1.0 or served.status >= 400 or not served.whole:
             return True

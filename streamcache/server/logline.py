@@ -110,12 +110,14 @@ def form_of(config: LogConfig, worker: str) -> Form:
 # -- the usual line of a hit, in pieces that are good for many: the fast path's
 
 
-def usual_pieces(request_line: str, cache: str, referer: str, user_agent: str) -> tuple[str, str]:
-    """What is the same in each line about this request: before the status, and behind the bytes."""
-    return (
-        f'] "{escape(request_line)}" ',
-        f' "{escape(referer)}" "{escape(user_agent)}" {cache} 0.000 "',  # nothing waited
-    )
+def usual_before(request_line: str) -> str:
+    """What each line about this request says between the time and the status."""
+    return f'] "{escape(request_line)}" '
+
+
+def usual_behind(cache: str, referer: str, user_agent: str) -> str:
+    """What it says between the bytes and the range."""
+    return f' "{escape(referer)}" "{escape(user_agent)}" {cache} 0.000 "'  # nothing waited
 
 
 def usual_line(
@@ -231,7 +233,9 @@ def escape(text: str) -> str:
 
     What is longer than ``MOST_LOGGED`` ends with "...".
     """
-    if len(text) <= MOST_LOGGED and _UNSAFE.search(text) is None:
+    # Most texts are safe, and this finds it out in half the time of the expression.
+    plain = text.isascii() and text.isprintable() and '"' not in text and "\\" not in text
+    if plain and len(text) <= MOST_LOGGED:
         return text
     escaped = text[: MOST_LOGGED + 1].translate(_ESCAPES)
     return escaped if len(escaped) <= MOST_LOGGED else f"{escaped[:MOST_LOGGED]}..."

@@ -29,7 +29,7 @@ def in_child(run: Callable[[], object]) -> int:
 
 def test_it_has_a_place_for_everything_that_is_counted() -> None:
     assert tuple(status.value for status in CacheStatus) == STATUSES
-    assert set(Counters().snapshot()) | {"source_openings"} == {
+    assert set(Counters().snapshot()) | {"source_openings", "disk_failures"} == {
         *("requests", "bytes", "responses"),
         *COUNTED,
         *DISTRIBUTIONS,

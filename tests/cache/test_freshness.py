@@ -13,6 +13,7 @@ import pytest
 
 from streamcache.cache import freshness as freshness_module
 from streamcache.cache.freshness import Freshness
+from streamcache.cache.objects import ObjectHandle
 from streamcache.config.source import SourceConfig
 from streamcache.errors import (
     AccessDenied,
@@ -95,6 +96,40 @@ def test_the_answer_is_good_for_a_while(made: Freshness, clock: Clock) -> None:
     clock.now += 0.2
     assert made.fresh(FILM) is None
     assert made.known(FILM) is known
+
+
+def _another_answer(made: Freshness, asked: Asked) -> None:
+    answer(made)
+
+
+def _no_answer(made: Freshness, asked: Asked) -> None:
+    asked.error = SourceUnavailable(5, "broken", FILM)
+    with pytest.raises(SourceUnavailable):
+        answer(made)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        _another_answer,
+        _no_answer,
+        lambda made, _: made.unanswered(FILM),
+        lambda made, _: made.forget(FILM),
+        lambda made, _: made.expire([FILM]),
+        lambda made, _: made.reconfigure(SourceConfig(revalidate=0.5)),
+    ],
+)
+def test_what_rests_on_an_answer_ends_with_it(
+    made: Freshness, asked: Asked, event: Callable[[Freshness, Asked], None]
+) -> None:
+    """The fast path asks nobody before ``good_until``."""
+    version = answer(made)
+    known = made.fresh(FILM)
+    assert known is not None
+    known.hot = ObjectHandle("name", version, -1)
+    known.hot.good_until = known.until
+    event(made, asked)
+    assert known.hot.good_until == 0.0
 
 
 def test_all_who_ask_at_once_share_one_question(

@@ -302,6 +302,41 @@ def test_what_another_process_is_taking_away_is_not_leased_again(world: World) -
     os.close(remover)
 
 
+@pytest.mark.parametrize("read", [False, True], ids=["idle", "read"])
+@pytest.mark.parametrize("end", ["evict", "discard", "take", "removed", "close"])
+def test_what_ends_is_good_for_no_reader_any_more(world: World, end: str, read: bool) -> None:
+    """Who relies on ``good_until`` does not look at the index."""
+    handle = leased(world)
+    name = handle.name
+    handle.good_until = 1e9
+    if not read:
+        world.objects.release(handle)
+    if end == "evict":
+        expected = not read
+        assert world.objects.evict([name]) == ([name] if expected else [])
+        if expected:
+            evicted(world, name)
+    elif end == "discard":
+        expected = world.objects.discard(name)
+        gone(world, name)
+    elif end == "close":
+        world.objects.close()
+        expected = True
+    else:
+        os.unlink(world.store._object(name))
+        evicted(world, name)
+        expected = not (end == "take" and read)  # a lease kept it, from other processes too
+        if end == "take":
+            world.objects.take(handle)
+            world.objects.release(handle)
+        else:
+            world.objects.let_go_of_removed()
+    assert (handle.good_until == 0.0) == expected
+    if read:
+        world.objects.release(handle)
+    world.settle()
+
+
 def test_descriptors_of_what_others_removed_are_closed(world: World) -> None:
     """Its blocks are free only then (I13)."""
     kept, removed, read = leased(world, 1), leased(world, 2), leased(world, 3)

@@ -4,6 +4,7 @@ What they do is told by FAKE in the environment, a word or several:
 ``hung-start``   the cache starts when the file $FAKE_GATE is there
 ``in-use`` ``broken-cache`` ``full-disk`` ``broken-source`` ``broken-server``   start fails
 ``hung-stop``    the server never finishes to drain
+``hung-hub``     the hub hangs for $FAKE_HANGS s when logs are to be opened again
 ``hung-reload`` ``broken-reload``  what the server does when it is told to
 ``hung-thread``  a worker thread never returns
 ``crash``        the process kills itself when its cache starts
@@ -26,7 +27,7 @@ import gevent
 
 from streamcache.cli import main
 from streamcache.config import Config, changed
-from streamcache.daemon import place, supervisor
+from streamcache.daemon import place, pulse, supervisor
 from streamcache.daemon.parts import CachePart, Parts
 from streamcache.errors import CacheError, CacheInUse, ConfigError, SourceUnavailable
 from streamcache.server.address import Address
@@ -118,6 +119,8 @@ class FakeServer:
 
     def reopen_logs(self) -> None:
         tell("server.reopen_logs")
+        if is_said("hung-hub"):
+            time.sleep(float(os.environ.get("FAKE_HANGS", "3600")))
 
     def stop(self, timeout: float | None = None) -> None:
         tell(f"server.stop timeout={timeout}")
@@ -129,6 +132,7 @@ def hasten() -> None:
     """Make the supervisor's times shorter, where a test cannot wait for them."""
     place.SHORTEST_DELAY = float(os.environ.get("TEMPO_DELAY", place.SHORTEST_DELAY))
     place.LIVED = float(os.environ.get("TEMPO_LIVED", place.LIVED))
+    pulse.SILENT = float(os.environ.get("TEMPO_SILENT", pulse.SILENT))
     supervisor.RELOAD_WAIT = float(os.environ.get("TEMPO_RELOAD", supervisor.RELOAD_WAIT))
     supervisor.DRAIN_GRACE = float(os.environ.get("TEMPO_GRACE", supervisor.DRAIN_GRACE))
 

@@ -9,6 +9,8 @@ import re
 import shlex
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from streamcache.cache.delegate import CacheStatus
 from streamcache.config.log import FIELDS, LogConfig
@@ -171,7 +173,7 @@ def test_ipv6_and_unix_clients(site, tmp_path):
     path = tmp_path / "log"
     here = site(f"unix:{tmp_path / 's'}", log={"access": str(path)})
     here.client().ask("/a.bin")
-    here.server.stop()
+    here.server.stop(timeout=0)
     assert path.read_text().startswith("unix - - [")
 
 
@@ -187,7 +189,7 @@ def logs(site, tmp_path):
         here = site(log={"access": str(path), **options})
 
         def lines():
-            here.server.stop()
+            here.server.stop(timeout=0)
             return path.read_text().splitlines()
 
         return here, lines
@@ -247,6 +249,7 @@ def test_a_json_line_has_every_field(logs):
     assert (refused["status"], refused["bytes"]) == (400, 16)
 
 
+@pytest.mark.parametrize("path_taken", ["fast"], indirect=True)
 @pytest.mark.parametrize("name", FIELDS)
 def test_each_field_alone_in_both_forms(logs, name):
     here, lines = logs(format="json", fields=name)
@@ -302,6 +305,7 @@ NASTY = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("path_taken", ["fast", "slow"], indirect=True)
 @pytest.mark.parametrize("value", NASTY)
 @pytest.mark.parametrize("form", ["json", "combined"])
 def test_no_client_can_forge_or_break_a_line_of_any_form(logs, form, value):
@@ -345,6 +349,32 @@ def test_the_name_of_a_worker_is_in_its_lines(root, tmp_path):
         client.close()
     cache.close()
     assert (tmp_path / "log").read_text() == '{"worker":"w3"}\n'
+
+
+CLOCK = Clock()
+ALL_FIELDS = [
+    form_of(LogConfig(format=form, fields=", ".join(FIELDS)), "w1") for form in ("combined", "json")
+]
+
+
+@settings(max_examples=60)
+@given(st.text(), st.text(), st.text(st.characters(max_codepoint=255)), st.integers(0, 10**15))
+def test_a_line_is_one_line_whatever_is_in_it(user_agent, target, range_, count):
+    served = Served(
+        *("192.0.2.1", "GET", target or "-", "HTTP/1.1", "/", 200, count, "hit"),
+        whole=True,
+        user_agent=user_agent or "-",
+        range=range_ or "-",
+        seconds=count / 7,
+    )
+    for form in ALL_FIELDS:
+        line = form.line(served, CLOCK)
+        assert line.isascii()
+        assert line[:-1].isprintable()
+    (one,) = objects([line])
+    assert one["user_agent"] is None or one["user_agent"].encode()  # no half of a pair
+    assert one["bytes"] == count
+    assert len(shlex.split(ALL_FIELDS[0].line(served, CLOCK))) == 21
 
 
 def test_every_name_that_is_allowed_can_be_written():

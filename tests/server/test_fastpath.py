@@ -109,7 +109,7 @@ def test_both_paths_log_the_same_line(site, tmp_path, options):
         for data in ORDINARY:
             said(here, data.replace(b"Referer: y", b'Referer: a"\\\xe9'))
         assert here.fast == (len(ORDINARY) if name == "fast" else 0)
-        here.server.stop()
+        here.server.stop(timeout=0)
         text = (tmp_path / name).read_text()
         text = re.sub(r"\d\d/\w{3}/\d{4}:[\d:]{8}|\d{4}-\d\d-\d\dT[\d:]{8}Z", "TIME", text)
         text = re.sub(r"\b[0-9a-f]{24}\b", "ID", text)
@@ -240,6 +240,38 @@ def test_another_version_is_noticed_at_once(site, root):
     assert here.fast == 12
     file.unlink()
     assert client.ask("/changing.bin").status == 404
+
+
+def test_the_cache_is_asked_once_a_second_or_when_it_has_said_so(site, monkeypatch):
+    here = site()
+    client, clock = here.client(), here.server._service.clock
+    here.server._ticker._timer.stop()
+    peeked, peek = [], here.cache.peek
+
+    def counted(path, last=None):
+        peeked.append(last)
+        found = peek(path, last)
+        if found is not None and not found.good_until:
+            found.good_until = 1e12
+        return found
+
+    monkeypatch.setattr(here.cache, "peek", counted)
+    for _ in range(3):
+        client.ask("/a.bin")
+        client.ask("/a.bin", "Range: bytes=0-1")
+    assert len(peeked) == 1
+    clock.update(clock.second + 1)
+    for _ in range(3):
+        client.ask("/a.bin")
+    assert len(peeked) == 2
+    peeked[1].good_until = 0.0  # something has ended
+    client.ask("/a.bin")
+    assert len(peeked) == 3
+    peeked[1].good_until = 1.0  # long ago
+    for _ in range(3):
+        client.ask("/a.bin")
+    assert len(peeked) == 6
+    assert here.fast == 13
 
 
 def test_the_date_is_that_of_the_clock(site):

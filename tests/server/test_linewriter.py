@@ -179,13 +179,15 @@ def test_opening_it_anew_never_waits_for_the_disk(tmp_path, monkeypatch):
         return real(path)
 
     monkeypatch.setattr(linewriter, "open_log", slow)
-    log.reopen(str(tmp_path / "other"))
+    os.rename(tmp_path / "log", tmp_path / "before")
+    log.reopen()
     log.add("x\n")
     log.flush()  # and none of these waited
-    assert not (tmp_path / "other").exists()
+    assert not (tmp_path / "log").exists()
     hangs.set()
     log.close()
-    assert (tmp_path / "other").read_text() == "x\n"
+    assert (tmp_path / "log").read_text() == "x\n"
+    assert (tmp_path / "before").read_text() == ""
 
 
 def test_what_cannot_be_opened_is_an_error(tmp_path):

@@ -13,8 +13,10 @@ from streamcache.server.logline import Served
 NETWORKS = "10.0.0.0/8, 2001:db8::/32, unix, ::1"
 
 
-def served(client: str = "192.0.2.1", status: int = 200, *, whole: bool = True) -> Served:
-    return Served(client, "GET", "/a", "HTTP/1.1", "/a", status, 1, "hit", whole=whole)
+def served(
+    client: str = "192.0.2.1", status: int = 200, *, path: str = "/a", whole: bool = True
+) -> Served:
+    return Served(client, "GET", path, "HTTP/1.1", path, status, 1, "hit", whole=whole)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +40,40 @@ def test_clients_of_some_networks_are_never_logged(client: str, logged: bool) ->
     for status in (404, 503, 404):
         assert choice.takes(served(client, status)) is logged
     assert not choice.everything
+
+
+@pytest.mark.parametrize(
+    ("path", "logged"),
+    [
+        ("/probe.txt", False),
+        ("/probe.txt2", True),
+        ("/a/probe.txt", True),
+        ("/thumbs/a/b.jpg", False),
+        ("/x/1.tmp", False),
+        ("/x/y/1.tmp", True),
+        ("-", True),
+    ],
+)
+def test_some_paths_are_never_logged(path: str, logged: bool) -> None:
+    choice = Choice(LogConfig(ignore_paths="/probe.txt, /thumbs/**, /*/*.tmp"))
+    assert choice.takes(served(path=path, status=404)) is logged
+    assert not choice.everything
+
+
+def test_what_could_not_be_read_is_logged_whatever_paths_are_not() -> None:
+    assert Choice(LogConfig(ignore_paths="/*")).takes(served(path="-", status=400))
+
+
+def test_it_is_the_decoded_path_that_is_ignored_on_both_paths(site, tmp_path, path_taken) -> None:
+    log = tmp_path / "log"
+    here = site(log={"access": str(log), "ignore_paths": "/a.*"})
+    client = here.client()
+    for target in ("/a.bin", "/%61.bin?x", "/x/../a.bin", "/one.bin", "/a.none"):
+        client.ask(target)
+    assert here.fast == (0 if path_taken == "slow" else 4)
+    here.server.stop(timeout=0)
+    (line,) = log.read_text().splitlines()
+    assert "/one.bin" in line
 
 
 @pytest.mark.parametrize("share", [0.01, 0.25, 0.9])
@@ -76,7 +112,7 @@ def test_both_paths_leave_the_same_out(site, tmp_path, path_taken) -> None:
         assert client.ask("/a.bin").status == 200
     assert client.ask("/none").status == 404
     assert here.fast == (20 if path_taken != "slow" else 0)
-    here.server.stop()
+    here.server.stop(timeout=0)
     (line,) = log.read_text().splitlines()
     assert '"GET /none HTTP/1.1" 404' in line
 
@@ -86,5 +122,5 @@ def test_an_ignored_client_is_served_and_not_logged(site, tmp_path) -> None:
     here = site(log={"access": str(log), "ignore_networks": "127.0.0.0/8"})
     assert here.client().ask("/a.bin").body == here.contents["/a.bin"]
     assert here.client().ask("/none").status == 404
-    here.server.stop()
+    here.server.stop(timeout=0)
     assert log.read_text() == ""

@@ -32,7 +32,7 @@ def tagged(site, tmp_path):
         here = site(log={"access": str(path), **options}, **({"access": access} if access else {}))
 
         def lines():
-            here.server.stop()
+            here.server.stop(timeout=0)
             found = map(json.loads, path.read_text().splitlines())
             return [(each["target"], each["request_id"]) for each in found]
 
@@ -91,7 +91,7 @@ def test_without_an_option_there_is_no_id():
 def test_what_is_sent_and_logged_is_what_was_asked_for(site, tmp_path, options, fields, logged):
     here = site(log={"access": str(tmp_path / "log"), "format": "json", **options})
     answer = here.client().ask("/a.bin")
-    here.server.stop()
+    here.server.stop(timeout=0)
     assert {"x-request-id", "server-timing"} & set(answer.fields) == fields
     assert ("request_id" in json.loads((tmp_path / "log").read_text())) is logged
 

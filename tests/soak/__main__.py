@@ -24,8 +24,11 @@ from __future__ import annotations
 
 import argparse
 import secrets
+import signal
 import sys
 import time
+
+import gevent
 
 from tests.slowfs import unsupported
 from tests.soak.soak import Soak
@@ -57,6 +60,8 @@ def main() -> int:
         f"bin/soak --minutes {arguments.minutes:g} --kills {arguments.kills} --seed {seed}\n",
         flush=True,
     )
+    for number in (signal.SIGTERM, signal.SIGINT):  # whatever ends it, no daemon stays behind
+        gevent.signal_handler(number, gevent.kill, gevent.getcurrent(), SystemExit(128 + number))
     return int(not run(seed, kills=arguments.kills, seconds=60 * arguments.minutes))
 
 

@@ -18,6 +18,7 @@ class Sample:
     """One look at a process."""
 
     at: float  # monotonic s
+    started: int  # when the process was, in ticks since the boot: ids are used again
     descriptors: int
     threads: int
     memory: int  # bytes that are its own (RssAnon)
@@ -28,13 +29,15 @@ class Sample:
         try:
             text = Path(f"/proc/{pid}/status").read_text()
             fields = dict(line.split(":", 1) for line in text.splitlines())
+            stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             return cls(
                 at,
+                int(stat[19]),
                 len(os.listdir(f"/proc/{pid}/fd")),
                 int(fields["Threads"]),
                 int(fields["RssAnon"].split()[0]) * 1024,
             )
-        except (OSError, KeyError):
+        except (OSError, KeyError, IndexError):
             return None
 
 
@@ -54,14 +57,14 @@ def open_below(pid: int, *folders: Path) -> list[str]:
 class Watch:
     """Samples of all workers that there were."""
 
-    samples: dict[int, list[Sample]] = field(default_factory=lambda: defaultdict(list))
+    samples: dict[tuple[int, int], list[Sample]] = field(default_factory=lambda: defaultdict(list))
 
     def look(self, pids: list[int], at: float) -> None:
         """Take one of each."""
         for pid in pids:
             sample = Sample.take(pid, at)
             if sample is not None:
-                self.samples[pid].append(sample)
+                self.samples[pid, sample.started].append(sample)
 
     def most(self, what: str) -> int:
         """The largest figure of any worker."""
@@ -72,10 +75,10 @@ class Watch:
         from the third to the last fifth of its life (what it was to hold, it holds by then).
         """
         lives = [each for each in self.samples.values() if each[-1].at - each[0].at >= old]
-        if not lives:
-            return None
-        life = max(lives, key=lambda each: each[-1].at - each[0].at)
+        life = max(lives, key=lambda each: each[-1].at - each[0].at, default=[])
         fifth = len(life) // 5
+        if not fifth:
+            return None
         before = statistics.median(sample.memory for sample in life[2 * fifth : 3 * fifth])
         after = statistics.median(sample.memory for sample in life[-fifth:])
         return life[-1].at - life[0].at, round(after - before)

@@ -87,7 +87,7 @@ class Viewers:
                 continue
             with Client(address) as client:
                 client.socket.settimeout(HANGS)
-                whole = _Request(self._titles, name, Random(0)).play(client, self.seen)
+                whole = Request(self._titles, name, _Patient()).play(client, self.seen)
                 if whole != "whole":
                     self._findings.add(f"{name}: {whole}, and nothing is in the way")
 
@@ -118,15 +118,22 @@ class Viewers:
             for _ in range(random.choice((1, 1, 3, 10))):
                 if not self._open.is_set():
                     return
-                request = _Request(self._titles, random.choice(self._titles.names), random)
-                outcome = request.play(client, self.seen)
+                request = Request(self._titles, random.choice(self._titles.names), random)
+                outcome = request.play(client, self.seen, self._open.is_set)
                 self.seen.outcomes[outcome] += 1
                 if outcome in ("cut", "left"):
                     return
                 gevent.sleep(random.random() * PAUSE)
 
 
-class _Request:
+class _Patient(Random):
+    """Whoever chooses with it asks for all, and stays to the end."""
+
+    def random(self) -> float:
+        return 0.999
+
+
+class Request:
     """One GET, of all or of a part."""
 
     def __init__(self, titles: Titles, name: str, random: Random) -> None:
@@ -134,8 +141,11 @@ class _Request:
         self._name = name
         self._random = random
 
-    def play(self, client: Client, seen: Seen) -> str:
-        """The outcome in a word: "whole", "cut", "left", "404" ... Switches. Raises Wrong."""
+    def play(self, client: Client, seen: Seen, stays: Callable[[], bool] = lambda: True) -> str:
+        """The outcome in a word: "whole", "cut", "left", "404" ... Switches. Raises Wrong.
+
+        It leaves by chance, and when it no longer ``stays``.
+        """
         content = self._titles.current(self._name)
         size = content.size if content else 1
         start = self._random.randrange(size) if size and self._random.random() < 0.5 else 0
@@ -157,7 +167,7 @@ class _Request:
         begin, end = self._extent(head, content, start, stop)
         status = head.fields["cache-status"].partition("; ")[2]
         seen.statuses[status] += 1
-        return self._body(client, content, begin, end, seen)
+        return self._body(client, content, (begin, end), seen, stays)
 
     def _without_bytes(self, client: Client, head: Response, asked: float) -> str:
         client.body(int(head.fields["content-length"]))
@@ -196,12 +206,20 @@ class _Request:
             raise Wrong(f"{self._name}: {content} answered with {head.fields}")
         return begin, end
 
-    def _body(self, client: Client, content: Content, begin: int, end: int, seen: Seen) -> str:
+    def _body(
+        self,
+        client: Client,
+        content: Content,
+        extent: tuple[int, int],
+        seen: Seen,
+        stays: Callable[[], bool],
+    ) -> str:
+        begin, end = extent
         random, verifier = self._random, Verifier(content.text, begin, end)
         leave = random.randint(begin, end) if random.random() < 0.15 else end
         slow = random.random() < 0.05
         while verifier.offset < end:
-            if verifier.offset >= leave:
+            if verifier.offset >= leave or not stays():
                 if random.random() < 0.5:
                     client.reset()
                 return "left"

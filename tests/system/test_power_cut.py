@@ -2,7 +2,7 @@
 
 Everything that two lives of a cache do to its directory is recorded (``tests/powercut``). Then
 the power is cut after each of these operations, and of what was not synced nothing, some or all is
-on the disk, in an order or in none. STREAMCACHE_CUTS starts a cache on so many of these states.
+on the disk, in an order or in none. SOAK_CUTS starts a cache on so many of these states.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ from tests.system.site import (
 FILES = {f"film{number}": MiB // 8 * (number + 1) + 77 * number for number in range(8)}
 LIMIT = 3 * MiB
 LIVES = 3
-STARTS = int(os.environ.get("STREAMCACHE_CUTS", "24"))
-SEED = int(os.environ.get("STREAMCACHE_SEED", "0")) or secrets.randbits(32)
+STARTS = int(os.environ.get("SOAK_CUTS", "24"))
+SEED = int(os.environ.get("SOAK_SEED", "0")) or secrets.randbits(32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def wrong_objects(tree: Tree, recording: Recording) -> list[str]:
 
 
 def test_no_object_is_wrong_whenever_the_power_goes(recording: Recording) -> None:
-    print(f"STREAMCACHE_SEED={SEED}")
+    print(f"SOAK_SEED={SEED}")
     objects = 0
     for cut in cuts(recording.records):
         tree = disk_after(recording.records, cut)
@@ -137,7 +137,7 @@ def test_a_start_on_whatever_is_left_serves_right(
     open_cache: OpenCache,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    print(f"STREAMCACHE_SEED={SEED}")
+    print(f"SOAK_SEED={SEED}")
     monkeypatch.setattr(store, "_boot_id", lambda: "after the power cut")
     chosen = Random(SEED).sample(cuts(recording.records), STARTS)
     hits = 0

@@ -99,6 +99,20 @@ def test_what_fails_is_named_and_the_rest_is_warmed(open_cache: OpenCache, sourc
     assert status.left_out == 1 and status.failures == 2
 
 
+def test_a_dry_run_counts_and_copies_nothing(
+    open_cache: OpenCache, source: Path, cache_dir: Path
+) -> None:
+    put(source, "a/1", "a/2", "a/3")
+    cache = open_cache(source)
+    fetch(cache, "a/1")
+    settle(cache, cache_dir)
+    status = warm(cache, selection=Selection.of(prefix="/a/"), dry_run=True, pin=True).status
+    assert (status.state, status.files, status.bytes) == ("done", 3, 3 * SIZE)
+    assert (status.files_done, status.bytes_done) == (1, SIZE)
+    assert (cache.statistics().objects, cache.operations.pins()) == (1, ())
+    assert cache.statistics().bytes_from_source == SIZE
+
+
 def test_a_folder_that_is_not_there_ends_the_job(open_cache: OpenCache, source: Path) -> None:
     cache = open_cache(source)
     status = warm(cache, selection=Selection.of(glob="/none/*")).status

@@ -1,0 +1,76 @@
+"""``streamcache status``: a running server at a glance."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, Final
+
+from streamcache.commands import output
+from streamcache.commands.asking import FOUND, Server, add_server
+from streamcache.commands.command import OK, Command
+from streamcache.daemon.announce import say
+
+_ABOUT: Final = """\
+Show what a running server does: its workers, how full the cache is, whether the source answers,
+and how much came from the cache."""
+
+_MORE: Final = f"""\
+{FOUND}
+
+    streamcache status
+    streamcache status --json | jq .cache.usage
+
+"hits" are requests that were answered from complete files in the cache.
+Exit codes: 0 it answers, 1 it does not, 2 an argument is wrong."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Ask and print."""
+    answer = Server.of(arguments).get("/api/status")
+    say(answer.text if arguments.json else shown(answer.value))
+    return OK
+
+
+def shown(status: dict[str, Any]) -> str:
+    """For people."""
+    cache, source, totals = status["cache"], status["source"], status["totals"]
+    workers = status["workers"]
+    running = sum(worker["state"] == "running" for worker in workers)
+    state = output.coloured("draining", output.YELLOW) if status["draining"] else "serving"
+    answers = "answers" if source["answers"] else output.coloured("does not answer", output.RED)
+    if source["stuck"]:
+        answers += f", {output.plural(source['stuck'], 'thread')} stuck in it"
+    requests, sent = sum(totals["requests"].values()), sum(totals["bytes"].values())
+    hits, read = totals["requests"].get("hit", 0), totals["bytes_from_source"]
+    rows = [
+        ("server", f"{status['url']}  {state} for {output.duration(status['uptime'])}"),
+        ("version", f"{status['version']}, process {status['pid']}"),
+        ("workers", _workers(workers, running)),
+        ("source", f"{output.path(status['source']['path'])}  {answers}"),
+        ("cache", _usage(cache)),
+        ("", f"{output.plural(cache['objects'], 'file')} in {output.path(cache['dir'])}"),
+        ("requests", f"{output.count(requests)}, {output.share(hits, requests)} hits"),
+        ("bytes", f"{output.size(sent)} sent, {output.size(read)} read from the source"),
+        ("connections", output.count(totals["connections"])),
+        ("copies", f"{output.count(totals['copies'])} under way"),
+    ]
+    return output.pairs(rows)
+
+
+def _workers(workers: list[dict[str, Any]], running: int) -> str:
+    text = f"{running} of {len(workers)} running"
+    others = [f"{one['name']} {one['state']}" for one in workers if one["state"] != "running"]
+    return text + (output.coloured(f" ({', '.join(others)})", output.RED) if others else "")
+
+
+def _usage(cache: dict[str, Any]) -> str:
+    usage, limit = cache["usage"], cache["limit"]
+    text = f"{output.size(usage)} of {output.size(limit)} ({output.share(usage, limit)})"
+    if cache["reserved"]:
+        text += f", {output.size(cache['reserved'])} of it for copies"
+    return text
+
+
+COMMAND: Final = Command(
+    "status", "show what a running server does", _ABOUT, _MORE, add_server, run
+)

@@ -1,0 +1,1 @@
+"""How big a cache would have to be: access logs replayed over the orders of eviction."""
