@@ -24,6 +24,7 @@ PACKAGES = {  # program -> apt package
     "promtool": "prometheus",
     "haproxy": "haproxy",
     "openssl": "openssl",
+    "logrotate": "logrotate",
     "sftp-server": "openssh-sftp-server",
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
@@ -31,6 +32,9 @@ PACKAGES = {  # program -> apt package
     "losetup": "mount",
     "mkfs.ext4": "e2fsprogs",
     "sshfs": "sshfs",
+    "systemd-analyze": "systemd",
+    "systemd-sysusers": "systemd",
+    "systemd-tmpfiles": "systemd",
     "zsh": "zsh",
     **BENCH_PACKAGES,
 }

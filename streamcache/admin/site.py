@@ -11,6 +11,7 @@ from streamcache.admin.doors import Doors
 from streamcache.admin.entries import Entries
 from streamcache.admin.listener import Listener
 from streamcache.admin.metrics import Metrics
+from streamcache.admin.page import Page
 from streamcache.admin.purge import Purge
 from streamcache.admin.routes import Routes
 from streamcache.admin.sessions import Sessions
@@ -44,4 +45,5 @@ def routes_of(doors: Doors, subject: Subject) -> Routes:
     Purge(subject).add_to(routes)
     Warm(subject).add_to(routes)
     Metrics(subject).add_to(routes)
+    Page().add_to(routes)
     return routes

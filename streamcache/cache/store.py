@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from streamcache.cache import locks
 from streamcache.cache.digests import SUFFIX, Digest
 from streamcache.cache.names import blocks_of, is_name, remove_foreign
+from streamcache.cache.ownership import claim
 from streamcache.cache.partial import FORMAT, path_of
 from streamcache.cache.partials import PartialFolder
 from streamcache.cache.pins import PinFolder
@@ -89,10 +90,7 @@ class Store:
         before ``share``. Raises CacheError, CacheBusy, OSError.
         """
         os.makedirs(self.root, mode=0o700, exist_ok=True)
-        status = os.stat(self.root)
-        if status.st_uid != os.geteuid() and os.geteuid() != 0:
-            raise CacheError(f"cache directory {self.root!r} belongs to another user")
-        self._device = status.st_dev
+        self._device = claim(self.root).st_dev
         marker = os.path.join(self.root, "format")
         present = [name for name in _DIRECTORIES if os.path.lexists(self._path(name))]
         if present and not os.path.exists(marker):
@@ -408,6 +406,7 @@ class Store:
                 os.mkdir(self._path(name), 0o700)
             if os.path.islink(self._path(name)):
                 raise CacheError(f"{self._path(name)!r} is a symbolic link; a directory is needed")
+            claim(self._path(name))
 
     @staticmethod
     def _write_and_sync(path: str) -> None:

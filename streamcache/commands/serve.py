@@ -28,8 +28,10 @@ all of them; "python -m streamcache.reference" prints it.
 When it accepts connections, one line is printed to stdout:
     streamcache ready on http://127.0.0.1:8080/ source=/mnt/films cache=/fast size=500000000
 Logs go to stderr. SIGTERM or Ctrl-C stops accepting and lets running responses finish; a second
-one ends at once. Exit codes: 0 stopped as asked, 2 a setting must be changed, 1 other failures,
-128+n ended by signal n."""
+one ends at once. SIGHUP reads file and environment again and takes what can change while it runs
+(etc/streamcache.toml says "reload" there), SIGUSR1 opens the access log again, SIGUSR2 starts what
+is installed by now in its place, with the same sockets. Exit codes: 0 stopped as asked, 2 a
+setting must be changed, 1 other failures, 128+n ended by signal n."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:

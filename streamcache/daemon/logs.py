@@ -12,10 +12,13 @@ import logging
 import math
 import re
 import time
+from types import TracebackType
 from typing import Any, Final
 
 from streamcache.config.log import LogConfig
 from streamcache.daemon.stderr import Stderr
+
+log = logging.getLogger(__name__)
 
 _DATE: Final = "%Y-%m-%d %H:%M:%S"
 _PR_SET_NAME: Final = 15  # prctl(2)
@@ -54,6 +57,19 @@ def reconfigure(config: LogConfig) -> None:
 def role() -> str:
     """What this process is called in the logs; "" for the only one."""
     return _role
+
+
+def uncaught(
+    context: object,
+    kind: type[BaseException],
+    error: BaseException | None,
+    trace: TracebackType | None,
+) -> None:
+    """In place of ``Hub.print_exception``, which writes many lines, and waits for who reads them.
+
+    ``context``: the greenlet or callback that ended with it.
+    """
+    log.error("failed in=%r", context, exc_info=(kind, error or Exception(), trace))
 
 
 def name_process(name: str) -> None:

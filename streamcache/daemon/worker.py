@@ -76,6 +76,9 @@ def serving(
     Raises ConfigError for whatever a setting can mend, before it yields.
     """
     with ExitStack() as stack:
+        hub: Any = gevent.get_hub()
+        hub.print_exception = logs.uncaught
+        stack.callback(delattr, hub, "print_exception")
         cache = parts.cache(settings.config)
         try:
             cache.start()

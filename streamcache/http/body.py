@@ -9,6 +9,7 @@ from streamcache.http.headers import parse_field
 from streamcache.http.request import BadRequest, Request
 from streamcache.http.syntax import TEXT
 
+SMALLEST_CHUNK = 256  # bytes that a chunk counts at least: each costs us the same, and them 6
 MAX_LINE = 4096  # bytes of a chunk's size with extensions, or of one trailer field
 MAX_TRAILERS = 8192  # bytes of all trailer fields (RFC 9112 7.1.2 asks for a limit)
 
@@ -31,6 +32,8 @@ class _State(enum.Enum):
 
 class BodyReader:
     """Drains one request's body within a limit of ``limit`` bytes on the wire.
+
+    A chunk counts as ``SMALLEST_CHUNK`` bytes at least.
 
     Raises BadRequest(413) at once when the head announces more. ``done`` is true from the start
     for a request without a body.
@@ -73,9 +76,11 @@ class BodyReader:
             raise
 
     def _feed(self, data: bytes) -> int:
-        stop = min(len(data), self._limit - self._taken)
         position = 0
-        while position < stop and self._state is not _State.DONE:
+        while position < len(data) and self._state is not _State.DONE:
+            stop = min(len(data), position + self._limit - self._taken)
+            if stop <= position:
+                raise BadRequest(413, "body too large")
             if self._state is _State.CONTENT:
                 step = min(self._left, stop - position)
                 self._left -= step
@@ -85,8 +90,6 @@ class BodyReader:
             else:
                 step = self._feed_line(data, position, stop)
             position += step
-        if position < len(data) and self._state is not _State.DONE:
-            raise BadRequest(413, "body too large")
         return position
 
     def _feed_line(self, data: bytes, start: int, stop: int) -> int:
@@ -114,6 +117,8 @@ class BodyReader:
             self._left = int(match[1], 16)  # base 16 is linear in the digits, and those are few
             if self._left > self._limit - self._taken:
                 raise BadRequest(413, "body too large")
+            if self._left:
+                self._taken += max(0, SMALLEST_CHUNK - self._left)
             self._state = _State.CONTENT if self._left else _State.TRAILERS
         elif self._state is _State.CONTENT_END:
             self._state = _State.SIZE

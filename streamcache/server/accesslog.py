@@ -11,7 +11,7 @@ from typing import Final
 
 from streamcache.config.log import LogConfig
 from streamcache.server.clock import Clock
-from streamcache.server.linewriter import LineWriter
+from streamcache.server.linewriter import STDERR, LineWriter, open_log
 from streamcache.server.logchoice import Choice
 from streamcache.server.logline import Served, form_of
 
@@ -21,12 +21,14 @@ OFF: Final = "off"
 class AccessLog:
     """Takes what was served and writes it to a file, to stderr ("-") or nowhere ("off")."""
 
-    def __init__(self, config: LogConfig, clock: Clock, worker: str = "") -> None:
-        """Raises OSError. ``worker``: the name of this process, if it has one."""
+    def __init__(self, config: LogConfig, clock: Clock, worker: str = "", fd: int = -1) -> None:
+        """Raises OSError. ``worker``: the name of this process, if it has one; ``fd``: the file, if
+        ``open_file`` has opened it, owned from now on.
+        """
         self._clock = clock
         self._form = form_of(config, worker)
         self._choice = Choice(config)
-        self._writer = None if config.access == OFF else LineWriter(config.access)
+        self._writer = None if config.access == OFF else LineWriter(config.access, fd)
         self.enabled: Final = self._writer is not None  # whether anything is written at all
         # Whether every response is logged by the line that ``usual_line`` makes: then who makes
         # it itself may ``add`` it.
@@ -55,6 +57,11 @@ class AccessLog:
         """Write what is held; idempotent. Switches, for 2 s at most."""
         if self._writer is not None:
             self._writer.close()
+
+
+def open_file(config: LogConfig) -> int:
+    """A worker's part of opening the log: a descriptor, -1 when there is no file. OSError."""
+    return -1 if config.access in (OFF, STDERR) else open_log(config.access)
 
 
 def _nothing(_: str) -> None:

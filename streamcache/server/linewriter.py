@@ -37,7 +37,8 @@ class LineWriter:
     hurt nobody: one warning, lines are lost, and how many is said when writing works again.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, fd: int = -1) -> None:
+        """``fd``: the file, if ``open_log`` has opened it already; owned from now on."""
         self._target = target
         self._lines: list[str] = []
         self._given = 0  # bytes, to the worker
@@ -52,7 +53,7 @@ class LineWriter:
         # The worker's own.
         self._torn = False  # the last thing that was written has no end
         self._to_stderr = target == STDERR
-        self._fd = -1 if self._to_stderr else open_log(target)
+        self._fd = fd if fd >= 0 or self._to_stderr else open_log(target)
         self._worker = WorkerPool("log", size=1)  # one: lines stay in order
 
     def __repr__(self) -> str:

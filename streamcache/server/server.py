@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _socket
 import logging
+import os
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -24,7 +25,7 @@ from streamcache.errors import ConfigError
 from streamcache.http.request import Limits
 from streamcache.server.acceptor import ACCEPTS_PER_TURN, Acceptor, connection_limit
 from streamcache.server.accessfiles import read_access
-from streamcache.server.accesslog import AccessLog
+from streamcache.server.accesslog import AccessLog, open_file
 from streamcache.server.address import Address, SocketFile, peer_name
 from streamcache.server.addresses import AddressRow, AddressTable, Place, shown
 from streamcache.server.admission import Admission
@@ -245,19 +246,20 @@ class StreamCacheServer:
         if service is None:
             self._config = new.config
             return new.restart
+        other_log = new.config.log != self._config.log
         reader = WorkerPool("option files", size=1)
         try:
             access = reader.call(read_access, new.config.access)
             certificate = reader.call(_certificate, new.config)
+            log_file = reader.call(_log_file, new.config) if other_log else -1
         finally:
             reader.close()
         if self._service is not service:
+            if log_file >= 0:
+                os.close(log_file)
             return new.restart  # it was stopped meanwhile
-        if new.config.log != self._config.log:
-            try:
-                access_log = AccessLog(new.config.log, service.clock, self._worker)
-            except OSError as error:
-                raise ConfigError(f"log.access: {error}") from error
+        if other_log:
+            access_log = AccessLog(new.config.log, service.clock, self._worker, log_file)
             gevent.spawn(service.access_log.close)  # once its last lines are written
             service.access_log = access_log
             service.tags = Tags(new.config.log)
@@ -454,6 +456,14 @@ def _certificate(config: Config) -> Certificate | None:
     from streamcache.server.certificate import Certificate  # who does without needs no OpenSSL
 
     return Certificate(config.server)
+
+
+def _log_file(config: Config) -> int:
+    """The access log, opened: its disk may hang; ConfigError."""
+    try:
+        return open_file(config.log)
+    except OSError as error:
+        raise ConfigError(f"log.access: {error}") from error
 
 
 def _head_limits(config: Config) -> Limits:

@@ -56,7 +56,9 @@ def fill(directory: Path, count: int) -> None:
     """Make a cache directory with so many objects, all of them in the catalog and on the disk."""
     store = Store(str(directory))
     store.prepare()
-    catalog = Catalog.open(str(directory / "catalog.sqlite"), capacity=count * BLOCKS)
+    catalog = Catalog.open(
+        str(directory / "catalog.sqlite"), capacity=count * BLOCKS, boot=store.boot
+    )
     for folder in range(256):
         (directory / "objects" / f"{folder:02x}").mkdir(exist_ok=True)
     for first in range(0, count, 10_000):

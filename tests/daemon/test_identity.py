@@ -7,8 +7,6 @@ import os
 import pwd
 import signal
 import socket
-import sys
-import sysconfig
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +17,7 @@ from streamcache.config import Config, changed
 from streamcache.daemon.identity import Identity
 from streamcache.errors import ConfigError
 from streamcache.settings import Settings, load
+from tests.daemon.readable_python import readable_python
 from tests.daemon_process import DaemonError, DaemonProcess, children, process_name
 from tests.requirements import missing
 
@@ -43,21 +42,6 @@ def site(cache_dir: Path) -> Path:
     return cache_dir
 
 
-def python_for_all() -> tuple[str, dict[str, str]]:
-    """A Python of our version that every user can run, and the environment that it needs."""
-    if all(
-        each.stat().st_mode & 0o005 == 0o005
-        for path in (os.path.realpath(sys.executable), os.path.dirname(os.__file__))
-        for each in (Path(path), *Path(path).parents)
-    ):
-        return sys.executable, {}
-    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    system = f"/usr/bin/python{version}"
-    if not os.path.exists(system):
-        missing(f"no Python {version} that every user can run")
-    return system, {"PYTHONPATH": sysconfig.get_path("purelib")}
-
-
 def status(pid: int) -> dict[str, list[str]]:
     """/proc/PID/status, by field."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -74,7 +58,7 @@ def test_it_binds_as_root_and_is_somebody_else_in_every_process(
     daemon: Start, site: Path, workers: int
 ) -> None:
     os.chown(site / "cache", NOBODY.pw_uid, -1)
-    python, environment = python_for_all()
+    python, environment = readable_python()
     address = f"127.13.{os.getpid() // 250 % 250}.{os.getpid() % 250 + 1}:81"
     server = daemon(
         site / "films",
@@ -111,7 +95,7 @@ def test_it_binds_as_root_and_is_somebody_else_in_every_process(
 def test_a_cache_that_is_not_that_users_is_refused_and_not_changed(
     daemon: Start, site: Path
 ) -> None:
-    python, environment = python_for_all()
+    python, environment = readable_python()
     rest = {"python": python, "environment": environment, "cache_dir": site / "cache"}
     with pytest.raises(DaemonError, match="belongs to root, and the server runs as nobody; allo"):
         daemon(site / "films", "--user", "nobody", **rest)
@@ -121,7 +105,7 @@ def test_a_cache_that_is_not_that_users_is_refused_and_not_changed(
 
 @pytest.mark.usefixtures("root")
 def test_nothing_is_made_for_it_where_it_may_not(daemon: Start, site: Path) -> None:
-    python, environment = python_for_all()
+    python, environment = readable_python()
     rest = {"python": python, "environment": environment, "cache_dir": site / "new"}
     with pytest.raises(DaemonError, match=f"cannot be made: {site} is not writable"):
         daemon(site / "films", "--user", "nobody", **rest)

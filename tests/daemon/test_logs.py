@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import gevent
 import pytest
 
 from streamcache.daemon import logs
@@ -116,6 +117,19 @@ def test_events_and_values(message: object, args: tuple, event: str, values: dic
     assert found["event"] == event
     assert {name: found[name] for name in set(found) - usual} == values
     assert found["process"] is None
+
+
+def test_what_ends_a_greenlet_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    hub = gevent.get_hub()
+    hub.print_exception = logs.uncaught
+    try:
+        gevent.spawn(lambda: 1 // 0).join()
+    finally:
+        del hub.print_exception
+    (found,) = caplog.records
+    assert found.getMessage().startswith("failed in=<Greenlet")
+    assert parsed(found)["event"] == "failed"
+    assert "ZeroDivisionError" in str(parsed(found)["traceback"])
 
 
 # -- descriptor 2

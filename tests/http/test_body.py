@@ -140,9 +140,17 @@ def test_too_much_chunked_body_is_413(data: bytes):
 
 
 def test_the_limit_counts_bytes_on_the_wire():
-    data = b"1\r\nx\r\n" * 20 + b"0\r\n\r\n"
+    data = b"100\r\n" + b"x" * 256 + b"\r\n0\r\n\r\n"
     assert drain_all_ways(data, limit=len(data)) == len(data)
     assert drain_all_ways(data, limit=len(data) - 1) == "refused 413"
+
+
+def test_a_small_chunk_counts_as_a_larger_one():
+    """Reading its size costs the same, and a sender six bytes."""
+    data = b"1\r\nx\r\n" * 20 + b"0\r\n\r\n"
+    counted = len(data) + 20 * 255
+    assert drain_all_ways(data, limit=counted) == len(data)
+    assert drain_all_ways(data, limit=counted - 1) == "refused 413"
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])

@@ -8,6 +8,7 @@ import gevent
 
 from streamcache.server.transport import SocketTransport
 from tests.server.client import WAIT, eventually, get
+from tests.server.conftest import PLAIN
 
 SHORT = 0.1
 
@@ -62,6 +63,7 @@ def test_a_client_that_takes_nothing_is_cut(site):
     eventually(lambda: here.server.connections == 0)
 
 
+@PLAIN
 def test_a_slow_client_that_takes_bytes_is_not_cut(site, tmp_path, monkeypatch):
     """The kernel calls a socket writable late: when much of its buffer is free."""
     waits = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import threading
 from pathlib import Path
 
 import bcrypt
@@ -12,6 +13,7 @@ import pytest
 
 from streamcache.config import Config, changed
 from streamcache.errors import ConfigError
+from streamcache.server import accesslog
 from tests.server.client import eventually
 from tests.server.conftest import PLAIN
 
@@ -110,6 +112,41 @@ def test_the_log_moves_and_no_line_is_lost(site, tmp_path: Path) -> None:
     eventually(lambda: "/a.bin" in first.read_text())
     eventually(lambda: "/b.bin" in second.read_text())
     assert "/b.bin" not in first.read_text()
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_new_log_on_a_disk_that_hangs_holds_nobody(site, tmp_path, monkeypatch, stops) -> None:
+    hangs, real = threading.Event(), accesslog.open_log
+
+    def slow(path: str) -> int:
+        hangs.wait(10)
+        return real(path)
+
+    here = site(log={"access": os.fspath(tmp_path / "first")})
+    monkeypatch.setattr(accesslog, "open_log", slow)
+    wanted = options(here, "log", access=os.fspath(tmp_path / "second"), format="json")
+    reload = gevent.spawn(here.server.reconfigure, wanted)
+    gevent.sleep(0)
+    client = here.client()
+    for _ in range(3):
+        assert client.ask("/a.bin").status == 200
+    assert not reload.ready()
+    if stops:
+        here.server.stop(timeout=0)
+    hangs.set()
+    reload.get(timeout=10)
+    if not stops:
+        client.ask("/b.bin")
+        eventually(lambda: '"/b.bin"' in (tmp_path / "second").read_text())
+    eventually(lambda: (tmp_path / "first").read_text().count("/a.bin") == 3)
+
+
+def test_a_log_that_cannot_be_opened_is_refused_and_the_old_one_kept(site, tmp_path) -> None:
+    here = site(log={"access": os.fspath(tmp_path / "log")})
+    with pytest.raises(ConfigError, match=r"log\.access: .*Is a directory"):
+        here.server.reconfigure(options(here, "log", access=os.fspath(tmp_path)))
+    here.client().ask("/a.bin")
+    eventually(lambda: "/a.bin" in (tmp_path / "log").read_text())
 
 
 def test_a_renamed_log_is_left_when_it_is_opened_again(site, tmp_path: Path) -> None:
