@@ -343,6 +343,25 @@ def test_a_sweep_is_done_by_one_process_at_a_time_and_seldom(
     assert swept[-1] == "c"
 
 
+def test_a_sweep_waits_for_usage_to_be_known(
+    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the catalog is rebuilt; and it is not ten seconds late because of that."""
+    swept: list[bool] = []
+    looked: list[None] = []
+    world = make(
+        interval=0.005,
+        sweep=lambda: swept.append(world.space.known),
+        each_look=lambda: looked.append(None),
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(world.space, "refresh", world.space.lose_usage)
+        world.evictor.start()
+        until(lambda: len(looked) > 5)
+        assert swept == []
+    until(lambda: swept == [True])
+
+
 def test_a_clock_that_went_back_delays_no_sweep(make: Callable[..., World], tmp_path: Path) -> None:
     lock = tmp_path / "evictor"
     lock.write_text("swept\n")
