@@ -28,6 +28,7 @@ from streamcache.commands import (
     simulate,
     status,
     top,
+    verify,
     warm,
 )
 from streamcache.commands.command import CONFIGURATION, FAILURE, Command
@@ -47,6 +48,7 @@ COMMANDS: Final = (
     warm.COMMAND,
     purge.COMMAND,
     pin.COMMAND,
+    verify.COMMAND,
     sign.COMMAND,
     simulate.COMMAND,
     completion.COMMAND,

@@ -39,6 +39,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "server",
         "simulation",
         "daemon",
+        "cache",
+        "source",
         "settings",
         *SETTINGS,
     },

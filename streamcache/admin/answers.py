@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
+import gevent
+
 Json = Any  # what json.dumps takes
 
 JSON: Final = "application/json"
 TEXT: Final = "text/plain; charset=utf-8"
+
+_PIECE: Final = 32  # items of a list that are written in one turn of the hub
 
 Fields = tuple[tuple[str, str], ...]
 
@@ -56,6 +60,19 @@ class Answer:
     def of(cls, value: Json, status: int = 200, fields: Fields = ()) -> Answer:
         """A JSON value."""
         return cls(json.dumps(value).encode() + b"\n", status=status, fields=fields)
+
+    @classmethod
+    def listing(cls, name: str, items: Iterable[Json], rest: Mapping[str, Json]) -> Answer:
+        """SWITCHES now and then: a list, which may be long, under ``name``, and what else there is.
+
+        ``items`` are made as they are wanted.
+        """
+        parts: list[str] = []
+        for number, item in enumerate(items, 1):
+            parts.append(json.dumps(item))
+            if number % _PIECE == 0:
+                gevent.sleep(0)
+        return cls(f'{{"{name}": [{", ".join(parts)}], {json.dumps(rest)[1:]}\n'.encode())
 
     @classmethod
     def text(cls, words: str, status: int = 200) -> Answer:

@@ -51,13 +51,8 @@ class Entries:
         except ValueError as error:
             raise Refusal(400, str(error)) from None
         page = self._subject.cache.operations.entries(listing)
-        return Answer.of(
-            {
-                "entries": [shown(entry) for entry in page.entries],
-                "next": page.next or None,
-                "count": page.count,
-            }
-        )
+        rest = {"next": page.next or None, "count": page.count}
+        return Answer.listing("entries", map(shown, page.entries), rest)
 
     def entry(self, question: Question) -> Answer:
         """SWITCHES; all that is known of one path, in all workers."""
@@ -65,7 +60,7 @@ class Entries:
         path = str(selection_in({"path": question.query.get("path", "")}))
         operations = self._subject.cache.operations
         known = operations.known(path)
-        sessions = [each for each in self._sessions.own() if each["path"] == path]
+        sessions = list(self._sessions.own(path))
         knowledge = {self._subject.name: None if known is None else dataclasses.asdict(known)}
         if question.local:
             return Answer.of({"sessions": sessions, "knowledge": knowledge})

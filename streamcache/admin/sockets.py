@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import logging
 import os
 import shutil
@@ -187,11 +188,21 @@ def _open(address: Address, directory: str, workers: int) -> Sockets:
         else:
             listener = address.bind(BACKLOG, socket.socket)
             listener.setblocking(False)
+            _warn_if_open(listener)
             address = replace(Address.of(listener), host=address.host)  # by the name it was given
         stack.callback(listener.close)
         private = tempfile.mkdtemp(prefix=f"{_PRIVATE}{os.getpid()}-", dir=directory)
         stack.pop_all()
     return Sockets(listener, address, private, workers)
+
+
+def _warn_if_open(listener: socket.socket) -> None:
+    host = listener.getsockname()[0]
+    if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+        log.warning(
+            "the admin listener on %s asks for no password: whoever reaches it can purge and drain",
+            host,
+        )
 
 
 def _check_free(path: str) -> None:

@@ -35,7 +35,7 @@ class Warm:
         """Begin a job in this worker."""
         body = question.body
         only(question.query, ())
-        only(body, (*WAYS, "paths", "max_bandwidth", "at_once", "pin"), "member")
+        only(body, (*WAYS, "paths", "max_bandwidth", "at_once", "pin", "dry_run"), "member")
         paths: tuple[str, ...] = ()
         named = [name for name in (*WAYS, "paths") if name in body]
         if len(named) != 1:
@@ -49,6 +49,7 @@ class Warm:
                 max_bandwidth=number(body, "max_bandwidth", 0),
                 at_once=number(body, "at_once", WarmOrder(paths=("x",)).at_once),
                 pin=flag(body, "pin"),
+                dry_run=flag(body, "dry_run"),
             )
         except ValueError as error:
             raise Refusal(400, str(error)) from None

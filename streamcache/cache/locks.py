@@ -66,6 +66,22 @@ def _any_foreign(fd: int, start: int, length: int) -> Range | None:
     return Range(begin, begin + count if count else 1 << 62)
 
 
+@contextlib.contextmanager
+def key_held(fd: int, key: str, timeout: float) -> Iterator[bool]:
+    """Whether the lock of this key is ours in the block. Blocks: for a program without a hub.
+
+    ``fd`` is of the file whose bytes stand for keys.
+    """
+    deadline = time.monotonic() + timeout
+    while not (ours := try_lock(fd, _place(key), 1)) and time.monotonic() < deadline:
+        time.sleep(_POLL)
+    try:
+        yield ours
+    finally:
+        if ours:
+            unlock(fd, _place(key), 1)
+
+
 class KeyLocks:
     """One lock per key, over all processes that share a cache directory.
 

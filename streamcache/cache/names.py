@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 
 _HEX = frozenset("0123456789abcdef")
@@ -17,6 +18,16 @@ def is_name(text: str) -> bool:
 def key_of(name: str) -> str:
     """The key in a name."""
     return name[:32]
+
+
+def key_for(source: str, identity: str, path: str) -> str:
+    """The key of a path ("a/b.mp4") at the source of this id, with ``source.identity``."""
+    digest = hashlib.blake2b(digest_size=16, person=b"key")
+    digest.update(source.encode("utf-8", "surrogateescape") + b"\0")
+    if identity != "mtime":  # its versions are others: who shares the directory keeps its own
+        digest.update(identity.encode("ascii") + b"\0")
+    digest.update(path.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 def blocks_of(path: str) -> int:

@@ -117,10 +117,19 @@ class Operations:
             failing_for=None if known.failing_since is None else now - known.failing_since,
         )
 
-    def copies(self) -> tuple[CopyPicture, ...]:
-        """The copies of this process that are under way or still read. Does not switch."""
+    def copies(self, path: str = "") -> Iterator[CopyPicture]:
+        """The copies of this process, or of one path, that are under way or still read.
+
+        Each is pictured when it is taken. Does not switch.
+        """
         detached = (session for session in self._provider.ending if session.readers)
-        return tuple(map(picture_of, (*self._provider.sessions.values(), *detached)))
+        wanted = path.removeprefix("/")
+        sessions = [
+            session
+            for session in (*self._provider.sessions.values(), *detached)
+            if wanted in ("", session.path)
+        ]
+        return map(picture_of, sorted(sessions, key=lambda session: session.path))
 
     # -- purge
 

@@ -92,7 +92,7 @@ class PartialFolder:
     def path(self, name: str) -> str:
         """The path at the source, also of one that is worked on; "": its map does not say."""
         try:
-            fd = os.open(self._map(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(self.map_path(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
             return ""
         try:
@@ -144,6 +144,14 @@ class PartialFolder:
         """The path of its data file."""
         return os.path.join(self._root, name + ".data")
 
+    def map_path(self, name: str) -> str:
+        """The path of its map."""
+        return os.path.join(self._root, name + ".map")
+
+    def is_there(self, name: str) -> bool:
+        """It has a map, whoever works on it."""
+        return os.path.lexists(self.map_path(name))
+
     def sums(self, name: str) -> str:
         """The path of its digests."""
         return os.path.join(self._root, name + digests.SUFFIX)
@@ -177,7 +185,7 @@ class PartialFolder:
     def drop_map(self, name: str) -> None:
         """The catalog knows the object: its journal can go."""
         with contextlib.suppress(FileNotFoundError, IsADirectoryError):
-            os.unlink(self._map(name))
+            os.unlink(self.map_path(name))
 
     # -- inside
 
@@ -193,9 +201,6 @@ class PartialFolder:
                 return idle.blocks
             self.drop(name)
             return 0
-
-    def _map(self, name: str) -> str:
-        return os.path.join(self._root, name + ".map")
 
     def _continue(self, name: str, header: PartialHeader) -> tuple[Partial, bytes] | None:
         try:
@@ -228,7 +233,7 @@ class PartialFolder:
             write_fd = _opened(stack, self.data(name), os.O_WRONLY | flags)
             stack.callback(self.drop, name)  # half a partial would be in no account
             read_fd = _opened(stack, self.data(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            map_fd = _opened(stack, self._map(name), os.O_RDWR | flags)
+            map_fd = _opened(stack, self.map_path(name), os.O_RDWR | flags)
             os.ftruncate(write_fd, header.size)
             os.pwrite(map_fd, raw, 0)
             os.ftruncate(map_fd, len(raw) + _block_count(header.size))
@@ -244,7 +249,7 @@ class PartialFolder:
         """The files as they are, and the bytes of the map. ValueError: that is no map of ours."""
         flags = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         with contextlib.ExitStack() as stack:
-            map_fd = _opened(stack, self._map(name), os.O_RDWR | flags)
+            map_fd = _opened(stack, self.map_path(name), os.O_RDWR | flags)
             raw = _read_plain(map_fd)
             write_fd = _opened(stack, self.data(name), os.O_WRONLY | flags)
             read_fd = _opened(stack, self.data(name), os.O_RDONLY | flags)
@@ -277,7 +282,7 @@ class PartialFolder:
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         with contextlib.ExitStack() as stack:
             try:
-                map_fd = _opened(stack, self._map(name), flags)
+                map_fd = _opened(stack, self.map_path(name), flags)
             except FileNotFoundError:
                 yield False, None
                 return

@@ -7,7 +7,6 @@ Hub's thread. ``find`` says which version a path has (asking the source when tha
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -33,7 +32,7 @@ from streamcache.cache.freshness import Flight, Freshness
 from streamcache.cache.health import PATIENCE, tells_of_damage
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.locks import KeyLock
-from streamcache.cache.names import key_of
+from streamcache.cache.names import key_for, key_of
 from streamcache.cache.objects import ObjectHandle
 from streamcache.cache.removal import Removal
 from streamcache.cache.resources import Resources
@@ -489,13 +488,7 @@ class Provider:
 
     def key(self, path: str) -> str:
         """The key of a path ("a/b.mp4", relative to the source)."""
-        digest = hashlib.blake2b(digest_size=16, person=b"key")
-        digest.update(self._r.source.id.encode("utf-8", "surrogateescape") + b"\0")
-        identity = self._r.config.source.identity
-        if identity != "mtime":  # its versions are others: who shares the directory keeps its own
-            digest.update(identity.encode("ascii") + b"\0")
-        digest.update(path.encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()
+        return key_for(self._r.source.id, self._r.config.source.identity, path)
 
     def _name(self, path: str, version: Version) -> str:
         return f"{self.key(path)}.{version.id}"

@@ -105,6 +105,27 @@ class Store:
         self._make_folders()
         return alone
 
+    def join(self) -> None:
+        """Use a directory that is there, as one of those who share it; nothing is made.
+
+        Raises CacheError, CacheBusy, OSError.
+        """
+        marker, text = self._path("format"), f"streamcache {FORMAT}\n"
+        try:
+            with open(marker, encoding="ascii", errors="replace") as file:
+                found = file.read(200)
+            self.lock = os.open(self._path("lock"), os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise CacheError(f"{self.root!r} is no cache directory of streamcache") from None
+        if found != text:
+            raise CacheError(f"cache directory {self.root!r} is of another format")
+        self._device = os.stat(self.root).st_dev
+        deadline = time.monotonic() + _OPEN_WAIT
+        while not locks.try_lock(self.lock, _USE, 1, shared=True):
+            if time.monotonic() > deadline:
+                raise CacheBusy(f"cache directory {self.root!r} is being opened by another process")
+            time.sleep(_OPEN_POLL)
+
     def look(self) -> None:
         """Whether the directory is what it was when it was prepared. Raises CacheError, OSError."""
         if not self._has_lock():
@@ -162,23 +183,31 @@ class Store:
         A source that is not mounted looks like an empty directory, and its files like files that
         are gone. What was seen deepest is remembered in ``mounts``.
         """
-        path = self._path("mounts")
-        try:
-            with open(path, encoding="utf-8", errors="surrogateescape") as file:
-                known = json.load(file)
-        except (OSError, ValueError):
-            known = {}
-        before = known.get(source, "") if isinstance(known, dict) else ""
+        path, known = self._path("mounts"), self._seen_mounts()
+        before = known.get(source, "")
         if isinstance(before, str) and len(before) > len(now):
             return before
         if before != now:
-            known = {**(known if isinstance(known, dict) else {}), source: now}
+            known = {**known, source: now}
             with open(path + ".new", "w", encoding="utf-8", errors="surrogateescape") as file:
                 json.dump(known, file)
                 file.flush()
                 os.fsync(file.fileno())  # or a power cut could leave the name and no content
             os.rename(path + ".new", path)
         return now
+
+    def seen_mount(self, source: str, now: str) -> str:
+        """The same, and nothing is remembered."""
+        before = self._seen_mounts().get(source, "")
+        return before if isinstance(before, str) and len(before) > len(now) else now
+
+    def _seen_mounts(self) -> dict[str, object]:
+        try:
+            with open(self._path("mounts"), encoding="utf-8", errors="surrogateescape") as file:
+                known = json.load(file)
+        except (OSError, ValueError):
+            return {}
+        return known if isinstance(known, dict) else {}
 
     # -- objects
 
@@ -363,6 +392,18 @@ class Store:
                 else:
                     remove_foreign(self._path("trash", file))
         return found
+
+    def is_read(self, file: str) -> bool:
+        """Whether somebody reads this file of trash/."""
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        try:
+            fd = os.open(self._path("trash", file), flags)
+        except OSError:  # gone, or not ours
+            return False
+        try:
+            return not _is_free(fd)
+        finally:
+            os.close(fd)
 
     def empty_trash(self, files: list[str]) -> list[str]:
         """Unlink those that nobody reads any more; returns what is gone."""

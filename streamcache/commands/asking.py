@@ -110,7 +110,7 @@ class Server:
             raise NoServer(_unreachable(self.address, error)) from None
         finally:
             connection.close()
-        text = data.decode("utf-8", "replace")
+        text = data.decode("utf-8", "replace").rstrip("\n")
         try:
             value = json.loads(text)
         except ValueError:

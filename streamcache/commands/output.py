@@ -90,8 +90,12 @@ def path(text: str) -> str:
     """A path from "a/b" or "/a/b", so that it can do nothing to the terminal that shows it."""
     if not text:
         return "(path not known)"
-    whole = text if text.startswith("/") else f"/{text}"
-    return _UNSHOWN.sub(lambda found: f"\\x{ord(found[0]):02x}", whole)
+    return plain(text if text.startswith("/") else f"/{text}")
+
+
+def plain(text: str) -> str:
+    """What strangers named, so that it can do nothing to the terminal that shows it."""
+    return _UNSHOWN.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def table(rows: Sequence[Sequence[str]], *, head: Sequence[str], right: str = "") -> str:

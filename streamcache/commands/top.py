@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import shutil
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from streamcache.commands import output
 from streamcache.commands.asking import FOUND, NoServer, Server, add_server
@@ -20,7 +21,9 @@ from streamcache.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_WIDTH: Final = 32  # characters of the picture of a copy
+_WIDE: Final = 40  # characters of the picture of a copy
+_NARROW: Final = 10
+_BESIDE: Final = 70  # that all else takes, with some of the path
 
 _ABOUT: Final = """\
 Show what a running server does, live: the copies that are under way with their blocks and readers,
@@ -163,19 +166,24 @@ def _copies(sessions: list[dict[str, Any]]) -> RenderableType:
 
     if not sessions:
         return Text("no copy is under way", style="dim")
-    table = Table(box=None, padding=(0, 1), header_style="bold")
-    for name in ("PATH", "", "DONE", "SIZE", "RATE", "READERS", "WORKER"):
-        table.add_column(
-            name,
-            justify="right" if name in ("DONE", "SIZE", "RATE", "READERS") else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-        )
+    table = Table(box=None, padding=(0, 1), header_style="bold", expand=True)
+    width = max(_NARROW, min(_WIDE, shutil.get_terminal_size().columns - _BESIDE))
+    table.add_column("PATH", no_wrap=True, overflow="ellipsis", ratio=1)
+    for name, least in (
+        ("", width + 2),
+        ("DONE", 7),
+        ("SIZE", 7),
+        ("RATE", 9),
+        ("READERS", 7),
+        ("WORKER", 6),
+    ):
+        justify: Literal["right", "left"] = "left" if name in ("", "WORKER") else "right"
+        table.add_column(name, justify=justify, no_wrap=True, min_width=least)
     for one in sorted(sessions, key=lambda one: (-len(one["readers"]), one["path"])):
         offsets = [reader["offset"] for reader in one["readers"]]
         table.add_row(
             Text(output.path(one["path"])),
-            Text(picture(one["blocks"], one["size"], offsets, _WIDTH), style="cyan"),
+            Text(picture(one["blocks"], one["size"], offsets, width), style="cyan"),
             output.share(one["present"], one["size"]),
             output.size(one["size"]),
             output.rate(one["rate"]),

@@ -234,7 +234,7 @@ def _look_after(server: Server, arguments: argparse.Namespace) -> int:
         say(answer.text)
         return OK
     jobs = answer.value["jobs"]
-    rows = [(job["id"], job["state"], output.path(job["what"]), _shown(job)) for job in jobs]
+    rows = [(job["id"], job["state"], output.plain(job["what"]), _shown(job)) for job in jobs]
     if rows:
         say(output.table(rows, head=("ID", "STATE", "FILES", "DONE")))
     else:

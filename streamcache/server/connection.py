@@ -164,7 +164,10 @@ class Connection:
     def readmit(self) -> None:
         """The rules have changed: its next request is judged by the new ones."""
         admission = self._service.admission
-        self._settled = admission is None or admission.settled_by_peer(self.name)
+        if admission is None:
+            self._settled = True
+        else:
+            self._introduce(admission, self.name)
 
     def drain(self) -> None:
         """The request that runs, or the one that is on its way, is the last."""

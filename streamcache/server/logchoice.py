@@ -29,8 +29,8 @@ class Choice:
         """Whether this one is logged; asked once for each."""
         if self._networks and self._is_ignored(served.client):
             return False
-        path = served.path  # decoded; "-" when the request could not be read
-        if path[0] == "/" and any(each.fullmatch(path, 1) for each in self._paths):
+        path = served.path  # decoded; "" of OPTIONS * and CONNECT, "-" of what could not be read
+        if path.startswith("/") and any(each.fullmatch(path, 1) for each in self._paths):
             return False
         if self._share == 1.0 or served.status >= 400 or not served.whole:
             return True

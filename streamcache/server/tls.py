@@ -34,6 +34,8 @@ _window = memoryview(bytearray(READ))  # what was read is encrypted before anyth
 class TlsTransport:
     """``Transport`` with encryption, over one without."""
 
+    turn: Final = 512 * 1024  # each byte costs us its encryption, however full the socket is
+
     __slots__ = (
         "_callback",
         "_closing",

@@ -35,6 +35,11 @@ class Transport(Protocol):
     """
 
     @property
+    def turn(self) -> int:
+        """Bytes that one response may give it before others have their turn."""
+        ...
+
+    @property
     def established(self) -> bool:
         """Whether bytes of a request may come, as nothing goes before them any more."""
         ...
@@ -95,6 +100,10 @@ class Transport(Protocol):
 
 class SocketTransport:
     """``Transport`` over a socket without encryption."""
+
+    # As much as nginx's: what fills the socket leaves it in the interrupts of the client's
+    # acknowledgements, what is sent into an empty one is sent by us.
+    turn: Final = 2 * 1024 * 1024
 
     established = True
     holds = False

@@ -1,10 +1,8 @@
 """Sending from a greenlet: whole pieces, in turns, with a deadline on progress.
 
 Runs in the connection's greenlet. A client that drains fast never makes a send wait, so its
-greenlet would own the hub: after ``TURN`` bytes it lets the others run (p99 of small requests
-beside 64 downloads without that: 8 to 90 ms). Turns are as long as nginx's, for the same reason:
-what fills the socket leaves it when the client's acknowledgements come, which costs the server
-nothing; what is sent into an empty one is sent by us (docs/performance.md).
+greenlet would own the hub: after ``Transport.turn`` bytes it lets the others run (p99 of small
+requests beside 64 downloads without that: 8 to 90 ms; docs/performance.md).
 """
 
 from __future__ import annotations
@@ -13,7 +11,6 @@ from typing import Final, Protocol
 
 from streamcache.server.transport import Transport
 
-TURN: Final = 2 * 1024 * 1024  # bytes after which others run
 SMALL: Final = 64 * 1024  # bytes that a request counts at least: pipelined ones take turns too
 
 
@@ -36,11 +33,12 @@ class Waiting(Protocol):
 class Writer:
     """Sends over one transport; ``written`` counts every byte the kernel took."""
 
-    __slots__ = ("_transport", "_turn", "_waiting", "written")
+    __slots__ = ("_most", "_transport", "_turn", "_waiting", "written")
 
     def __init__(self, transport: Transport, waiting: Waiting) -> None:
         self._transport = transport
         self._waiting = waiting
+        self._most = transport.turn
         self._turn = 0
         self.written = 0
 
@@ -67,18 +65,17 @@ class Writer:
         """SWITCHES; send bytes of a file without reading them. Raises OSError, FileCut."""
         stop = offset + count
         while offset < stop:
-            if self._turn >= TURN:
+            if self._turn >= self._most:
                 self._wait()
-            wanted = min(TURN, stop - offset)
-            taken = self._transport.sendfile(fd, offset, wanted)
-            if taken == 0:
+            taken = self._transport.sendfile(fd, offset, min(self._most, stop - offset))
+            if taken is None:
+                self._wait()
+                continue
+            if not taken:
                 raise FileCut(f"file ends at {offset}, {stop - offset} bytes early")
-            if taken is not None:
-                self.written += taken
-                self._turn += taken
-                offset += taken
-            if taken is None or taken < wanted:  # the socket is full
-                self._wait()
+            self.written += taken
+            self._turn += taken
+            offset += taken
 
     def finish(self) -> None:
         """SWITCHES until the socket has all that was sent."""
@@ -88,7 +85,7 @@ class Writer:
     def end_of_response(self) -> None:
         """SWITCHES when this connection had its turn."""
         self._turn += SMALL
-        if self._turn >= TURN:
+        if self._turn >= self._most:
             self._wait()
 
     def _wait(self) -> None:

@@ -220,7 +220,12 @@ class Scheduler:
         if self._seeks or self._seeking or self._demands:
             return
         self._demands.clear()
-        while self._running < self._limit and self._storing < self._limit and self._affordable():
+        # Bytes that wait for the cache take memory as well: two buffers more than are in flight.
+        while (
+            self._running < self._limit
+            and self._running + self._storing <= self._limit
+            and self._affordable()
+        ):
             queue = self._reading or self._idle
             if not queue:
                 return
@@ -496,10 +501,13 @@ class _Buffers:
 
     def take(self, length: int) -> bytearray:
         size = 1 << max(length - 1, FIRST_STEP - 1).bit_length()
-        free = self._free.get(size)
-        if free:
-            self._kept -= size
-            return free.pop()
+        for there in sorted(self._free):
+            if there >= size and self._free[there]:
+                self._kept -= there
+                return self._free[there].pop()
+        # Steps have grown: those of the smaller ones would only be kept.
+        self._free.clear()
+        self._kept = 0
         return bytearray(size)
 
     def give(self, buffer: bytearray) -> None:

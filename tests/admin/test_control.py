@@ -61,7 +61,7 @@ def test_a_seek_is_seen_in_the_picture_of_its_copy(server: DaemonProcess, admin:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         client.sendall(b"GET /film.mkv HTTP/1.1\r\nHost: x\r\nRange: bytes=50331648-\r\n\r\n")
         assert client.recv(12, socket.MSG_WAITALL) == b"HTTP/1.1 206"
-        (session,) = eventually(lambda: _copying(admin))
+        (session,) = eventually(lambda: _served(admin))
         assert session["path"] == "/film.mkv"
         assert (session["size"], session["block"]) == (64 * MB, BLOCK)
         assert session["worker"] in ("w1", "w2")
@@ -79,9 +79,14 @@ def test_a_seek_is_seen_in_the_picture_of_its_copy(server: DaemonProcess, admin:
         assert known["entries"] == []
 
 
-def _copying(admin: Admin) -> list[dict[str, Any]]:
-    sessions = admin.get("/api/sessions")["sessions"]
-    return [each for each in sessions if each["state"] == "copying" and each["present"]]
+def _served(admin: Admin) -> list[dict[str, Any]]:
+    """The copies whose readers have bytes before them, and wait for their client."""
+    return [
+        session
+        for session in admin.get("/api/sessions")["sessions"]
+        if session["state"] == "copying" and session["present"]
+        if not any(reader["waits"] for reader in session["readers"])
+    ]
 
 
 def test_a_worker_that_hangs_is_named_and_the_others_answer(
@@ -182,12 +187,17 @@ def test_any_worker_tells_of_a_warm_job_and_ends_it(server: DaemonProcess, admin
     assert (job["files"], job["files_done"], job["bytes_done"]) == (2, 2, 500_000)
     assert admin.get("/api/pins")["paths"] == ["/a.mp4", "/new/b.mp4"]
 
+    counted = admin.ask("POST", "/api/warm", {"prefix": "/", "dry_run": True}).json["id"]
+    eventually(lambda: admin.get(f"/api/warm/{counted}")["state"] == "done")
+    assert admin.get("/api/entries")["count"] == 2
+
     slow = admin.ask("POST", "/api/warm", {"paths": ["/film.mkv", "/none"], "at_once": 1}).json
     where = f"/api/warm/{slow['id']}"
     eventually(lambda: admin.get(where)["bytes_done"] > 0)
     for _ in range(8):  # by whichever worker
         assert [each["id"] for each in admin.get("/api/warm")["jobs"]] == [
             begun.json["id"],
+            counted,
             slow["id"],
         ]
         assert admin.get(where)["worker"] in ("w1", "w2")

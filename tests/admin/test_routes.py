@@ -6,6 +6,7 @@ import io
 import json
 from typing import Any
 
+import gevent
 import pytest
 
 from streamcache.admin.answers import Answer, Question, Refusal, only, read_query
@@ -135,6 +136,25 @@ def test_our_own_page_can() -> None:
     given = {"HTTP_ORIGIN": "http://localhost:9100", "HTTP_SEC_FETCH_SITE": "same-origin"}
     given["HTTP_HOST"] = "localhost:9100"
     assert asked("POST", "/api/thing", b"{}", host="::", **given)[0] == 202
+
+
+def test_a_long_list_is_written_in_pieces_and_others_run_between() -> None:
+    turns = 0
+
+    def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            gevent.sleep(0)
+
+    greenlet = gevent.spawn(others)
+    try:
+        answer = Answer.listing("things", ({"n": n} for n in range(10_000)), {"next": None})
+    finally:
+        greenlet.kill()
+    assert json.loads(answer.body) == {"things": [{"n": n} for n in range(10_000)], "next": None}
+    assert turns > 100
+    assert json.loads(Answer.listing("things", (), {"next": 1}).body) == {"things": [], "next": 1}
 
 
 def test_what_is_not_known_is_refused_and_not_ignored() -> None:

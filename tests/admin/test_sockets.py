@@ -120,6 +120,15 @@ def test_a_port_keeps_the_name_that_it_was_asked_for_with(runtime: Path) -> None
             opened(runtime, f"localhost:{sockets.address.port}")
 
 
+def test_a_port_that_other_machines_reach_is_warned_of(
+    runtime: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened(runtime, "127.0.0.1:0").close()
+    assert not caplog.records
+    opened(runtime, "0.0.0.0:0").close()
+    assert "asks for no password" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("admin", "problem"),
     [

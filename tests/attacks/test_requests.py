@@ -190,6 +190,46 @@ def test_a_path_that_fails_is_escaped_in_the_log_of_the_daemon(
     assert all(SAFE.fullmatch(line) for line in lines)
 
 
+# -- odd forms
+
+ODD = [
+    ("OPTIONS *", 204),
+    ("OPTIONS http://h", 204),
+    ("CONNECT h:80", 405),
+    ("CONNECT h", 400),
+    ("TRACE /film", 405),
+    ("TRACE *", 400),
+    ("GET *", 400),
+    ("PRI *", 400),
+    ("GET http://h", 404),
+    ("GET http://h?x", 404),
+    ("GET /?", 404),
+    ("GET ?", 400),
+    ("GET //", 404),
+    ("HEAD /film", 200),
+    ("OPTIONS /", 204),
+]
+
+
+@pytest.mark.parametrize("sampled", ["1", "0.5"])
+def test_odd_forms_of_a_target_are_answers_and_logged(
+    daemon: Callable[..., DaemonProcess], tmp_path: Path, sampled: str
+) -> None:
+    """Also those that name no path: nothing behind the answer may trip over that."""
+    (tmp_path / "film").write_bytes(b"film")
+    os.utime(tmp_path / "film", (1, 1))
+    environment = {"STREAMCACHE_LOG_SAMPLE": sampled, "STREAMCACHE_LOG_IGNORE_PATHS": "/no/*"}
+    running = daemon(tmp_path, "--admin", "off", environment=environment)
+    with_next = [204, 405, 404, 200]  # the connection goes on
+    for line, status in ODD:
+        head = f"{line} HTTP/1.1\r\nHost: h\r\n\r\n".encode()
+        found = heads(said(running, head + b"GET /film HTTP/1.1\r\nHost: h\r\n\r\n"))
+        ends = status not in with_next or line.startswith("CONNECT")
+        assert found == ([status] if ends else [status, 200]), line
+    assert "Traceback" not in running.log
+    assert "request failed" not in running.log
+
+
 # -- error pages
 
 MARK = "<script>m4rk</script>"

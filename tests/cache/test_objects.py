@@ -323,7 +323,7 @@ def test_what_ends_is_good_for_no_reader_any_more(world: World, end: str, read: 
         world.objects.close()
         expected = True
     else:
-        os.unlink(world.store._object(name))
+        os.unlink(world.store.object_path(name))
         evicted(world, name)
         expected = not (end == "take" and read)  # a lease kept it, from other processes too
         if end == "take":

@@ -69,7 +69,7 @@ def test_what_is_in_order_is_not_looked_at_again(
 
 def test_an_unsound_partial_of_a_dead_process_goes(world: World) -> None:
     left_behind(world, settled=False)
-    with open(world.store.partials._map(name()), "r+b") as file:
+    with open(world.store.partials.map_path(name()), "r+b") as file:
         file.write(b"\0")
     recovery(world).sweep()
     assert (world.partials(), names_of(world)) == ([], {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import select
@@ -9,8 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 
+from streamcache.cli import main
 from tests.daemon_process import REPOSITORY
 
 WAIT = 60.0  # s
@@ -45,6 +48,29 @@ def run(*arguments: str, stdin: str = "", env: Mapping[str, str] | None = None) 
         check=False,
     )
     return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def call(*arguments: str, stdin: str = "", **env: str) -> Ended:
+    """The same in this process, which is quicker: without a terminal, too."""
+    written = io.BytesIO()
+    out = io.TextIOWrapper(written, encoding="utf-8")
+    err = io.StringIO()
+    given = io.TextIOWrapper(io.BytesIO(stdin.encode()))
+    kept = dict(os.environ)
+    with redirect_stdout(out), redirect_stderr(err):
+        before, sys.stdin = sys.stdin, given
+        try:
+            os.environ.clear()
+            os.environ.update(environment(**env))
+            code = main(arguments)
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else -1
+        finally:
+            sys.stdin = before
+            os.environ.clear()
+            os.environ.update(kept)
+    out.flush()
+    return Ended(code, written.getvalue().decode(), err.getvalue())
 
 
 class Terminal:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.running import environment, run
+from tests.commands.running import call
 
 STATUS = '{"error": "that is not to be had"}'
 
@@ -58,7 +58,7 @@ def listen() -> Iterator[Callable[..., Path]]:
 
 def ask(*arguments: str, **env: str) -> tuple[int, str]:
     """Exit code and the one line of the error."""
-    done = run("status", *arguments, env=environment(**env))
+    done = call("status", *arguments, **env)
     assert done.out == ""
     assert len(done.err.splitlines()) == 1, done.err
     return done.code, done.err.strip().removeprefix("streamcache: error: ")
@@ -161,5 +161,5 @@ def test_who_may_not_ask_is_told_who_may(
 def test_workers_that_do_not_answer_are_named(tmp_path: Path, listen: Callable[..., Path]) -> None:
     body = b'{"entries": [], "next": null, "count": 0, "unanswered": ["w2"]}'
     path = listen(tmp_path / "x.sock", 200, body)
-    done = run("ls", "--admin", f"unix:{path}")
+    done = call("ls", "--admin", f"unix:{path}")
     assert "no answer from w2" in done.err

@@ -61,7 +61,7 @@ def zsh(scripts: Path, line: str) -> str:
         for turn in {{1..50}}; do
             sleep 0.1
             while zpty -rt z line; do print -r -- "$line"; quiet=0; done
-            (( ++quiet > 8 )) && break
+            (( ++quiet > 4 )) && break
         done
         zpty -d z
     """

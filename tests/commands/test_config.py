@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from streamcache.config import TABLE
-from tests.commands.running import environment, run
+from tests.commands.running import call
 
 
 @pytest.fixture
@@ -20,8 +20,8 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_every_setting_and_where_it_comes_from(file: Path) -> None:
-    env = environment(STREAMCACHE_SOURCE_REVALIDATE="9s")
-    done = run("config", "/films", "--config", str(file), "--cache-size", "6GB", env=env)
+    env = {"STREAMCACHE_SOURCE_REVALIDATE": "9s"}
+    done = call("config", "/films", "--config", str(file), "--cache-size", "6GB", **env)
     assert (done.code, done.err) == (0, "")
     origins = {}
     for line in done.out.splitlines():
@@ -37,7 +37,7 @@ def test_every_setting_and_where_it_comes_from(file: Path) -> None:
 
 
 def test_what_is_changed_is_a_file_with_these_settings(file: Path, tmp_path: Path) -> None:
-    done = run("config", "/films", "--config", str(file), "--changed")
+    done = call("config", "/films", "--config", str(file), "--changed")
     assert tomllib.loads(done.out) == {
         "source": {"path": "/films"},
         "cache": {"size": "5GB"},
@@ -45,14 +45,14 @@ def test_what_is_changed_is_a_file_with_these_settings(file: Path, tmp_path: Pat
     }
     again = tmp_path / "again.toml"
     again.write_text(done.out)
-    assert tomllib.loads(run("config", "--config", str(again), "--changed").out) == tomllib.loads(
+    assert tomllib.loads(call("config", "--config", str(again), "--changed").out) == tomllib.loads(
         done.out
     )
-    assert run("config", "--changed").out == "# every setting has its default\n"
+    assert call("config", "--changed").out == "# every setting has its default\n"
 
 
 def test_json(file: Path) -> None:
-    told = json.loads(run("config", "--config", str(file), "--json").out)
+    told = json.loads(call("config", "--config", str(file), "--json").out)
     assert told["cache.size"] == {"value": 5_000_000_000, "origin": str(file)}
 
 
@@ -60,9 +60,9 @@ def test_check_is_serve_check(tmp_path: Path) -> None:
     source, cache = tmp_path / "films", tmp_path / "cache"
     source.mkdir()
     arguments = [str(source), "--cache-dir", str(cache), "--listen", "127.0.0.1:0"]
-    one, other = run("check", *arguments), run("serve", *arguments, "--check")
+    one, other = call("check", *arguments), call("serve", *arguments, "--check")
     assert (one.code, one.out) == (0, other.out)
     assert one.out.startswith(f"# streamcache would serve {source} on 127.0.0.1:0")
-    one, other = run("check", "/none"), run("serve", "/none", "--check")
+    one, other = call("check", "/none"), call("serve", "/none", "--check")
     assert (one.code, one.err) == (2, other.err)
     assert "/none does not exist" in one.err

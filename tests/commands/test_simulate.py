@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.running import Ended, run
+from tests.commands.running import Ended, call, run
 
 LINE = '10.0.0.{n} - - [28/Nov/2026:08:{n:02}:00 +0000] "GET /{path} HTTP/1.1" 200 {size} "-" "x"\n'
 
@@ -31,7 +31,7 @@ def outcomes(done: Ended) -> dict[tuple[str, int], tuple[int, int]]:
 
 
 def test_the_ratios_of_each_policy_and_size(log: Path) -> None:
-    done = run("simulate", str(log), "--size", "4kB,8kB", "--policy", "lru,sieve", "--json")
+    done = call("simulate", str(log), "--size", "4kB,8kB", "--policy", "lru,sieve", "--json")
     assert outcomes(done) == {
         ("lru", 4000): (1, 1000),
         ("sieve", 4000): (1, 1000),
@@ -44,7 +44,7 @@ def test_the_ratios_of_each_policy_and_size(log: Path) -> None:
 
 
 def test_the_table_for_people(log: Path) -> None:
-    done = run("simulate", str(log), "--size", "8kB", "--policy", "s3fifo")
+    done = call("simulate", str(log), "--size", "8kB", "--policy", "s3fifo")
     lines = done.out.splitlines()
     assert lines[0] == "5 requests in 4 min 00 s: 5 uses of 3 files, 8.00 kB together"
     assert lines[2].split() == [
@@ -57,7 +57,7 @@ def test_the_table_for_people(log: Path) -> None:
 
 
 def test_without_sizes_it_goes_up_to_all_files(log: Path) -> None:
-    found = outcomes(run("simulate", str(log), "--json", "--policy", "lru"))
+    found = outcomes(call("simulate", str(log), "--json", "--policy", "lru"))
     assert max(size for _, size in found) == 8000
     assert len(found) == 8
     assert found["lru", 8000] == (2, 4000)
@@ -67,10 +67,10 @@ def test_compressed_logs_standard_input_and_foreign_lines(log: Path, tmp_path: P
     older = tmp_path / "access.log.1.gz"
     older.write_bytes(gzip.compress(log.read_bytes()))
     log.write_text("nonsense\n" + LINE.format(n=20, path="a", size=1000))
-    done = run("simulate", str(older), str(log), "--size", "8kB", "--policy", "lru", "--json")
+    done = call("simulate", str(older), str(log), "--size", "8kB", "--policy", "lru", "--json")
     assert outcomes(done) == {("lru", 8000): (3, 5000)}
     assert json.loads(done.out)["unread"] == 1
-    done = run("simulate", "-", "--size", "8kB", "--policy", "lru", stdin=log.read_text())
+    done = call("simulate", "-", "--size", "8kB", "--policy", "lru", stdin=log.read_text())
     assert done.code == 0 and "1 line passed over: not of an access log" in done.err
 
 
@@ -78,7 +78,7 @@ def test_the_sizes_of_the_files_themselves(log: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     (source / "a").write_bytes(b"x" * 5000)
-    done = run("simulate", str(log), "--source", str(source), "--json", "--policy", "lru")
+    done = call("simulate", str(log), "--source", str(source), "--json", "--policy", "lru")
     told = json.loads(done.out)
     assert (told["footprint"], told["guessed"]) == (12000, 2)
 
@@ -107,7 +107,7 @@ def test_what_is_wrong_is_said(arguments: list[str], says: str, log: Path, tmp_p
     cut = tmp_path / "cut.gz"
     cut.write_bytes(gzip.compress(log.read_bytes() * 50)[:60])
     places = {"LOG": str(log), "CUT": str(cut)}
-    done = run("simulate", *(places.get(each, each) for each in arguments))
+    done = call("simulate", *(places.get(each, each) for each in arguments))
     assert done.code == 2
     assert says in done.err and len(done.err.splitlines()) == 1
 
@@ -115,5 +115,5 @@ def test_what_is_wrong_is_said(arguments: list[str], says: str, log: Path, tmp_p
 def test_the_cache_itself_has_no_sieve(tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text('[cache]\npolicy = "sieve"\n')
-    done = run("config", "--config", str(config))
+    done = call("config", "--config", str(config))
     assert done.code == 2 and "sieve" in done.err

@@ -4,7 +4,7 @@ What they do is told by FAKE in the environment, a word or several:
 ``hung-start``   the cache starts when the file $FAKE_GATE is there
 ``in-use`` ``broken-cache`` ``full-disk`` ``broken-source`` ``broken-server``   start fails
 ``hung-stop``    the server never finishes to drain
-``hung-hub``     the hub hangs for $FAKE_HANGS s when logs are to be opened again
+``hung-hub``     the hub hangs when logs are to be opened again, until $FAKE_GATE is there
 ``hung-reload`` ``broken-reload``  what the server does when it is told to
 ``hung-thread``  a worker thread never returns
 ``crash``        the process kills itself when its cache starts
@@ -119,8 +119,8 @@ class FakeServer:
 
     def reopen_logs(self) -> None:
         tell("server.reopen_logs")
-        if is_said("hung-hub"):
-            time.sleep(float(os.environ.get("FAKE_HANGS", "3600")))
+        while is_said("hung-hub") and not os.path.exists(os.environ["FAKE_GATE"]):
+            time.sleep(0.01)  # the thread's, so no greenlet runs
 
     def stop(self, timeout: float | None = None) -> None:
         tell(f"server.stop timeout={timeout}")

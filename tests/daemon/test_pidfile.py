@@ -97,6 +97,16 @@ def test_a_second_daemon_with_the_same_one_does_not_start(
     assert not path.exists()
 
 
+def test_the_umask_is_that_of_the_settings(start: Start, path: Path) -> None:
+    daemon = start("--pid-file", str(path), STREAMCACHE_SERVER_UMASK="0137")
+    daemon.ready_line()
+    assert path.stat().st_mode & 0o777 == 0o640
+    daemon.signal(signal.SIGTERM)
+    assert daemon.end()[0] == 0
+    line = failed(start(STREAMCACHE_SERVER_UMASK="0888"))
+    assert "server.umask: '0888' is not allowed; allowed: octal digits from 0 to 0777" in line
+
+
 def test_a_start_that_fails_leaves_none(start: Start, path: Path) -> None:
     failed(start("--pid-file", str(path), fake="broken-cache"))
     assert not path.exists()

@@ -99,9 +99,12 @@ def test_when_all_were_stopped_nobody_is_to_blame(clock: Clock) -> None:
     assert hung(watch, clock, workers, 61, 0) == ["w2"]
 
 
-def test_a_worker_whose_hub_hangs_is_killed_and_has_a_successor(start: Start) -> None:
+def test_a_worker_whose_hub_hangs_is_killed_and_has_a_successor(
+    start: Start, tmp_path: Path
+) -> None:
     daemon = start(
         fake="hung-hub@w1",
+        FAKE_GATE=str(tmp_path / "gate"),
         workers=2,
         STREAMCACHE_SERVER_WORKER_TIMEOUT="3s",
         TEMPO_SILENT="2",
@@ -121,11 +124,12 @@ def test_a_worker_whose_hub_hangs_is_killed_and_has_a_successor(start: Start) ->
 def test_the_watchdog_is_fed_while_all_hubs_turn_and_only_then(
     start: Start, tmp_path: Path, workers: int
 ) -> None:
+    gate = tmp_path / "gate"
     with Manager(tmp_path) as manager:
         daemon = start(
             fake="hung-hub",
             workers=workers,
-            FAKE_HANGS="4",
+            FAKE_GATE=str(gate),
             TEMPO_SILENT="2",
             WATCHDOG_USEC="600000",
             **manager.environment,
@@ -135,6 +139,7 @@ def test_the_watchdog_is_fed_while_all_hubs_turn_and_only_then(
         daemon.signal(signal.SIGUSR1)
         daemon.wait_for("hub hangs worker=w" if workers > 1 else "fake: server.reopen_logs")
         assert manager.is_silent(1.0)
+        gate.touch()
         manager.until("WATCHDOG")  # the hubs turn again
         daemon.signal(signal.SIGTERM)
         assert daemon.end()[0] == 0

@@ -159,15 +159,14 @@ def test_a_new_process_that_cannot_start_changes_nothing(
     assert daemon.upgrade() != pid  # the next one can
 
 
-@each
 def test_one_that_fails_late_leaves_the_files_of_the_old_one(
-    start: Upgradable, tmp_path: Path, workers: int
+    start: Upgradable, tmp_path: Path
 ) -> None:
     """It has adopted sockets and the pid file by then."""
     file = tmp_path / "streamcache.toml"
     file.write_text("")
     admin = tmp_path / "admin.sock"
-    process = start("--config", str(file), "--admin", f"unix:{admin}", workers=workers)
+    process = start("--config", str(file), "--admin", f"unix:{admin}", workers=2)
     file.write_text('[cache]\npolicy = "lru"\n')  # those who share a directory must agree
     os.kill(process.pid, signal.SIGUSR2)
     process.wait_for("it ended with 2; serving on")
@@ -176,13 +175,10 @@ def test_one_that_fails_late_leaves_the_files_of_the_old_one(
     assert process.get() == content("small", 0, 1024)
 
 
-@each
-def test_other_settings_hold_in_the_new_process(
-    start: Upgradable, tmp_path: Path, workers: int
-) -> None:
+def test_other_settings_hold_in_the_new_process(start: Upgradable, tmp_path: Path) -> None:
     file = tmp_path / "streamcache.toml"
     file.write_text("")
-    daemon = start("--config", str(file), workers=workers)
+    daemon = start("--config", str(file))
     file.write_text("[limits]\ntarget_size = 100\n[server]\nbacklog = 17\n")
     daemon.upgrade()
     assert daemon.process.wait(PATIENCE) == 0  # until then, both accept for a moment

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shlex
 import signal
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -99,3 +100,31 @@ def test_a_restart_finds_what_the_workers_left(
     assert get(second, "/film.mp4") == content("film", 0, SIZE)
     assert second.stop() == 0
     assert last_totals(second)["from_source"] == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_reload_holds_in_every_worker_and_cuts_no_download(
+    daemon: Start, source: Path, tmp_path: Path, workers: int
+) -> None:
+    file = tmp_path / "streamcache.toml"
+    file.write_text("")
+    running = daemon(source, "--config", str(file), workers=workers)
+    assert get(running) == content("film", 0, 1024)
+    with contextlib.ExitStack() as stack:
+        if workers > 1:
+            clients = downloads_on_each(running, stack)
+        else:
+            clients = [stack.enter_context(socket.create_connection(running.address, 30))]
+            clients[0].sendall(b"GET /film.mp4 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert clients[0].recv(12, socket.MSG_WAITALL) == b"HTTP/1.1 200"
+        file.write_text("[access]\nnetworks = 'deny 127.0.0.1'\n")
+        os.kill(running.pid, signal.SIGHUP)
+        wait_for_log(running, "reloaded changed=access.networks")
+        for _ in range(16):  # whichever worker takes them
+            assert get(running) == b"403 Forbidden\n"
+        for client in clients:
+            assert rest_of(client) == content("film", 0, SIZE)
+    file.write_text("")
+    os.kill(running.pid, signal.SIGHUP)
+    wait_for_log(running, "reloaded changed=access.networks", 2)
+    assert get(running) == content("film", 0, 1024)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from streamcache.server.writer import SMALL, TURN, FileCut, Writer
+from streamcache.server.tls import TlsTransport
+from streamcache.server.transport import SocketTransport
+from streamcache.server.writer import SMALL, FileCut, Writer
 
 
 class Greedy:
     """A transport that never blocks, and notes the bytes taken between waits."""
+
+    turn = SocketTransport.turn
 
     def __init__(self, *, most: int = 1 << 30, file_size: int = 1 << 40) -> None:
         self.turns = [0]
@@ -46,18 +50,20 @@ class Waiting:
         self.calls.append("resumed")
 
 
-def test_a_big_file_leaves_in_turns():
+@pytest.mark.parametrize("turn", [SocketTransport.turn, TlsTransport.turn])
+def test_a_big_file_leaves_in_turns(turn):
     transport = Greedy()
+    transport.turn = turn
     writer = Writer(transport, Waiting())
-    writer.send_file(3, 0, 5 * TURN)
-    assert transport.turns == [TURN] * 5
-    assert writer.written == 5 * TURN
+    writer.send_file(3, 0, 5 * turn)
+    assert transport.turns == [turn] * 5
+    assert writer.written == 5 * turn
 
 
 def test_small_responses_take_turns_too():
     transport = Greedy()
     writer = Writer(transport, Waiting())
-    for _ in range(2 * TURN // SMALL):
+    for _ in range(2 * Greedy.turn // SMALL):
         writer.send(b"small")
         writer.end_of_response()
     assert len(transport.turns) >= 3
@@ -85,18 +91,6 @@ def test_sending_now_returns_the_rest_and_never_waits():
     transport.blocked = True
     assert writer.send_now(b"c") == b"c"
     assert (writer.written, waiting.calls) == (2, [])
-
-
-def test_a_socket_that_took_less_is_full_and_is_not_asked_again_before_it_has_room():
-    transport, asked = Greedy(), []
-
-    def sendfile(fd, offset, count):
-        asked.append((len(transport.turns), offset))
-        return transport._take(b"f" * min(count, 1000))
-
-    transport.sendfile = sendfile
-    Writer(transport, Waiting()).send_file(3, 0, 2500)
-    assert asked == [(1, 0), (2, 1000), (3, 2000)]
 
 
 def test_the_end_of_the_file_before_its_time_is_an_error():

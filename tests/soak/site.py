@@ -84,6 +84,7 @@ class Site:
         environment = {
             **SETTINGS,
             "STREAMCACHE_COPY_WHEN_IDLE": self._random.choice(("finish", "stop")),
+            "STREAMCACHE_CACHE_CHECKSUM": self._random.choice(("off", "xxh3")),
             "SOAK_REPORTS": str(self.reports),
         }
         try:

@@ -407,6 +407,37 @@ def test_the_source_does_not_wait_for_the_cache(reads: Reads) -> None:
     assert len(reads.waiting) == 2
 
 
+@pytest.mark.parametrize("in_flight", [1, 3])
+def test_a_cache_that_stores_nothing_holds_two_buffers_more_than_are_in_flight(
+    reads: Reads, in_flight: int
+) -> None:
+    """10 GiB take no more memory than 10 MiB do."""
+    reads.shut = False
+    scheduler = made(reads, in_flight=in_flight)
+    feed = FakeFeed("a", size=64 << 20)
+    feed.keep = Event()
+    scheduler.add(feed, idle=False)
+    for _ in range(50):
+        turn()
+    assert len(feed.looked) == in_flight + 2
+    feed.keep.set()
+    for _ in range(1000):
+        turn()
+    assert feed.bytes == 64 << 20
+
+
+def test_buffers_are_used_again_and_those_of_smaller_steps_are_not_kept() -> None:
+    buffers = scheduler_module._Buffers()
+    small = [buffers.take(FIRST_STEP) for _ in range(3)]
+    for each in small:
+        buffers.give(each)
+    assert buffers.take(FIRST_STEP - 1) is small[2]
+    large = buffers.take(NEAR_STEP)  # none is large enough: steps have grown
+    buffers.give(large)
+    assert buffers.take(FIRST_STEP) is large
+    assert all(buffers.take(FIRST_STEP) is not each for each in small)
+
+
 def test_a_step_that_fails_is_told_and_others_go_on(reads: Reads) -> None:
     scheduler = made(reads, in_flight=1)
     bad, good = FakeFeed("b"), FakeFeed("g")

@@ -1,9 +1,9 @@
 """A process that serves a seeded load on a cache and is killed at its n-th step: tests only.
 
-    python -m tests.system.crashing SOURCE CACHE_DIR SIZE SEED KILL_AT [CONTENTS]
+    python -m tests.system.crashing SOURCE CACHE_DIR SIZE SEED KILL_AT [MORE]
 
-Prints "steps N" when it came to its end, which it does with KILL_AT 0. CONTENTS is a JSON object:
-what the files hold that hold another content than their names say.
+Prints "steps N" when it came to its end, which it does with KILL_AT 0. MORE is a JSON object:
+"contents" says what files hold that hold another content than their names say, "cache" has options.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import sys
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import gevent
 
@@ -34,12 +35,15 @@ def read_some(cache: StreamCache, name: str, content: str, random: Random) -> No
             offset += len(data)
 
 
-def load(source: str, cache_dir: str, size: int, seed: int, contents: dict[str, str]) -> None:
+def load(source: str, cache_dir: str, size: int, seed: int, more: dict[str, Any]) -> None:
     """Three clients, one after the other's request."""
     random = Random(seed)
     names = sorted(path.name for path in Path(source).iterdir())
+    contents = more.get("contents", {})
     options = config(
-        source={"revalidate": 0.0}, copy={"when_idle": random.choice(("stop", "finish"))}
+        source={"revalidate": 0.0},
+        copy={"when_idle": random.choice(("stop", "finish"))},
+        cache=more.get("cache", {}),
     )
     with StreamCache(source, cache_dir, size, config=options) as cache:
 
@@ -58,9 +62,9 @@ def main() -> None:
     """See the module's text."""
     source, cache_dir, *numbers = sys.argv[1:6]
     size, seed, kill_at = map(int, numbers)
-    contents = json.loads(sys.argv[6]) if len(sys.argv) > 6 else {}
+    more = json.loads(sys.argv[6]) if len(sys.argv) > 6 else {}
     with Steps(DISK | SOURCE, killing, at=kill_at, calls=CALLS).installed() as steps:
-        load(source, cache_dir, size, seed, contents)
+        load(source, cache_dir, size, seed, more)
     print("steps", len(steps.seen), flush=True)
 
 

@@ -15,7 +15,7 @@ from streamcache.cache.listing import Listing
 from streamcache.cache.operations import Purged
 from streamcache.cache.selection import Selection
 from streamcache.errors import NoSpace
-from tests.content import write
+from tests.content import verify, write
 from tests.server.client import Client
 from tests.slowfs import SlowFS
 from tests.system.conftest import OpenCache
@@ -371,3 +371,66 @@ def test_an_object_whose_path_is_lost_goes_with_all_others(source: Path, cache_d
         eventually(lambda: paths(cache) == [""])
         assert cache.operations.purge(Selection.of(glob="**")).matched == 0
         assert cache.operations.purge(Selection.everything()).removed == 1
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_copy_of_another_process_is_purged_under_it(
+    open_cache: OpenCache,
+    fast: SlowFS,
+    cache_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    told: bool,
+) -> None:
+    """It goes on with what it has open, publishes nothing, and its bytes count until it ends."""
+    size = 4 * MiB
+    put(fast.backing, "f", size=size)
+    here = open_cache(fast.path, source_options=LONG)
+    there = open_cache(fast.path, source_options=LONG)  # as another worker: all is its own
+    fast.set(bandwidth=4 * MiB)
+    with opened(there, "f") as reading:
+        begun = take(reading, 0, 1000)
+        eventually(lambda: there.statistics().sessions[0].present)
+        purged = here.operations.purge(Selection.of(path="/f"))
+        assert (purged.matched, purged.removed) == (1, 1)
+        assert partials_in(cache_dir) == []
+        assert here.statistics().usage >= size
+        if told:
+            there.operations.purge(Selection.of(path="/f"))
+            assert there.statistics().sessions == ()
+        fast.set(bandwidth=0)
+        answer = fetch(here, "f")
+        assert answer.status is CacheStatus.MISS
+        assert_right(answer, "f", size)
+        eventually(lambda: objects_in(cache_dir))
+        assert verify("f", 0, begun + read(reading, 1000, size)) is None
+        eventually(lambda: not there.statistics().sessions)
+    for cache in (here, there):
+        monkeypatch.setattr(cache._parts.evictor, "_sweep_interval", 0.01)
+    settle(here, cache_dir)
+    assert not any(one.startswith(("trash/", "partial/")) for one in files_below(cache_dir))
+    assert len(objects_in(cache_dir)) == 1
+    assert fetch(there, "f").status is CacheStatus.HIT
+
+
+def test_who_leaves_a_purged_copy_leaves_the_new_one_alone(
+    open_cache: OpenCache, fast: SlowFS, cache_dir: Path
+) -> None:
+    size = 4 * MiB
+    put(fast.backing, "f", size=size)
+    cache = open_cache(fast.path, source_options=LONG, copy={"when_idle": "stop"})
+    fast.set(bandwidth=4 * MiB)
+    with opened(cache, "f") as old:
+        take(old, 0, 1000)
+        eventually(lambda: cache.statistics().sessions[0].present)
+        cache.operations.purge(Selection.of(path="/f"))
+        with opened(cache, "f") as new:
+            take(new, 0, 1000)
+            eventually(lambda: cache.statistics().sessions[0].present)
+        eventually(lambda: not cache.statistics().sessions)  # it waits, with its partial
+        (waiting,) = partials_in(cache_dir)
+    eventually(lambda: not cache._parts.provider.ending)
+    (left,) = partials_in(cache_dir)
+    assert left.present_bytes == waiting.present_bytes > 0
+    assert left.wrong_byte("f") is None
+    fast.set(bandwidth=0)
+    assert_right(fetch(cache, "f"), "f", size)
