@@ -9,12 +9,12 @@ back as values, so the hub prints nothing about them.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
+import pickle
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import gevent
 from gevent import monkey
@@ -29,7 +29,7 @@ _SimpleQueue = monkey.get_original("queue", "SimpleQueue")
 
 # gevent imports it with the first error that is set on an AsyncResult. If that one is that no
 # descriptor is left, the import fails too, and who waits for the error never gets it (I11).
-importlib.import_module("pickle")
+_NEEDED_BY_GEVENT: Final = pickle
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
