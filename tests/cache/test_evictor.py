@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,17 @@ def test_at_the_high_mark_nothing_goes(world: World) -> None:
         until(lambda count=count: len(looks) == count)
     assert world.batches == []
     assert world.space.used == 900
+
+
+def test_it_tells_for_how_long_what_it_evicted_was_not_used(make: Callable[..., World]) -> None:
+    ages: list[float] = []
+    world = make(objects(19, 50), evicted=ages.append)
+    touched = {name(number): 1 for number in range(19)}
+    world.ledger.call(world.ledger.catalog.touch, touched, time.time() - 3600)
+    world.evictor.start()
+    world.round()
+    assert world.evictor.evicted_objects == len(ages) == 9
+    assert all(3600 <= age < 3700 for age in ages)
 
 
 def test_looks_by_itself_each_interval(make: Callable[..., World]) -> None:
@@ -341,6 +353,25 @@ def test_a_sweep_is_done_by_one_process_at_a_time_and_seldom(
     late.evictor.start()
     until(lambda: len(swept) == 2)
     assert swept[-1] == "c"
+
+
+def test_a_sweep_waits_for_usage_to_be_known(
+    make: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the catalog is rebuilt; and it is not ten seconds late because of that."""
+    swept: list[bool] = []
+    looked: list[None] = []
+    world = make(
+        interval=0.005,
+        sweep=lambda: swept.append(world.space.known),
+        each_look=lambda: looked.append(None),
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(world.space, "refresh", world.space.lose_usage)
+        world.evictor.start()
+        until(lambda: len(looked) > 5)
+        assert swept == []
+    until(lambda: swept == [True])
 
 
 def test_a_clock_that_went_back_delays_no_sweep(make: Callable[..., World], tmp_path: Path) -> None:
