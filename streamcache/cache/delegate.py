@@ -30,7 +30,7 @@ class CacheStatus(enum.Enum):
     """How a request was answered."""
 
     HIT = "hit"  # the object was there
-    STALE = "stale"  # the same, but the source could not be asked
+    STALE = "stale"  # that, or a running copy, but the source could not be asked
     COLLAPSED = "collapsed"  # joined a running copy
     MISS = "miss"  # started one
     BYPASS = "bypass"  # straight from the source

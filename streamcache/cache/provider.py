@@ -207,7 +207,7 @@ class Provider:
     def status_of(self, found: Found) -> CacheStatus:
         """What opening it would give, when there is no object."""
         if self._name(found.path, found.version) in self.sessions:
-            return CacheStatus.COLLAPSED
+            return _joined(found)
         return CacheStatus.MISS if self._cacheable(found.version) else CacheStatus.BYPASS
 
     def open(self, found: Found, client: str) -> Delegate:
@@ -240,7 +240,7 @@ class Provider:
                 instead = partial(self._instead_of_copy, session)
                 return TempFileDelegate(session, status, counters, instead, client)
         instead = partial(self._instead_of_copy, session)
-        delegate = TempFileDelegate(session, CacheStatus.COLLAPSED, counters, instead, client)
+        delegate = TempFileDelegate(session, _joined(found), counters, instead, client)
         self.fills.joined(session)
         return delegate
 
@@ -492,6 +492,11 @@ class Provider:
 
     def _name(self, path: str, version: Version) -> str:
         return f"{self.key(path)}.{version.id}"
+
+
+def _joined(found: Found) -> CacheStatus:
+    """Of who reads along with a copy: while the source does not answer, its version may be old."""
+    return CacheStatus.STALE if found.stale else CacheStatus.COLLAPSED
 
 
 def _relative(path: str) -> str:

@@ -526,6 +526,26 @@ def test_while_the_source_hangs_only_the_first_request_waits(
     assert_right(fetch(cache, "cold"), "cold", SIZE)
 
 
+def test_a_copy_that_is_joined_while_the_source_does_not_answer_is_stale_too(
+    fast: SlowFS, open_cache: OpenCache
+) -> None:
+    """Its version may have been replaced long ago: nobody could be asked."""
+    write(fast.backing, "film", SIZE)
+    cache = open_cache(fast.path, source_options=QUICK | {"revalidate_wait": 0.05})
+    copying = fast.fault("hang", "film", operations=("read",), start=SIZE // 2)
+    first = Reading(cache, "film")
+    eventually(lambda: fast.counters().hanging and len(first.data) > 100)
+    asking = fast.fault("hang", "film", operations=("lookup", "getattr", "open"))
+    gevent.sleep(REVALIDATE)
+    with opened(cache, "film") as joined:
+        assert joined.status is CacheStatus.STALE
+        assert verify("film", 0, take(joined, 0, 1000)) is None
+    for fault in (asking, copying):
+        fast.release(fault)
+    first.join()
+    assert first.whole
+
+
 @pytest.mark.parametrize("kind", ["EIO", "hang"])
 def test_a_source_that_is_down_right_after_a_restart_serves_the_newest_version(
     fast: SlowFS, cache_dir: Path, open_cache: OpenCache, kind: str
