@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from gevent.event import Event as Flag
 
@@ -14,6 +15,14 @@ from streamcache.config.copy import CopyConfig
 _QUEUED = 10_000  # paths of paused copies that are remembered
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A copy that goes on, and how many want it to."""
+
+    over: Flag = field(default_factory=Flag)  # it copies no more
+    keepers: int = 0
 
 
 class IdleFills:
@@ -31,7 +40,7 @@ class IdleFills:
         self._may_run = may_run
         self._running: set[CopySession] = set()
         self._paused: dict[str, None] = {}  # paths, the oldest first
-        self._kept: dict[CopySession, Flag] = {}  # they go on, whatever is configured
+        self._kept: dict[CopySession, _Kept] = {}  # they go on, whatever is configured
         self._stopped = False
 
     def __repr__(self) -> str:
@@ -40,7 +49,7 @@ class IdleFills:
     def changed(self, session: CopySession) -> None:
         """Its state or its readers changed. Does not switch."""
         if session.state not in (State.NEW, State.COPYING) and session in self._kept:
-            self._kept.pop(session).set()
+            self._kept.pop(session).over.set()
         if session.state in (State.NEW, State.COPYING) and not session.readers:
             if session not in self._running and session not in self._kept:
                 self._left(session)
@@ -69,21 +78,31 @@ class IdleFills:
             del self._paused[path]
 
     def keep(self, session: CopySession) -> Flag:
-        """It goes on also when nobody reads it, beside the others, until ``release``.
+        """It goes on although nobody reads it, beside the others, until all keepers ``release`` it.
 
         The event is set when it copies no more, however that came. Does not switch.
         """
-        if session not in self._kept:
-            self._kept[session] = Flag()
-        over = self._kept[session]
+        kept = self._kept.setdefault(session, _Kept())
+        kept.keepers += 1
         self.joined(session)
         if session.state not in (State.NEW, State.COPYING):
-            self._kept.pop(session).set()
-        return over
+            self._kept.pop(session).over.set()
+        return kept.over
 
-    def release(self, session: CopySession) -> None:
-        """From now on it is one of the others. Does not switch."""
-        if self._kept.pop(session, None) is not None:
+    def release(self, session: CopySession, *, stop: bool = False) -> None:
+        """Keep it no longer: it is one of the others, or ends with ``stop``; unless somebody else
+        keeps it. Does not switch.
+        """
+        kept = self._kept.get(session)
+        if kept is None:
+            return
+        kept.keepers -= 1
+        if kept.keepers:
+            return
+        del self._kept[session]
+        if stop and not session.readers:
+            session.handle_event(Event.IDLE)
+        else:
             self.changed(session)
 
     def stop(self) -> None:

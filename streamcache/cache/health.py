@@ -53,6 +53,18 @@ _NEUTRAL: Final = frozenset(
 )
 
 T = TypeVar("T")
+
+
+def tells_of_damage(error: Exception) -> bool:
+    """Whether a file that was read with this error is not what it should be.
+
+    A limit of ours (descriptors, memory, a full queue) and a wait that was too long say nothing.
+    """
+    if not isinstance(error, OSError):
+        return True
+    return not isinstance(error, StreamCacheError | TimeoutError) and error.errno not in _NEUTRAL
+
+
 log = logging.getLogger(__name__)
 
 

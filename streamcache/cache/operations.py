@@ -80,7 +80,7 @@ class Operations:
         provider: Provider,
         can_copy: Callable[[], bool],
     ) -> None:
-        """``can_copy`` says whether source and cache answer at all."""
+        """``can_copy``: whether source and cache answer at all, and usage is known."""
         self._jobs: dict[str, WarmJob] = {}
         self._can_copy = can_copy
         self._r = resources

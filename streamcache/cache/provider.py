@@ -29,7 +29,7 @@ from streamcache.cache.delegate import (
 from streamcache.cache.fills import IdleFills
 from streamcache.cache.found import Found
 from streamcache.cache.freshness import Flight, Freshness
-from streamcache.cache.health import PATIENCE
+from streamcache.cache.health import PATIENCE, tells_of_damage
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.locks import KeyLock
 from streamcache.cache.names import key_for, key_of
@@ -197,7 +197,9 @@ class Provider:
         try:
             return self._r.objects.lease(name, version)
         except OSError as error:  # the cache is optional (I15)
-            log.warning("object not readable name=%s error=%s", name, error)
+            # A line for each request would be many, and that the disk fails is known.
+            level = logging.DEBUG if self._health.degraded else logging.WARNING
+            log.log(level, "object not readable name=%s error=%s", name, error)
             return None
 
     # -- open
@@ -299,10 +301,10 @@ class Provider:
     # -- what cannot be read in the cache
 
     def _instead_of_object(self, handle: ObjectHandle, path: str, error: Exception) -> Delegate:
-        """See ``Instead``. An object that is not what it should be is dropped; one on a disk that
-        hangs is not.
+        """See ``Instead``. An object that is not what it should be is dropped; one that could only
+        not be read now is not.
         """
-        if not isinstance(error, TimeoutError) and self._r.objects.spoil(handle):
+        if tells_of_damage(error) and self._r.objects.spoil(handle):
             log.warning(
                 "object damaged, dropped path=%r name=%s error=%s", path, handle.name, error
             )
@@ -314,7 +316,7 @@ class Provider:
         """See ``Instead``."""
         if session.handle is not None:
             return self._instead_of_object(session.handle, session.path, error)
-        if not isinstance(error, TimeoutError):
+        if tells_of_damage(error):
             log.warning("partial damaged, dropped path=%r error=%s", session.path, error)
             session.handle_event(Event.SPACE_DENIED)
         return self._past_the_cache(session.path, session.version)

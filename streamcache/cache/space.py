@@ -202,7 +202,7 @@ class Space:
         self._high, self._low = high, low
         self.cleanup = cleanup
         self.max_file_size = max_file_size
-        self.resize(self.limit)
+        self.resize(self.size)
         if not cleanup:
             self.refuse_waiters("nothing is evicted any more")
         self.pressure.set()

@@ -416,7 +416,7 @@ class _Parts:
             freshness,
             removal,
             self.provider,
-            lambda: not (self.breaker.is_open or self.health.degraded),
+            lambda: self.space.known and not (self.breaker.is_open or self.health.degraded),
         )
         self.evictor.start()
         self.health.start()

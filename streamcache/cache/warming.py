@@ -29,7 +29,6 @@ from streamcache.cache.pace import Pace
 from streamcache.cache.resources import Resources
 from streamcache.cache.selection import Selection
 from streamcache.cache.space import footprint
-from streamcache.cache.states import Event as Happening
 from streamcache.errors import CacheError, StreamCacheError
 from streamcache.source.walk import Walked
 
@@ -137,7 +136,7 @@ class WarmJob:
         pin: Callable[[str], object],
         can_copy: Callable[[], bool],
     ) -> None:
-        """``pin(path)`` pins one that is there; it may switch, and raise StreamCacheError."""
+        """``pin(path)`` pins one that is there; it may switch, raise StreamCacheError, OSError."""
         self.id = id
         self.order = order
         self.state: WarmState = "running"
@@ -151,9 +150,7 @@ class WarmJob:
         self._copying: dict[CopySession, int] = {}  # our copies -> bytes that were present before
         self._copied = 0  # bytes by copies that are over
         self._rate = 0.0
-        space = resources.space
-        room = max(0, space.high_mark - space.used) + int(_SHARE * space.limit)
-        self._budget: float = float("inf") if order.pin else room
+        self._budget = 0.0  # bytes on disk that it may bring
         self._started = time.time()
         self._ended: float | None = None
         self.over = Event()
@@ -204,6 +201,8 @@ class WarmJob:
         measuring = gevent.spawn(self._measure)
         log.info("warming job=%s files=%r", self.id, str(self.order))
         try:
+            self._await_all()
+            self._budget = float("inf") if self.order.pin else self._room()
             self._walk(files)
             gevent.joinall(parts, raise_error=True)
             self.state = "full" if self._tally.left_out else "done"
@@ -232,6 +231,11 @@ class WarmJob:
                 tally.left_out,
             )
 
+    def _room(self) -> float:
+        """What is free, and what new files take from each other."""
+        space = self._r.space
+        return max(0, space.high_mark - space.used) + int(_SHARE * space.limit)
+
     def _walk(self, files: Queue[Walked | None]) -> None:
         for found in self._found():
             if found.error:
@@ -250,7 +254,7 @@ class WarmJob:
         paths = self.order.paths if selection is None else (selection.path or "",)
         if selection is None or selection.path is not None:
             for path in dict.fromkeys(path.removeprefix("/") for path in paths):
-                self._await_both()
+                self._await_all()
                 try:
                     yield Walked(path, meta.call(source.stat, path).size)
                 except StreamCacheError as error:
@@ -268,8 +272,8 @@ class WarmJob:
         finally:
             meta.post(_close, walk)
 
-    def _await_both(self) -> None:
-        """Fail nothing while the source does not answer, or the cache's disk. Switches."""
+    def _await_all(self) -> None:
+        """Fail nothing while source or cache do not answer, or usage is not known. Switches."""
         while not self._can_copy():
             gevent.sleep(_PAUSE)
 
@@ -277,7 +281,7 @@ class WarmJob:
         """Greenlet: one file after the other."""
         while (found := files.get()) is not None:
             while not self._try(found):
-                self._await_both()
+                self._await_all()
 
     def _try(self, found: Walked) -> bool:
         """False: source or cache have gone meanwhile: that says nothing of the file. Switches."""
@@ -287,7 +291,7 @@ class WarmJob:
                     self._done(found)
             elif self._has_room_for(found):
                 self._warm(found)
-        except StreamCacheError as error:
+        except (StreamCacheError, OSError) as error:  # of the disk, when it is pinned
             if not self._can_copy():
                 return False
             self._failed(found.path, error)
@@ -343,10 +347,9 @@ class WarmJob:
         if before is None:
             return
         self._copied += session.map.present_bytes - before
-        session.pace = Pace(0)
-        if stop and not session.readers:
-            session.handle_event(Happening.IDLE)
-        self._provider.fills.release(session)
+        if session.pace is self._pace:  # else another job has it, too
+            session.pace = Pace(0)
+        self._provider.fills.release(session, stop=stop)
 
     def _measure(self) -> None:
         """Greenlet: the rate, as an average that forgets."""

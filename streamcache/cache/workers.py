@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import pickle
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import gevent
 from gevent import monkey
@@ -25,6 +26,10 @@ from streamcache.errors import Closed, SourceBusy
 _start_new_thread = monkey.get_original("_thread", "start_new_thread")
 _get_ident = monkey.get_original("_thread", "get_ident")
 _SimpleQueue = monkey.get_original("queue", "SimpleQueue")
+
+# gevent imports it with the first error that is set on an AsyncResult. If that one is that no
+# descriptor is left, the import fails too, and who waits for the error never gets it (I11).
+_NEEDED_BY_GEVENT: Final = pickle
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

@@ -219,7 +219,11 @@ class Scheduler:
                 self._start(feed, piece, waited_for=True)
         if self._seeks or self._seeking or self._demands:
             return
+        # Nobody competes: what was given is forgotten, but for what the source still works at.
+        # Whose file that is has had it when the next ones come.
         self._demands.clear()
+        for step in self._busy:
+            self._demands.give(step.key, step.length)
         # Bytes that wait for the cache take memory as well: two buffers more than are in flight.
         while (
             self._running < self._limit
@@ -236,6 +240,7 @@ class Scheduler:
             piece = feed.sequential(self._rate.step)
             if piece is not None:
                 queue[feed] = None
+                self._demands.give(_key(feed), piece.length)
                 self._next_sequential += piece.length / (self._max_bandwidth or float("inf"))
                 self._start(feed, piece, waited_for=False)
 
@@ -251,7 +256,7 @@ class Scheduler:
             self._spawn(feed, piece, seek=False, waited_for=waited_for)
 
     def _spawn(self, feed: Feed, piece: Piece, *, seek: bool, waited_for: bool) -> None:
-        step = _Step(feed, seek=seek, waited_for=waited_for)
+        step = _Step(feed, piece.length, seek=seek, waited_for=waited_for)
         self._busy.add(step)
         gevent.spawn(self._step, step, piece)
 
@@ -424,11 +429,12 @@ def _read_and_look(
 class _Step:
     """A step in flight."""
 
-    __slots__ = ("feed", "key", "seek", "started", "waited_for")
+    __slots__ = ("feed", "key", "length", "seek", "started", "waited_for")
 
-    def __init__(self, feed: Feed, *, seek: bool, waited_for: bool) -> None:
+    def __init__(self, feed: Feed, length: int, *, seek: bool, waited_for: bool) -> None:
         self.feed = feed
         self.key = _key(feed)
+        self.length = length
         self.seek = seek
         self.waited_for = waited_for
         self.started = time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,17 @@ def test_at_the_high_mark_nothing_goes(world: World) -> None:
         until(lambda count=count: len(looks) == count)
     assert world.batches == []
     assert world.space.used == 900
+
+
+def test_it_tells_for_how_long_what_it_evicted_was_not_used(make: Callable[..., World]) -> None:
+    ages: list[float] = []
+    world = make(objects(19, 50), evicted=ages.append)
+    touched = {name(number): 1 for number in range(19)}
+    world.ledger.call(world.ledger.catalog.touch, touched, time.time() - 3600)
+    world.evictor.start()
+    world.round()
+    assert world.evictor.evicted_objects == len(ages) == 9
+    assert all(3600 <= age < 3700 for age in ages)
 
 
 def test_looks_by_itself_each_interval(make: Callable[..., World]) -> None:

@@ -167,6 +167,30 @@ def test_one_that_is_no_longer_kept_is_one_of_the_others() -> None:
     assert made.resumed == ["a"]
 
 
+@pytest.mark.parametrize("stop", [False, True])
+def test_one_that_two_keep_goes_on_until_both_have_released_it(stop: bool) -> None:
+    made = Fills(when_idle="stop", max_idle=0)
+    kept = FakeSession("a", made.fills)
+    over = made.fills.keep(kept)
+    assert made.fills.keep(kept) is over
+    made.fills.release(kept, stop=stop)
+    assert kept.state is State.COPYING and not over.is_set()
+    made.fills.changed(kept)
+    assert kept.state is State.COPYING
+    made.fills.release(kept, stop=stop)
+    assert kept.state is State.CLOSED
+
+
+def test_who_keeps_it_hears_of_its_end_although_another_has_released_it() -> None:
+    made = Fills()
+    kept = FakeSession("a", made.fills)
+    over = made.fills.keep(kept)
+    made.fills.keep(kept)
+    made.fills.release(kept)
+    kept.end()
+    assert over.is_set()
+
+
 @pytest.mark.parametrize("state", [State.DETACHED, State.COMPLETE, State.CLOSED])
 def test_one_that_copies_no_more_need_not_be_waited_for(state: State) -> None:
     made = Fills()

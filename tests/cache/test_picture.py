@@ -5,15 +5,40 @@ from __future__ import annotations
 import itertools
 import time
 
+import gevent
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streamcache.cache.blockmap import BLOCK, BlockMap
-from streamcache.cache.picture import MOST_RUNS, runs_of
+from streamcache.cache.picture import MOST_RUNS, ReaderPicture, picture_of, runs_of
+from streamcache.cache.states import Event
+from tests.cache.fakes import World
 
 
 def expanded(runs: tuple[tuple[int, int], ...]) -> list[int]:
     return [present for present, count in runs for _ in range(count)]
+
+
+def test_a_reader_that_waits_is_seen_to_wait_and_its_wait_is_counted(world: World) -> None:
+    world.gate.shut()
+    session = world.session("film.mp4", 8 * BLOCK)
+    reader = session.inc_ref("192.0.2.7")
+    got = gevent.spawn(session.read, reader, 5 * BLOCK, 6 * BLOCK)
+    world.settle()
+    picture = picture_of(session)
+    assert (picture.path, picture.size, picture.present) == ("/film.mp4", 8 * BLOCK, 0)
+    assert picture.readers == (ReaderPicture("192.0.2.7", 5 * BLOCK, waits=True),)
+    assert picture.blocks == ((0, 8),)
+    assert world.counters.delegated_wait.snapshot().count == 0
+    world.gate.let(5 * BLOCK)
+    got.get()
+    world.settle()
+    assert not picture_of(session).readers[0].waits
+    assert world.counters.delegated_wait.snapshot().count == world.counters.delegated_reads == 1
+    session.handle_event(Event.SHUTDOWN)
+    session.dec_ref(reader)
+    world.gate.open()
+    world.settle()
 
 
 @given(st.lists(st.sampled_from([0, 1]), max_size=200), st.integers(0, BLOCK - 1))

@@ -364,6 +364,15 @@ def test_a_lowered_limit_starts_above_it_and_waits_for_eviction(
     assert one.space.used == 400
 
 
+def test_other_marks_while_the_disk_is_full_leave_the_size_as_it_is() -> None:
+    space = Space(1000)
+    space.set_ceiling(400)
+    space.reconfigure(high=0.9, low=0.5, cleanup=True, max_file_size=0)
+    assert (space.limit, space.high_mark) == (400, 360)
+    space.set_ceiling(None)
+    assert (space.size, space.limit, space.high_mark) == (1000, 1000, 900)
+
+
 def test_a_catalog_that_cannot_be_written_is_no_room(
     make: Callable[..., Sharer], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -79,6 +81,27 @@ def test_what_the_function_raises_is_raised_to_the_caller(
         pool.call(exit)
     assert capsys.readouterr().err == "", "an error is a value: the hub prints nothing"
     assert pool.call(int) == 0
+
+
+_NO_DESCRIPTORS = """
+import os, resource, gevent
+from streamcache.cache.workers import WorkerPool
+pool = WorkerPool("test", size=1)
+pool.call(len, "")
+resource.setrlimit(resource.RLIMIT_NOFILE, (os.dup(0), 1024))
+with gevent.Timeout(10):
+    try:
+        pool.call(os.open, "/dev/null", os.O_RDONLY)
+    except OSError as error:
+        print(error.strerror)
+"""
+
+
+def test_the_first_error_comes_back_although_no_descriptor_is_left() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _NO_DESCRIPTORS], capture_output=True, text=True, timeout=HOLD
+    )
+    assert (done.stdout, done.stderr) == ("Too many open files\n", "")
 
 
 def test_there_are_at_most_as_many_threads_as_its_size(

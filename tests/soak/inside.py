@@ -3,8 +3,8 @@
 A greenlet in the worker sees what no client can tell from a busy machine: how long the hub was not
 free. It sleeps for ``BEAT`` and reports by how much it woke up late, less the time for which this
 thread was ready to run and had no core (/proc/thread-self/schedstat; not for which another thread
-had the GIL and no core). Once a second a line of JSON
-goes to a file named after the process, in the directory that SOAK_REPORTS names.
+had the GIL and no core). Once a second a line of JSON goes to a file named after the process, in
+the directory that SOAK_REPORTS names.
 """
 
 from __future__ import annotations

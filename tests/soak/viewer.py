@@ -192,7 +192,8 @@ class Request:
             raise Wrong(f"{self._name}: served as {version}, which is {content}")
         stale = "stale" in head.fields["cache-status"]
         if not stale and self._titles.is_over(version, asked, SLACK):
-            raise Wrong(f"{self._name}: {content.text} was replaced {SLACK:g} s ago and more")
+            over = f"was replaced {SLACK:g} s ago and more"
+            raise Wrong(f"{content.text} {over}: {head.fields['cache-status']}")
         return content
 
     def _extent(

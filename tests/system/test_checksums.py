@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from streamcache import CacheStatus, StreamCache
 from streamcache.cache.blockmap import BLOCK
 from streamcache.cache.digests import Digests, digest
-from streamcache.errors import ConfigError
+from streamcache.errors import ConfigError, StreamCacheError
 from tests.content import verify, write
 from tests.server.client import Client
 from tests.system.conftest import OpenCache
@@ -56,6 +58,19 @@ def rot(path: Path, offset: int) -> None:
         there = os.pread(file.fileno(), 1, offset)
         os.pwrite(file.fileno(), bytes([there[0] ^ 4]), offset)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """This process has all that it may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open("/dev/null", os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_without_it_nothing_is_recorded(
@@ -179,3 +194,25 @@ def test_an_object_that_was_not_compared_yet_is_not_hot(
 def test_a_comparison_needs_something_to_compare_with() -> None:
     with pytest.raises(ConfigError, match="checksum_on_read: true is not allowed"):
         config(cache={"checksum_on_read": True})
+
+
+def test_want_of_descriptors_tells_nothing_of_an_object(
+    source: Path, cache_dir: Path, open_cache: OpenCache
+) -> None:
+    write(source, "film", SIZE)
+    options = {**XXH3, "checksum_on_read": True}
+    cache = open_cache(source, cache=options)
+    fetch(cache, "film")
+    settle(cache, cache_dir)
+    cache.close()
+    cache = open_cache(source, cache=options)
+    before = cache.statistics().bytes_from_source
+    with opened(cache, "film") as film:
+        eventually(lambda: not cache._parts.meta.pending)
+        with no_descriptors(), pytest.raises(StreamCacheError):
+            take(film, 0, SIZE)  # neither its digests nor the source can be opened
+    answer = fetch(cache, "film")
+    assert answer.status in (CacheStatus.HIT, CacheStatus.STALE)  # the source failed just now
+    assert_right(answer, "film", SIZE)
+    assert cache.statistics().objects_damaged == 0
+    assert cache.statistics().bytes_from_source == before

@@ -209,6 +209,8 @@ def test_a_disk_that_hangs(
     with crowd(serve(cache).socket.getpeername(), WARM, 20) as hits:
         with opened(cache, "film") as player:
             data = bytes(take(player, 0, 100_000))
+            (session,) = cache._parts.provider.sessions.values()
+            eventually(lambda: session.map.present > 2)  # it writes what it reads
             disk.fault("hang", operations=(*WRITING, "open"))
             started = time.monotonic()
             cold = [gevent.spawn(fetch, cache, name) for name in COLD[:3]]

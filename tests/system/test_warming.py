@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import gevent
+import gevent.event
 import pytest
 
 from streamcache import CacheStatus, StreamCache
+from streamcache.cache import mender
 from streamcache.cache.selection import Selection
+from streamcache.cache.store import Store, StoredObject
 from streamcache.cache.warming import WarmFailure, WarmJob, WarmOrder
 from tests.content import write
 from tests.slowfs import SlowFS
@@ -248,6 +252,62 @@ def test_a_source_that_goes_away_meanwhile_fails_no_file(
         again()
     assert job.over.wait(20)
     assert (job.state, job.status.files_done, job.status.failures) == ("done", 12, 0)
+
+
+def test_two_jobs_that_want_the_same_file_end_for_themselves(
+    open_cache: OpenCache, fast: SlowFS
+) -> None:
+    put(fast.backing, "f", size=8 * MiB)
+    cache = open_cache(fast.path, copy={"when_idle": "stop"})
+    fast.set(bandwidth=4 * MiB)
+    jobs = [cache.operations.warm(WarmOrder(paths=("f",))) for _ in range(3)]
+    eventually(lambda: all(job.status.bytes_done > 0 for job in jobs))
+    jobs[0].cancel()
+    assert jobs[1].state == jobs[2].state == "running"
+    fast.set(bandwidth=0)
+    for job in jobs[1:]:
+        assert job.over.wait(10), job
+        assert (job.state, job.status.failures) == ("done", 0)
+
+
+def test_a_job_waits_while_nobody_knows_how_much_room_there_is(
+    open_cache: OpenCache, source: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(source, "before", "a", "b")
+    cache = open_cache(source)
+    fetch(cache, "before")
+    settle(cache, cache_dir)
+    cache.close()
+    os.unlink(cache_dir / "catalog.sqlite")
+    monkeypatch.setattr(mender, "_ENTER_WAIT", 0.0)
+    walked = Store.all_objects
+    go_on = gevent.event.Event()
+
+    def slowly(store: Store) -> Iterator[list[StoredObject]]:
+        """A rebuild that takes a while."""
+        while not go_on.is_set():
+            yield []
+        yield from walked(store)
+
+    monkeypatch.setattr(Store, "all_objects", slowly)
+    cache = open_cache(source)
+    job = cache.operations.warm(WarmOrder(paths=("a", "b")))
+    gevent.sleep(0.1)
+    assert job.status.files == 0 and job.state == "running"
+    go_on.set()
+    assert job.over.wait(10), job
+    assert (job.state, job.status.files_done, job.status.failures) == ("done", 2, 0)
+
+
+def test_a_pin_that_cannot_be_written_fails_its_file_and_not_the_job(
+    open_cache: OpenCache, source: Path, cache_dir: Path
+) -> None:
+    put(source, "a", "b")
+    cache = open_cache(source)
+    (cache_dir / "pins").rmdir()
+    (cache_dir / "pins").write_text("in the way")
+    status = warm(cache, paths=("a", "b"), pin=True).status
+    assert (status.state, status.failures) == ("done", 2)
 
 
 def test_a_cache_that_closes_ends_its_jobs(source: Path, cache_dir: Path) -> None:
