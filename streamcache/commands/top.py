@@ -95,19 +95,22 @@ def _live(server: Server, interval: float) -> int:
     from rich.live import Live
 
     before = _sample(server)
+    live = Live(_picture(before, before), screen=True, auto_refresh=False)
     try:
-        with Live(_picture(before, before), screen=True, auto_refresh=False) as live:
-            while True:
-                time.sleep(interval)
-                try:
-                    now = _sample(server)
-                except NoServer as error:  # it restarts, perhaps
-                    live.update(str(error), refresh=True)
-                    continue
-                live.update(_picture(now, before), refresh=True)
-                before = now
+        live.start()  # not "with": Ctrl-C may come before it has begun, and the screen be left so
+        while True:
+            time.sleep(interval)
+            try:
+                now = _sample(server)
+            except NoServer as error:  # it restarts, perhaps
+                live.update(str(error), refresh=True)
+                continue
+            live.update(_picture(now, before), refresh=True)
+            before = now
     except KeyboardInterrupt:
         return OK
+    finally:
+        live.stop()
 
 
 def _sample(server: Server) -> Sample:

@@ -78,18 +78,18 @@ class Terminal:
 
     def __init__(self, *arguments: str, **env: str) -> None:
         self.seen = ""
-        self._fd, other = pty.openpty()
+        # We keep both ends: what it wrote last is lost when the last one closes the other end.
+        self._fd, self._other = pty.openpty()
         self._process = subprocess.Popen(
             command(*arguments),
-            stdin=other,
-            stdout=other,
-            stderr=other,
+            stdin=self._other,
+            stdout=self._other,
+            stderr=self._other,
             cwd=REPOSITORY,
             env=environment(TERM="xterm-256color", COLUMNS="120", LINES="40", **env),
             start_new_session=True,
             preexec_fn=_take_terminal,
         )
-        os.close(other)
 
     def __enter__(self) -> Terminal:
         return self
@@ -99,13 +99,15 @@ class Terminal:
             self._process.kill()
         self._process.wait()
         os.close(self._fd)
+        os.close(self._other)
 
     def until(self, text: str) -> str:
         """Wait until it has shown this."""
         deadline = time.monotonic() + WAIT
         while text not in self.seen:
             assert time.monotonic() < deadline, self.seen
-            assert self._read(), f"it ended before {text!r}: {self.seen}"
+            ended = self._process.poll() is not None
+            assert self._read() or not ended, f"it ended before {text!r}: {self.seen}"
         return self.seen
 
     def write(self, text: str) -> None:
@@ -114,21 +116,17 @@ class Terminal:
 
     def end(self) -> int:
         """Its exit code, once it has ended by itself."""
-        deadline = time.monotonic() + WAIT
-        while self._read() or self._process.poll() is None:
-            assert time.monotonic() < deadline, self.seen
-        return self._process.wait(WAIT)
+        code = self._process.wait(WAIT)
+        while self._read():
+            pass
+        return code
 
     def _read(self) -> bool:
-        """False: it has closed its terminal."""
+        """Whether it has written something."""
         if not select.select([self._fd], [], [], 0.1)[0]:
-            return True
-        try:
-            data = os.read(self._fd, 65536)
-        except OSError:  # EIO
             return False
-        self.seen += data.decode("utf-8", "replace")
-        return bool(data)
+        self.seen += os.read(self._fd, 65536).decode("utf-8", "replace")
+        return True
 
 
 def _take_terminal() -> None:
