@@ -6,6 +6,7 @@ is sent. Only with ``cache.checksum_on_read``: an object that is not checked yet
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
 from streamcache.cache.blockmap import BLOCK
@@ -67,9 +68,9 @@ class CheckedObjects(Objects):
 
     def compare(self, handle: ObjectHandle, first: int, last: int) -> list[int]:
         """The wrong ones of these blocks. Switches. Raises OSError."""
-        sums, size = self._store.object_path(handle.name) + SUFFIX, handle.version.size
+        path, size = self._store.object_path(handle.name), handle.version.size
         return self._disk.call(
-            _compare, sums, handle.fd, size, first, last, self._digest, timeout=_WAIT
+            _compare, path, handle.fd, size, first, last, self._digest, timeout=_WAIT
         )
 
     def checked(self, handle: ObjectHandle) -> None:
@@ -89,10 +90,19 @@ class CheckedObjects(Objects):
         self._checked.discard(name)
 
 
-def _compare(sums: str, fd: int, size: int, first: int, last: int, digest: Digest) -> list[int]:
+def _compare(path: str, fd: int, size: int, first: int, last: int, digest: Digest) -> list[int]:
     """Worker thread. Without digests nothing is wrong.
 
     They are read each time: of a thousand films, kept open, they would take a gigabyte of memory.
     """
-    digests = Digests.read(sums, size, first, last)
-    return [] if digests is None else digests.wrong(fd, first, last, size, digest)
+    digests = Digests.read(path + SUFFIX, size, first, last)
+    wrong = [] if digests is None else digests.wrong(fd, first, last, size, digest)
+    # After a purge they are those of another object, perhaps of a file that had changed unseen.
+    return wrong if wrong and _is_at(path, fd) else []
+
+
+def _is_at(path: str, fd: int) -> bool:
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(fd))
+    except FileNotFoundError:
+        return False

@@ -219,8 +219,8 @@ class Store:
         """
         data, target = self.partials.data(name), self.object_path(name)
         sums = self.partials.sums(name)
-        if os.stat(data, follow_symlinks=False).st_ino != inode:
-            raise CacheBusy(f"{name}: another partial has its name")
+        if self.published(name, inode) is not False:
+            raise CacheBusy(f"{name}: its partial has lost its name")
         folder = os.path.dirname(target)
         try:
             os.mkdir(folder, 0o700)
