@@ -155,7 +155,7 @@ def adopt_sockets(
     if wanted is not None and address.host and wanted.host:
         address = replace(address, host=wanted.host)
     directory = _writable(default_directory(environ, os.geteuid()))
-    private = tempfile.mkdtemp(prefix=f"{_PRIVATE}{os.getpid()}-", dir=directory)
+    private = _make_private(directory)
     return Sockets(listener, address, private, settings.config.server.workers)
 
 
@@ -191,7 +191,7 @@ def _open(address: Address, directory: str, workers: int) -> Sockets:
             _warn_if_open(listener)
             address = replace(Address.of(listener), host=address.host)  # by the name it was given
         stack.callback(listener.close)
-        private = tempfile.mkdtemp(prefix=f"{_PRIVATE}{os.getpid()}-", dir=directory)
+        private = _make_private(directory)
         stack.pop_all()
     return Sockets(listener, address, private, workers)
 
@@ -227,24 +227,31 @@ def _writable(directory: str) -> str:
 
 
 def _tidy(directory: str) -> None:
-    """Remove what servers left that were killed."""
+    """Remove the listeners of servers that were killed."""
     for path in sockets_in(directory):
         if is_stale(path):
             with contextlib.suppress(OSError):
                 os.unlink(path)
-    with contextlib.suppress(OSError):
-        for name in os.listdir(directory):
-            if name.startswith(_PRIVATE) and _is_dead(name.removeprefix(_PRIVATE)):
-                shutil.rmtree(os.path.join(directory, name), ignore_errors=True)
 
 
-def _is_dead(name: str) -> bool:
-    """Whether the process that made "PID-..." is gone."""
-    pid = name.partition("-")[0]
+def _make_private(directory: str) -> str:
+    """A directory there for the sockets of our workers; those of dead servers go. OSError."""
+    for name in os.listdir(directory):
+        path = os.path.join(directory, name)
+        if name.startswith(_PRIVATE) and _is_left(path, name.removeprefix(_PRIVATE)):
+            shutil.rmtree(path, ignore_errors=True)
+    return tempfile.mkdtemp(prefix=f"{_PRIVATE}{os.getpid()}-", dir=directory)
+
+
+def _is_left(path: str, name: str) -> bool:
+    """Whether it is ours (others use /tmp too), and the process that made "PID-..." is gone."""
     try:
-        os.kill(int(pid), 0)
+        if os.lstat(path).st_uid != os.geteuid():
+            return False
+        os.kill(int(name.partition("-")[0]), 0)
     except ProcessLookupError:
-        return True
+        # Or it is one of another container, whose workers answer.
+        return all(is_stale(os.path.join(path, worker)) for worker in os.listdir(path))
     except (OSError, ValueError):
         return False
     return False

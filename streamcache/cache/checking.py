@@ -6,6 +6,7 @@ is sent. Only with ``cache.checksum_on_read``: an object that is not checked yet
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
 from streamcache.cache.blockmap import BLOCK
@@ -26,7 +27,6 @@ class Unchecked:
     def __init__(self, objects: CheckedObjects, handle: ObjectHandle) -> None:
         self._objects = objects
         self._handle = handle
-        self._digests: Digests | None = None
         self._left = bytearray(b"\1" * -(-handle.version.size // BLOCK))
 
     def find_wrong(self, offset: int, stop: int) -> int | None:
@@ -36,8 +36,7 @@ class Unchecked:
         """
         first, last = offset // BLOCK, -(-stop // BLOCK)
         if self._left.find(1, first, last) >= 0:
-            wrong, self._digests = self._objects.compare(self._handle, self._digests, first, last)
-            if wrong:
+            if wrong := self._objects.compare(self._handle, first, last):
                 return wrong[0]
             self._left[first:last] = bytes(last - first)
             if 1 not in self._left:
@@ -67,13 +66,11 @@ class CheckedObjects(Objects):
         handle = super().peek(name)
         return None if handle is not None and handle.unchecked is not None else handle
 
-    def compare(
-        self, handle: ObjectHandle, digests: Digests | None, first: int, last: int
-    ) -> tuple[list[int], Digests]:
-        """The wrong ones of these blocks, and the digests, once they are known. Switches."""
+    def compare(self, handle: ObjectHandle, first: int, last: int) -> list[int]:
+        """The wrong ones of these blocks. Switches. Raises OSError."""
         path, size = self._store.object_path(handle.name), handle.version.size
         return self._disk.call(
-            _compare, path, handle.fd, size, digests, first, last, self._digest, timeout=_WAIT
+            _compare, path, handle.fd, size, first, last, self._digest, timeout=_WAIT
         )
 
     def checked(self, handle: ObjectHandle) -> None:
@@ -93,10 +90,19 @@ class CheckedObjects(Objects):
         self._checked.discard(name)
 
 
-def _compare(
-    path: str, fd: int, size: int, digests: Digests | None, first: int, last: int, digest: Digest
-) -> tuple[list[int], Digests]:
-    """Worker thread. Without digests nothing is wrong."""
-    if digests is None:
-        digests = Digests.read(path + SUFFIX, size) or Digests((0,) * -(-size // BLOCK))
-    return digests.wrong(fd, first, last, size, digest), digests
+def _compare(path: str, fd: int, size: int, first: int, last: int, digest: Digest) -> list[int]:
+    """Worker thread. Without digests nothing is wrong.
+
+    They are read each time: of a thousand films, kept open, they would take a gigabyte of memory.
+    """
+    digests = Digests.read(path + SUFFIX, size, first, last)
+    wrong = [] if digests is None else digests.wrong(fd, first, last, size, digest)
+    # After a purge they are those of another object, perhaps of a file that had changed unseen.
+    return wrong if wrong and _is_at(path, fd) else []
+
+
+def _is_at(path: str, fd: int) -> bool:
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(fd))
+    except FileNotFoundError:
+        return False

@@ -87,13 +87,16 @@ def open_for(path: str, size: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Digests:
-    """What was recorded of one file, block by block; 0: nothing."""
+    """What was recorded of one file, block by block from the ``first`` on; 0: nothing."""
 
     recorded: tuple[int, ...]
+    first: int = 0
 
     @classmethod
-    def read(cls, path: str, size: int) -> Digests | None:
-        """Those of a file of ``size`` bytes; None: there are none. Raises OSError."""
+    def read(cls, path: str, size: int, start: int = 0, stop: int | None = None) -> Digests | None:
+        """Those of the blocks [start, stop) of a file of ``size`` bytes, which are all if nothing
+        is said; None: there are none. Raises OSError.
+        """
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
             fd = os.open(path, flags)
@@ -105,22 +108,25 @@ class Digests:
             status, count = os.fstat(fd), -(-size // BLOCK)
             if not stat.S_ISREG(status.st_mode) or not place(count) == status.st_size <= _MAX:
                 return None
+            if os.pread(fd, len(_HEADER), 0) != _HEADER:
+                return None
+            begin, end = place(start), place(count if stop is None else stop)
             raw = b""
-            while piece := os.pread(fd, 1 << 20, len(raw)):
+            while piece := os.pread(fd, min(1 << 20, end - begin - len(raw)), begin + len(raw)):
                 raw += piece
         finally:
             os.close(fd)
-        if len(raw) != place(count) or not raw.startswith(_HEADER):
+        if len(raw) != end - begin:
             return None
-        return cls(struct.unpack_from(f"<{count}Q", raw, len(_HEADER)))
+        return cls(struct.unpack(f"<{len(raw) // _WIDTH}Q", raw), start)
 
     def wrong(self, fd: int, start: int, stop: int, size: int, function: Digest) -> list[int]:
         """The blocks of [start, stop) whose bytes are not those that were written. OSError."""
         found = []
         for block in range(start, stop):
-            if self.recorded[block]:
+            if recorded := self.recorded[block - self.first]:
                 length = min(BLOCK, size - block * BLOCK)
                 data = os.pread(fd, length, block * BLOCK)
-                if len(data) < length or function(data) != self.recorded[block]:
+                if len(data) < length or function(data) != recorded:
                     found.append(block)
         return found

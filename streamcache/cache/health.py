@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import logging
 import math
+import os
 import time
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
@@ -187,14 +188,19 @@ class Health:
     def _run(self) -> None:
         """Greenlet: look each second; while it is degraded, probe."""
         while True:
-            if self.degraded:
-                gevent.sleep(self._interval)
-                self._try_again()
-            else:
-                self._wake.wait(_LOOK)
-                self._wake.clear()
-                if not self.degraded:
-                    self._look()
+            try:
+                if self.degraded:
+                    gevent.sleep(self._interval)
+                    self._try_again()
+                else:
+                    self._wake.wait(_LOOK)
+                    self._wake.clear()
+                    if not self.degraded:
+                        self._look()
+            except Closed:
+                return
+            except Exception:  # a fault of ours, or of memory: without looks it would stay so
+                log.exception("look at the cache disk broke")
 
     def _look(self) -> None:
         if any(pool.silent(SILENT) for pool in self._pools):
@@ -216,7 +222,7 @@ class Health:
         """The probe. Switches, as long as it hangs: so there is one at most."""
         assert self._prober is not None
         try:
-            renewed = self._prober.call(self._store.probe)
+            renewed = self._prober.call(self._store.probe, discard=_close_lock)
             if self._renewed is not None:
                 self._renewed(renewed)
             if self._probe_catalog is not None:
@@ -227,11 +233,6 @@ class Health:
             log.debug("cache disk probe failed error=%s", error)
             self.reason = self.reason if self._hangs else _words(error)
             self._interval = min(_LONGEST, 2 * self._interval)
-            return
-        except Closed:
-            return
-        except Exception:  # a fault of ours, or of memory: without a probe it stays degraded
-            log.exception("cache disk probe broke")
             return
         if any(pool.stuck(PATIENCE) >= pool.size for pool in self._pools):
             return  # no thread is left to ask with
@@ -247,6 +248,12 @@ class Health:
             pool.answered = now  # what hangs still tells of its file
         for function in self.on_recovery:
             function()
+
+
+def _close_lock(renewed: Renewed) -> None:
+    """Worker thread: nobody is there to take it."""
+    if renewed.lock >= 0:
+        os.close(renewed.lock)
 
 
 def _words(error: Exception) -> str:

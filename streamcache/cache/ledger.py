@@ -16,7 +16,7 @@ from typing import Any
 import gevent
 
 from streamcache.cache.account import Order, Reserved, Trashed
-from streamcache.cache.catalog import Catalog, NewEntry, Victim
+from streamcache.cache.catalog import Catalog, Entry, NewEntry, Victim
 from streamcache.cache.database import (
     CatalogCorrupt,
     CatalogError,
@@ -24,7 +24,7 @@ from streamcache.cache.database import (
     CatalogReplaced,
 )
 from streamcache.cache.health import Health
-from streamcache.cache.listing import Listing, Page, page
+from streamcache.cache.listing import Listing, Page, entries, page
 from streamcache.cache.mender import Files, Mender, open_catalog
 from streamcache.cache.space import Space
 from streamcache.cache.store import Store
@@ -188,6 +188,10 @@ class Ledger:
     def page(self, listing: Listing) -> Page:
         """A page of the objects that there are. Switches. Raises CatalogError."""
         return self._disk.call(page, self.catalog.database.path, listing)
+
+    def entries(self, listing: Listing) -> tuple[tuple[Entry, ...], str]:
+        """See ``listing.entries``. Switches. Raises CatalogError."""
+        return self._disk.call(entries, self.catalog.database.path, listing)
 
     def pin(self, pins: Mapping[str, str]) -> int:
         """{key: path}: not evicted; the number of objects. Switches. CatalogError, OSError."""

@@ -119,7 +119,7 @@ class Mender:
             self.mend()
             raise
         except CatalogError as error:
-            if self.failed is not None:
+            if self.failed is not None and not self._closed:  # whose file is closed, too
                 self.failed(error)
             raise
         self._looked(totals)

@@ -216,7 +216,8 @@ class Objects:
             if removal is Fate.TRASHED:
                 self._ledger.trashed(name, trash, blocks)
                 if self._is_leased(name):
-                    self._open.pop(name).trashed = trash
+                    self._open[name].trashed = trash
+                    self._forget(name)
                 else:  # read in another process; or here, and it was left meanwhile
                     self._forget(name)
                     self.empty_trash([trash])

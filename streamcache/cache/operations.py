@@ -233,12 +233,8 @@ class Operations:
         over restarts and the loss of the catalog (``pins/``). Switches. Raises NoSpace when too
         little would be left that may be evicted, CatalogError, OSError.
         """
-        pins = (
-            {} if selection.path is None else {self._provider.key(selection.path): selection.path}
-        )
         more = 0
         for entries in self._ours(selection):
-            pins.update((entry.key, entry.path) for entry in entries)
             more += sum(entry.blocks for entry in entries if not entry.pinned)
         most = int(self._r.config.cache.low_watermark * self._r.space.limit)
         if more and (total := self._ledger.pinned_bytes() + more) > most:
@@ -246,18 +242,38 @@ class Operations:
                 f"{total} bytes would be pinned; at most {most} (cache.low_watermark of cache.size)"
                 " may be, so that there is something to evict"
             )
-        matched = self._ledger.pin(pins) if pins else 0
-        log.info("pinned files=%r objects=%d paths=%d", str(selection), matched, len(pins))
-        return Pinned(matched, len(pins))
+        matched = paths = 0
+        for pins in self._to_pin(selection):
+            matched += self._ledger.pin(pins)
+            paths += len(pins)
+        log.info("pinned files=%r objects=%d paths=%d", str(selection), matched, paths)
+        return Pinned(matched, paths)
+
+    def _to_pin(self, selection: Selection) -> Iterator[dict[str, str]]:
+        """{key: path} in pieces, so that the catalog is never held for long. Switches."""
+        if selection.path is not None:
+            yield {self._provider.key(selection.path): selection.path}
+            return
+        last = ""  # versions of one path come one after the other
+        for entries in self._ours(selection):
+            if pins := {entry.key: entry.path for entry in entries if entry.key != last}:
+                yield pins
+                last = entries[-1].key
 
     def unpin(self, selection: Selection) -> Pinned:
         """Let these paths be evicted again. Switches. Raises CatalogError, OSError."""
-        keys = [
-            key
-            for key, path in self._ledger.pins().items()
-            if selection.matches(path) and self._is_ours(key, path, selection)
-        ]
-        matched = self._ledger.unpin(keys) if keys else 0
+        found = self._ledger.pins()
+        if selection.path is not None:  # also if its pin does not say its path
+            keys = [key for key in [self._provider.key(selection.path)] if key in found]
+        else:
+            keys = [
+                key
+                for key, path in found.items()
+                if selection.matches(path) and self._is_ours(key, path, selection)
+            ]
+        matched = 0
+        for start in range(0, len(keys), _PIECE):
+            matched += self._ledger.unpin(keys[start : start + _PIECE])
         log.info("unpinned files=%r objects=%d paths=%d", str(selection), matched, len(keys))
         return Pinned(matched, len(keys))
 
@@ -303,9 +319,8 @@ class Operations:
         """The entries of our source that are meant, in pieces. Switches between them."""
         after = ""
         while True:
-            page = self._ledger.page(Listing(selection, limit=_PIECE, after=after))
-            yield [one for one in page.entries if self._is_ours(one.key, one.path, selection)]
-            after = page.next
+            found, after = self._ledger.entries(Listing(selection, limit=_PIECE, after=after))
+            yield [one for one in found if self._is_ours(one.key, one.path, selection)]
             if not after:
                 return
 

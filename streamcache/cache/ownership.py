@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 _OTHERS: Final = 0o077  # rights of the group and of everybody
 
 
-def claim(path: str) -> os.stat_result:
+def make_ours(path: str) -> os.stat_result:
     """Make sure that this directory is ours, and only ours; what it is.
 
     Raises CacheError when it belongs to somebody else (to root it must belong too: its owner could

@@ -37,6 +37,7 @@ class PinFolder:
             fd = os.open(os.path.join(self._root, key), flags, 0o600)
             try:
                 os.pwrite(fd, path.encode("utf-8", "surrogateescape"), 0)
+                os.fsync(fd)  # or a power cut could leave the name and no content
             finally:
                 os.close(fd)
         self._sync()

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from streamcache.cache import locks
 from streamcache.cache.digests import SUFFIX, Digest
 from streamcache.cache.names import blocks_of, is_name, remove_foreign
-from streamcache.cache.ownership import claim
+from streamcache.cache.ownership import make_ours
 from streamcache.cache.partial import FORMAT, path_of
 from streamcache.cache.partials import PartialFolder
 from streamcache.cache.pins import PinFolder
@@ -90,7 +90,7 @@ class Store:
         before ``share``. Raises CacheError, CacheBusy, OSError.
         """
         os.makedirs(self.root, mode=0o700, exist_ok=True)
-        self._device = claim(self.root).st_dev
+        self._device = make_ours(self.root).st_dev
         marker = os.path.join(self.root, "format")
         present = [name for name in _DIRECTORIES if os.path.lexists(self._path(name))]
         if present and not os.path.exists(marker):
@@ -142,6 +142,7 @@ class Store:
         os.makedirs(self.root, mode=0o700, exist_ok=True)
         if os.stat(self.root).st_dev != self._device:
             raise CacheError(f"cache directory {self.root!r} is on another file system now")
+        make_ours(self.root)  # it may be another one, or somebody else's by now
         with contextlib.ExitStack() as stack:
             lock = -1
             if not self._has_lock():
@@ -218,8 +219,8 @@ class Store:
         """
         data, target = self.partials.data(name), self.object_path(name)
         sums = self.partials.sums(name)
-        if os.stat(data, follow_symlinks=False).st_ino != inode:
-            raise CacheBusy(f"{name}: another partial has its name")
+        if self.published(name, inode) is not False:
+            raise CacheBusy(f"{name}: its partial has lost its name")
         folder = os.path.dirname(target)
         try:
             os.mkdir(folder, 0o700)
@@ -447,7 +448,7 @@ class Store:
                 os.mkdir(self._path(name), 0o700)
             if os.path.islink(self._path(name)):
                 raise CacheError(f"{self._path(name)!r} is a symbolic link; a directory is needed")
-            claim(self._path(name))
+            make_ours(self._path(name))
 
     @staticmethod
     def _write_and_sync(path: str) -> None:

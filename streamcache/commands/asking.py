@@ -35,10 +35,6 @@ class NoServer(StreamCacheError):
 class Refused(StreamCacheError):
     """The server answered with an error, which is the message."""
 
-    def __init__(self, text: str, status: int) -> None:
-        super().__init__(text)
-        self.status = status
-
 
 @dataclass(frozen=True, slots=True)
 class Answered:
@@ -117,12 +113,20 @@ class Server:
             value = None
         if answer.status >= 400:
             said = value.get("error") if isinstance(value, dict) else None
-            raise Refused(str(said or f"{target}: {answer.status} {answer.reason}"), answer.status)
+            if said is None:
+                raise NoServer(self._stranger(f"it answered {answer.status} {answer.reason}"))
+            raise Refused(str(said))
         if value is None:
-            raise NoServer(f"{self.address} is no admin listener of streamcache: no JSON came back")
+            raise NoServer(self._stranger("no JSON came back"))
         if isinstance(value, dict) and (silent := value.get("unanswered")):
             output.tell(f"no answer from {', '.join(silent)}: what only these know is missing")
         return Answered(text, value)
+
+    def _stranger(self, why: str) -> str:
+        return (
+            f"{self.address} is no admin listener of streamcache: {why}; the log of the server says"
+            ' where that is ("admin listener url=...")'
+        )
 
 
 class _Connection(http.client.HTTPConnection):

@@ -37,7 +37,7 @@ def serve_alone(main: MainProcess, parts: Parts) -> int:
             if not signals.stopping:
                 alone.serves(serving)
                 signals.wait()
-            main.stopping()
+            alone.stopping()
         alone.close()
     finally:
         signals.close()
@@ -53,6 +53,7 @@ class _Alone:
         self._main = main
         self._serving: worker.Serving | None = None  # None: not yet
         self._greenlets: list[gevent.Greenlet[..., None]] = []
+        self._following: gevent.Greenlet[..., None] | None = None  # waits for a successor
         self._reload_wanted = False
         self._reloading = False
         self.signals = Signals(
@@ -68,6 +69,12 @@ class _Alone:
             self._greenlets.append(gevent.spawn(self._feed))
         if self._reload_wanted:
             self._greenlets.append(gevent.spawn(self._reload))
+
+    def stopping(self) -> None:
+        """It drains. Switches."""
+        if self._following is not None:
+            self._following.kill()
+        self._main.stopping()
 
     def close(self) -> None:
         """Wait for nothing any more."""
@@ -114,7 +121,7 @@ class _Alone:
             log.warning("ignored: the daemon is not ready yet")
             return
         if self._main.start_successor():
-            self._greenlets.append(gevent.spawn(self._wait_for_successor))
+            self._following = gevent.spawn(self._wait_for_successor)
 
     def _wait_for_successor(self) -> None:
         """Greenlet."""

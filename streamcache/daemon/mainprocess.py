@@ -158,8 +158,9 @@ class MainProcess:
         self._listener.close(remove=self._is_alone)
 
     def stopping(self) -> None:
-        """It drains, and ends then."""
+        """It drains, and ends then; a successor that does not serve yet is not wanted any more."""
         self.leave_address()
+        self._give_up_upgrade()
         if not self._succeeded:
             self.notifier.stopping("draining")
 
@@ -175,8 +176,7 @@ class MainProcess:
     def end(self) -> None:
         """Leave no file behind that is ours. Idempotent."""
         self.leave_address()
-        if self.successor is not None:
-            self.successor.dismiss()
+        self._give_up_upgrade()
         if self.admin is not None:
             if not self._is_alone:
                 self.admin.hand_over()
@@ -232,6 +232,13 @@ class MainProcess:
             self._pid_file = None
         log.info("upgrade done: pid=%d serves, this process drains", successor.pid)
         return True
+
+    def _give_up_upgrade(self) -> None:
+        """Who wants the server to end does not want another one in its place."""
+        if self.successor is not None:
+            log.warning("upgrade given up pid=%d: this process ends", self.successor.pid)
+            self.successor.dismiss()
+            self.successor = None
 
     @property
     def _listeners(self) -> dict[str, Listener]:

@@ -71,6 +71,7 @@ class _Supervisor:
         self._pulse = Pulse(self._board, self._places, (main.notifier.watchdog or math.inf) / 3)
         self._announced = False
         self._draining = False
+        self._told_to_stop = False  # by a signal; a drain may also be the admin listener's wish
         self._kill_at = math.inf
         self._reload: Reload | None = None  # the one that workers are at
         self._reload_end = math.inf
@@ -173,14 +174,16 @@ class _Supervisor:
         if number not in STOPPING:
             return
         name = signal.Signals(number).name
-        if self._draining:
+        if self._told_to_stop:
             log.warning("second signal, ending at once signal=%s", name)
             self._kill("second signal")
             sys.stderr.flush()
             # Not waited for: a worker may hang in the kernel.
             os._exit(128 + number)
+        self._told_to_stop = True
         log.info("draining signal=%s; a second signal ends at once", name)
-        self._drain(self._main.settings.config.server.drain_timeout + DRAIN_GRACE)
+        if not self._draining:
+            self._drain(self._main.settings.config.server.drain_timeout + DRAIN_GRACE)
 
     def _ordered(self, number: signal.Signals) -> None:
         if self._draining or not self._announced:

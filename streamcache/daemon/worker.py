@@ -182,11 +182,14 @@ class _Inbox:
         self._line, self._watcher = line, watcher
         self._signals, self._orphaned = signals, orphaned
         self._wanted: Config | None = None  # what to reload, once it serves
+        self._reopen = False  # the log, once it serves: it may have been opened before that
         self._reloading: gevent.Greenlet[..., None] | None = None
 
     def serves(self, serving: Serving) -> None:
         """Whose orders these are."""
         self._serving = serving
+        if self._reopen:
+            serving.reopen_logs()
         self._reload()
 
     def heard(self) -> None:
@@ -205,8 +208,10 @@ class _Inbox:
         match message["order"]:
             case "drain":
                 self._signals.stop("the supervisor says so")
-            case "reopen" if self._serving is not None:
-                self._serving.reopen_logs()
+            case "reopen":
+                self._reopen = self._serving is None
+                if self._serving is not None:
+                    self._serving.reopen_logs()
             case "reload":
                 self._wanted = of_mapping(message["config"])
                 self._reload()

@@ -74,6 +74,27 @@ def test_what_killed_servers_left_is_tidied_up_and_living_ones_stay(runtime: Pat
         assert (directory / f".workers-{os.getpid()}-x").exists()
 
 
+@pytest.mark.parametrize("admin", ["127.0.0.1:0", "unix:{runtime}/x.sock"])
+def test_private_sockets_of_killed_servers_go_wherever_the_listener_is(
+    runtime: Path, admin: str
+) -> None:
+    directory = runtime / "streamcache"
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    dead, elsewhere = directory / f".workers-{pid}-x", directory / f".workers-{pid}-y"
+    for each in (dead, elsewhere):
+        each.mkdir(parents=True)
+    listen_alone(os.fspath(dead / "w1")).close()
+    with (
+        listen_alone(os.fspath(elsewhere / "w1")),  # another container has such numbers, too
+        opened(runtime, admin.format(runtime=runtime)),
+    ):
+        assert not dead.exists()
+        assert elsewhere.exists()
+
+
 def test_the_next_server_takes_the_default_name_over_and_keeps_it(runtime: Path) -> None:
     first = opened(runtime)
     with opened(runtime) as second:

@@ -51,6 +51,23 @@ def test_a_block_that_is_not_what_was_written_is_found(tmp_path: Path, file: Pat
     assert wrong(sums, file) == [3]
 
 
+def test_a_part_of_them_can_be_read(tmp_path: Path, file: Path) -> None:
+    sums = tmp_path / "sums"
+    record(sums, 0, file.read_bytes())
+    size = file.stat().st_size
+    whole = Digests.read(str(sums), size)
+    assert whole is not None
+    for start, stop in ((0, 1), (1, 3), (3, 4), (0, 4)):
+        part = Digests.read(str(sums), size, start, stop)
+        assert part is not None and part.recorded == whole.recorded[start:stop]
+        with open(file, "r+b") as data:
+            assert part.wrong(data.fileno(), start, stop, size, digest()) == []
+            there = os.pread(data.fileno(), 1, (stop - 1) * BLOCK)
+            os.pwrite(data.fileno(), bytes([there[0] ^ 1]), (stop - 1) * BLOCK)
+            assert part.wrong(data.fileno(), start, stop, size, digest()) == [stop - 1]
+            os.pwrite(data.fileno(), there, (stop - 1) * BLOCK)
+
+
 def test_what_was_not_recorded_is_not_wrong(tmp_path: Path, file: Path) -> None:
     sums = tmp_path / "sums"
     record(sums, 1, content("another", 0, BLOCK))

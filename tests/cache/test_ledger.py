@@ -457,3 +457,14 @@ def test_the_oldest_reservations_come_first(site: Site, monkeypatch: pytest.Monk
     site.space.draw(name(2), 10, 100, timeout=1)
     assert [each.name for each in ledger.reservations(limit=1)] == [name(2)]
     assert site.space.reserved == 35
+
+
+def test_a_catalog_that_is_being_closed_says_nothing_of_the_disk(site: Site) -> None:
+    ledger = site.begin()
+    told: list[CatalogError] = []
+    ledger._mender.failed = told.append
+    ledger._mender.close()
+    ledger.pool.call(ledger.catalog.close)
+    with pytest.raises(CatalogError, match="closed"):  # the last reader of some trash, say
+        ledger.look()
+    assert told == []

@@ -11,7 +11,7 @@ import pytest
 
 from streamcache.cache.catalog import Catalog, Entry, NewEntry
 from streamcache.cache.database import CatalogCorrupt, CatalogReplaced
-from streamcache.cache.listing import MOST, Listing, SortBy, page
+from streamcache.cache.listing import MOST, Listing, SortBy, entries, page
 from streamcache.cache.selection import Selection
 from tests.cache.test_catalog import object_name
 
@@ -81,6 +81,34 @@ def test_only_what_is_selected_is_listed(
     path: str, selection: Selection, paths: list[str], limit: int
 ) -> None:
     assert [one.path for one in all_pages(path, selection, limit=limit)] == paths
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_to_see_all_pages_each_object_is_looked_at_once(
+    path: str, order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = Catalog.open(path, capacity=GiB)
+    count = 2000
+    catalog.add([NewEntry(object_name(n), f"a/{n:04}", 1, 4096, 1.0) for n in range(count)])
+    catalog.close()
+    looked, matches = [], Selection.matches
+
+    def counted(selection: Selection, name: str) -> bool:
+        looked.append(name)
+        return matches(selection, name)
+
+    monkeypatch.setattr(Selection, "matches", counted)
+    found: list[Entry] = []
+    after, pages = "", 0
+    while pages == 0 or after:
+        listing = Listing(Selection.of(glob="/*/*[0-4]"), order=order, limit=50, after=after)
+        some, after = entries(path, listing)
+        found += some
+        pages += 1
+    names = [one.path for one in found]
+    assert names == sorted(names, reverse=order == "desc")
+    assert len(set(names)) == count // 2 and pages == 20
+    assert len(looked) <= count + 10 * pages  # those between two pages again
 
 
 def test_what_is_added_or_goes_meanwhile_moves_nothing_else(path: str, catalog: Catalog) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from streamcache.cache import ownership
 from streamcache.cache.store import Store
 from streamcache.errors import CacheError
+from tests.requirements import missing
 
 FOLDERS = ("", "objects", "partial", "trash")
 
@@ -38,6 +40,29 @@ def test_rights_of_others_are_taken_away(tmp_path: Path, mode: int, caplog) -> N
         assert (folder / name).stat().st_mode & 0o777 == 0o700
         assert caplog.text.count(f"rights to the cache directory {folder / name};") <= 1
     assert f"they are taken away old={mode:o}" in caplog.text
+
+
+def test_one_that_was_removed_and_made_by_somebody_else_is_not_taken_up_again(
+    tmp_path: Path,
+) -> None:
+    if os.geteuid() != 0:
+        missing("root, to give a directory away")
+    folder = tmp_path / "cache"
+    store = store_in(folder)
+    store.prepare()
+    try:
+        shutil.rmtree(folder)
+        folder.mkdir(0o777)
+        os.chown(folder, 12345, -1)
+        with pytest.raises(CacheError, match="belongs to another user"):
+            store.probe()
+        assert os.listdir(folder) == []
+        os.chown(folder, 0, -1)
+        folder.chmod(0o777)
+        store.take_lock(store.probe().lock)
+        assert folder.stat().st_mode & 0o777 == 0o700
+    finally:
+        store.close()
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -69,4 +94,4 @@ def test_a_link_to_a_folder_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     with pytest.raises(OSError):
-        ownership.claim(os.fspath(tmp_path / "link"))
+        ownership.make_ours(os.fspath(tmp_path / "link"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,6 +116,19 @@ def test_a_catalog_of_the_time_before_pins_gets_them(path: str) -> None:
     assert catalog.pin({key(1): "a"}) == 1
     assert chosen(catalog, GiB) == []
     catalog.close()
+
+
+def test_each_pin_is_durable_with_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced, fsync = [], os.fsync
+
+    def recorded(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    PinFolder(str(tmp_path)).add({key(1): "a", key(2): "b"})
+    pins = str(tmp_path / "pins")
+    assert synced == [f"{pins}/{key(1)}", f"{pins}/{key(2)}", pins]
 
 
 def test_the_folder_says_what_is_pinned(tmp_path: Path) -> None:

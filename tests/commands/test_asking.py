@@ -110,12 +110,12 @@ def test_what_is_no_address_is_said(address: str) -> None:
 def test_what_is_no_streamcache_is_said(tmp_path: Path, listen: Callable[..., Path]) -> None:
     path = listen(tmp_path / "x.sock", 200, b"<html>hello</html>")
     code, said = ask("--admin", f"unix:{path}")
-    assert (code, said) == (
-        1,
-        f"unix:{path} is no admin listener of streamcache: no JSON came back",
-    )
-    path = listen(tmp_path / "y.sock", 404, b"<html>hello</html>")
-    assert ask("--admin", f"unix:{path}") == (1, "/api/status: 404 Not Found")
+    assert code == 1
+    assert said.startswith(f"unix:{path} is no admin listener of streamcache: no JSON came back; ")
+    path = listen(tmp_path / "y.sock", 404, b"<html>hello</html>")  # where clients connect, say
+    code, said = ask("--admin", f"unix:{path}")
+    assert code == 1
+    assert said.startswith(f"unix:{path} is no admin listener of streamcache: it answered 404 Not")
 
 
 def test_a_server_that_hangs_up_is_said(tmp_path: Path) -> None:

@@ -111,6 +111,24 @@ def test_orders_that_workers_hear_too_are_the_supervisors_alone(start: Start) ->
     assert daemon.end()[0] == 0
 
 
+def test_a_worker_that_is_being_born_opens_its_log_again_too(start: Start, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    gate.touch()
+    daemon = start(fake="hung-start@w2", workers=2, TEMPO_DELAY="0.05", FAKE_GATE=str(gate))
+    daemon.ready_line()
+    for _ in range(2):
+        daemon.wait_for_next("fake: cache.start")
+    gate.unlink()
+    os.kill(children(daemon.process.pid)[1], signal.SIGKILL)
+    daemon.wait_for_next("fake: cache.start")
+    daemon.signal(signal.SIGUSR1)
+    daemon.wait_for_next("fake: server.reopen_logs")
+    gate.touch()
+    daemon.wait_for_next("fake: server.reopen_logs")
+    daemon.signal(signal.SIGTERM)
+    assert daemon.end()[0] == 0
+
+
 @pytest.mark.parametrize("who", ["w1", "w2"])
 @pytest.mark.parametrize(
     ("fake", "code", "message"),

@@ -175,6 +175,42 @@ def test_one_that_fails_late_leaves_the_files_of_the_old_one(
     assert process.get() == content("small", 0, 1024)
 
 
+@each
+def test_who_is_told_to_end_ends_whatever_was_to_follow(
+    start: Upgradable, tmp_path: Path, workers: int
+) -> None:
+    """Also when a response holds the drain for longer than the new process needs to start."""
+    daemon = start(workers=workers)
+    with socket.create_connection(daemon.address, PATIENCE) as client:
+        client.sendall(b"GET /film.mp4 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert client.recv(12, socket.MSG_WAITALL) == b"HTTP/1.1 200"
+        os.kill(daemon.pid, signal.SIGUSR2)
+        daemon.wait_for("upgrade started pid=")
+        daemon.signal(signal.SIGTERM)
+        daemon.wait_for("upgrade given up pid=")
+        rest = b"".join(iter(lambda: client.recv(2**20), b""))
+    assert rest.partition(b"\r\n\r\n")[2] == content("film.mp4", 0, SIZE)
+    # Both pipes end when the last of all processes is gone.
+    code, _, log = daemon.end()
+    assert code == 0
+    assert "succeeded pid=" not in log
+    assert not (tmp_path / "pid").exists()
+
+
+def test_a_signal_to_one_that_was_followed_is_the_first_one(start: Upgradable) -> None:
+    daemon = start(workers=2)
+    with socket.create_connection(daemon.address, PATIENCE) as client:
+        client.sendall(b"GET /film.mp4 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert client.recv(12, socket.MSG_WAITALL) == b"HTTP/1.1 200"
+        daemon.upgrade()
+        daemon.wait_for("this process drains")
+        daemon.signal(signal.SIGTERM)
+        daemon.wait_for("a second signal ends at once")
+        rest = b"".join(iter(lambda: client.recv(2**20), b""))
+    assert rest.partition(b"\r\n\r\n")[2] == content("film.mp4", 0, SIZE)
+    assert daemon.process.wait(PATIENCE) == 0
+
+
 def test_other_settings_hold_in_the_new_process(start: Upgradable, tmp_path: Path) -> None:
     file = tmp_path / "streamcache.toml"
     file.write_text("")

@@ -387,6 +387,7 @@ def test_who_came_first_and_alone_has_had_what_is_in_flight_when_others_come(
     scheduler.add(first, idle=False)
     turn()
     assert reads.names == "aa"
+    scheduler.pump()  # whoever changes something
     for offset in range(3):
         scheduler.demand(first, offset << 30, seek=False)
     for offset in range(3):

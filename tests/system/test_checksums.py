@@ -13,6 +13,7 @@ import pytest
 from streamcache import CacheStatus, StreamCache
 from streamcache.cache.blockmap import BLOCK
 from streamcache.cache.digests import Digests, digest
+from streamcache.cache.selection import Selection
 from streamcache.errors import ConfigError, StreamCacheError
 from tests.content import verify, write
 from tests.server.client import Client
@@ -26,6 +27,7 @@ from tests.system.site import (
     fetch,
     opened,
     partials_in,
+    read,
     settle,
     take,
 )
@@ -173,6 +175,30 @@ def test_what_has_rotted_is_not_served_on_the_first_read_after_a_start(
         assert_recorded(path)
     # What was compared once is hot.
     assert cache.peek("/sound") is not None
+
+
+def test_who_reads_a_purged_object_is_not_told_of_the_digests_of_the_next_one(
+    source: Path, cache_dir: Path, open_cache: OpenCache
+) -> None:
+    write(source, "film", SIZE)
+    options = {**XXH3, "checksum_on_read": True}
+    cache = open_cache(source, cache=options)
+    fetch(cache, "film")
+    settle(cache, cache_dir)
+    cache.close()
+    cache = open_cache(source, cache=options)
+    with opened(cache, "film") as film:
+        data = take(film, 0, SIZE)
+        assert len(data) < SIZE
+        before = (source / "film").stat().st_mtime_ns
+        write(source, "film", SIZE, content_name="other")
+        os.utime(source / "film", ns=(before, before))  # nothing tells of it, so it is purged
+        assert cache.operations.purge(Selection.of(path="/film")).removed == 1
+        assert_right(fetch(cache, "film"), "other", SIZE)
+        eventually(lambda: at_rest(cache) and sums(cache_dir))
+        data += read(film, len(data), SIZE)
+    assert verify("film", 0, data) is None
+    assert cache.statistics().objects_damaged == 0
 
 
 def test_an_object_that_was_not_compared_yet_is_not_hot(

@@ -11,6 +11,7 @@ import gevent
 import pytest
 
 from streamcache import CacheStatus, StreamCache
+from streamcache.cache import operations
 from streamcache.cache.listing import Listing
 from streamcache.cache.operations import Purged
 from streamcache.cache.selection import Selection
@@ -325,6 +326,44 @@ def test_a_pin_whose_process_died_half_way_counts_as_the_disk_says(
         ledger.call(ledger.catalog.pin, {key("g"): "g"})  # a row without a file
     with StreamCache(source, cache_dir, "1GB") as cache:
         assert cache.operations.pins() == ("/f",)
+
+
+def test_a_pin_that_has_lost_its_path_can_be_taken_away(
+    source: Path, cache_dir: Path, open_cache: OpenCache
+) -> None:
+    write(source, "film", 1000)
+    cache = open_cache(source)
+    cache.operations.pin(Selection.of(path="/film"))
+    cache.close()
+    (pin,) = (cache_dir / "pins").iterdir()
+    os.truncate(pin, 0)
+    os.unlink(cache_dir / "catalog.sqlite")
+    cache = open_cache(source)
+    assert cache.operations.pins() == ("/",)
+    assert cache.operations.unpin(Selection.of(path="/other")).paths == 0
+    assert cache.operations.unpin(Selection.of(path="/film")).paths == 1
+    assert cache.operations.pins() == () and not list((cache_dir / "pins").iterdir())
+
+
+def test_many_are_pinned_and_let_go_in_pieces(
+    source: Path, cache_dir: Path, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations, "_PIECE", 3)
+    for number in range(10):
+        write(source, f"a/{number}", 1000)
+        write(source, f"b/{number}", 1000)
+    cache = open_cache(source)
+    for folder in "ab":
+        for number in range(10):
+            fetch(cache, f"{folder}/{number}")
+    settle(cache, cache_dir)
+    pinned = cache.operations.pin(Selection.of(glob="/*/[0-7]"))
+    assert (pinned.matched, pinned.paths) == (16, 16)
+    wanted = tuple(f"/{folder}/{number}" for folder in "ab" for number in range(8))
+    assert cache.operations.pins() == wanted
+    freed = cache.operations.unpin(Selection.of(prefix="/a/"))
+    assert (freed.matched, freed.paths) == (8, 8)
+    assert cache.operations.pins() == wanted[8:]
 
 
 def test_so_much_cannot_be_pinned_that_nothing_could_be_evicted(
