@@ -19,7 +19,7 @@ from streamcache.cache.resources import Resources
 from streamcache.cache.session import CopySession
 from streamcache.errors import CacheError, Closed, SourceChanged, SourceTimeout, StreamCacheError
 from streamcache.source.base import Change, Fingerprint, SourceFile, Version
-from streamcache.source.scheduler import Piece
+from streamcache.source.feed import Piece
 from streamcache.stats import Counters
 
 _FIRST_BYTES = 64 * 1024  # in the first: it should come at once

@@ -15,7 +15,7 @@ from gevent.event import Event
 from streamcache.cache.blockmap import BlockMap, Extent
 from streamcache.cache.claims import Claims
 from streamcache.cache.reading import Waiting
-from streamcache.source.scheduler import Piece
+from streamcache.source.feed import Piece
 
 _WANTED: Final = 0.005  # s between looks while a reader waits for such a block
 _UNWANTED: Final = 0.1  # s, while none does

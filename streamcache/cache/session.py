@@ -48,7 +48,7 @@ from streamcache.errors import (
     StreamCacheError,
 )
 from streamcache.source.base import Change, Fingerprint, SourceFile, Version
-from streamcache.source.scheduler import Piece
+from streamcache.source.feed import Piece
 
 _READY_BYTES = 4 * 1024 * 1024  # at most in one answer, so that the reader's position is known
 _READ_AHEAD = 32 * 1024 * 1024  # bytes before a reader that are copied before the rest

@@ -23,13 +23,14 @@ def is_terminal(stream: IO[Any]) -> bool:
         return False
 
 
+def can_draw(stream: IO[Any]) -> bool:
+    """Whether what is there can be written over: a terminal that is no dumb one."""
+    return is_terminal(stream) and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+
+
 def has_colours(stream: IO[Any]) -> bool:
     """Whether to colour what goes there: a terminal that can, and nobody said no (no-color.org)."""
-    return (
-        is_terminal(stream)
-        and not os.environ.get("NO_COLOR")
-        and os.environ.get("TERM", "dumb") != "dumb"
-    )
+    return can_draw(stream) and not os.environ.get("NO_COLOR")
 
 
 def coloured(text: str, *codes: str, stream: IO[Any] | None = None) -> str:

@@ -8,8 +8,6 @@ import json
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from streamcache.commands import output
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
     from streamcache.cache.inspection import Inspection
     from streamcache.source.filesystem import FileSystemSource
 
-_EVERY: Final = 5.0  # s between lines of progress where there is no terminal
 
 _ABOUT: Final = """\
 Look through a cache directory: folders, names, sizes, what the catalog counts, partials and trash;
@@ -74,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         source = _source(settings) if arguments.source else None
         with contextlib.ExitStack() as stack:
+            line = stack.enter_context(Progress("verify"))
             inspection = Inspection(
                 settings.config.cache.dir,
                 source=source,
@@ -81,7 +79,9 @@ def run(arguments: argparse.Namespace) -> int:
                 digest=digest() if arguments.digests else None,
                 repair=arguments.repair,
                 found=(lambda finding: None) if arguments.json else _print,
-                progress=stack.enter_context(_progress(shown=not arguments.json)),
+                progress=lambda done, total: line.show(
+                    done, total, text=f"{done} of {total} objects"
+                ),
             )
             report = inspection.report
             try:
@@ -183,24 +183,6 @@ def _json(settings: Settings, report: Report) -> str:
             "findings": findings,
         }
     )
-
-
-@contextlib.contextmanager
-def _progress(*, shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, else a line now and then; both on stderr."""
-    if shown and output.is_terminal(sys.stderr):
-        with Progress("verify") as line:
-            yield lambda done, total: line.show(done, total, text=f"{done} of {total} objects")
-        return
-    last = time.monotonic()
-
-    def say(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _EVERY:
-            last = time.monotonic()
-            print(f"streamcache: verify: {done} of {total} objects", file=sys.stderr, flush=True)
-
-    yield say
 
 
 COMMAND: Final = Command(

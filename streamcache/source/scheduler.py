@@ -19,11 +19,9 @@ hub's thread; only the source's own functions run in workers.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import gevent
@@ -31,64 +29,19 @@ import gevent
 from streamcache.errors import SourceUnavailable, StreamCacheError
 from streamcache.source.base import Fingerprint, Source, SourceFile
 from streamcache.source.breaker import Breaker
+from streamcache.source.buffers import Buffers
+from streamcache.source.feed import Feed, Piece
+from streamcache.source.rate import FIRST_STEP, Rate
 from streamcache.source.turns import Turns
 from streamcache.stats import Counters
 
-FIRST_STEP = 64 * 1024  # bytes: the first block of a seek
-MAX_STEP = 4 * 1024 * 1024  # bytes
-NEAR_STEP = 1024 * 1024  # bytes: larger ones fall out of the processor's cache before the write
-START_STEP = 256 * 1024  # bytes, until the source's rate is known
-_SAMPLE_TIME = 0.05  # s of busy source that make one sample of its rate
-_SAMPLE_BYTES = 2 * MAX_STEP
 _WRITE_TIME = 0.02  # s that an append gets between its times and its size
 _LATE = 2.0  # s after which a step no longer counts as in flight
 _LATE_WAITED_FOR = 2  # late steps of a file for its readers, until one of them comes back
 _QUICK = 0.0002  # s: a look at a file that takes no longer asks no server
-_KEPT_BUFFERS = 32 * 1024 * 1024  # bytes
 
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """What one step reads: bytes [offset, offset + length) of the source file."""
-
-    offset: int
-    length: int
-
-
-class Feed(Protocol):
-    """Somebody who wants a file's bytes: a session, or a reader that bypasses the cache."""
-
-    @property
-    def file(self) -> SourceFile:
-        """What to read from; stays open until every step has come back."""
-        ...
-
-    @property
-    def seen(self) -> Fingerprint:
-        """What the file was at the last look."""
-        ...
-
-    def demanded(self, offset: int, length: int) -> Piece | None:
-        """Claim what a waiting reader needs at ``offset``; None: no longer wanted."""
-        ...
-
-    def sequential(self, length: int) -> Piece | None:
-        """Claim what to copy next without being asked; None: nothing for now."""
-        ...
-
-    def arrived(self, piece: Piece, data: memoryview, now: Fingerprint) -> None:
-        """The bytes (fewer than asked for: the file is shorter) and what the file is after.
-
-        Runs in the step's greenlet and may switch; ``data`` is good until it returns.
-        """
-        ...
-
-    def failed(self, piece: Piece, error: StreamCacheError) -> None:
-        """The step could not read."""
-        ...
 
 
 class Caller(Protocol):
@@ -140,8 +93,8 @@ class Scheduler:
         self._seeking = 0  # seeks in flight
         self._running = 0  # other steps in flight
         self._storing = 0  # steps whose bytes are on their way to the cache
-        self._rate = _Rate(step_time, in_flight)
-        self._buffers = _Buffers()
+        self._rate = Rate(step_time, in_flight)
+        self._buffers = Buffers()
         self._next_sequential = 0.0  # monotonic s, by max_bandwidth
         self._timer: Any = None
         self._watcher: Any = None
@@ -446,77 +399,3 @@ _Key = tuple[str, str]
 
 def _key(feed: Feed) -> _Key:
     return feed.file.path, feed.file.version.id
-
-
-class _Rate:
-    """What the source delivers while it is busy, and the step that follows from it.
-
-    The step is the rate times ``step_time``, rounded to a power of two: rounded down, a source
-    whose latency is not yet hidden would look slow, get smaller steps, and look slower still. A
-    source far away gets longer steps, so that those in flight cover its latency.
-    """
-
-    def __init__(self, step_time: float, in_flight: int) -> None:
-        self.step = START_STEP
-        self._step_time = step_time
-        self._in_flight = in_flight
-        self._latency = float("inf")  # s: the quickest step so far
-        self._rate = 0.0  # bytes/s
-        self._bytes = 0
-        self._busy = 0.0  # s
-        self._since = 0.0
-        self._flying = 0
-
-    def reconfigure(self, step_time: float, in_flight: int) -> None:
-        self._step_time = step_time
-        self._in_flight = in_flight
-
-    def begin(self) -> float:
-        now = time.monotonic()
-        if not self._flying:
-            self._since = now
-        self._flying += 1
-        return now
-
-    def end(self, count: int, *, saturated: bool, started: float) -> None:
-        now = time.monotonic()
-        self._latency = min(self._latency, now - started)
-        self._flying -= 1
-        self._busy += now - self._since
-        self._since = now
-        self._bytes += count
-        if self._busy < _SAMPLE_TIME and self._bytes < _SAMPLE_BYTES:
-            return
-        sample = self._bytes / max(self._busy, 1e-6)
-        # A source that was not kept busy could have given more: believe only what is higher.
-        if saturated or 0 < self._rate < sample:
-            self._rate += (sample - self._rate) * (0.3 if self._rate else 1.0)
-            far = self._rate * 1.5 * self._latency / self._in_flight
-            wanted = max(1.0, min(self._rate * self._step_time, NEAR_STEP), far)
-            power = 1 << round(math.log2(wanted))  # buffers come in powers of two
-            self.step = min(max(power, FIRST_STEP), MAX_STEP)
-        self._bytes, self._busy = 0, 0.0
-
-
-class _Buffers:
-    """Buffers that are used again: a fresh megabyte costs three times as much (page faults)."""
-
-    def __init__(self) -> None:
-        self._free: dict[int, list[bytearray]] = {}
-        self._kept = 0
-
-    def take(self, length: int) -> bytearray:
-        size = 1 << max(length - 1, FIRST_STEP - 1).bit_length()
-        for there in sorted(self._free):
-            if there >= size and self._free[there]:
-                self._kept -= there
-                return self._free[there].pop()
-        # Steps have grown: those of the smaller ones would only be kept.
-        self._free.clear()
-        self._kept = 0
-        return bytearray(size)
-
-    def give(self, buffer: bytearray) -> None:
-        if self._kept + len(buffer) <= _KEPT_BUFFERS:
-            self._kept += len(buffer)
-            self._free.setdefault(len(buffer), []).append(buffer)

@@ -42,7 +42,8 @@ from streamcache.config.source import SourceConfig
 from streamcache.errors import SourceUnavailable
 from streamcache.source.base import SourceFile
 from streamcache.source.filesystem import FileSystemSource
-from streamcache.source.scheduler import START_STEP, Scheduler
+from streamcache.source.rate import START_STEP
+from streamcache.source.scheduler import Scheduler
 from streamcache.stats import Counters
 from tests import content
 

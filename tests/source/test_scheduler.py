@@ -15,17 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamcache.errors import SourceUnavailable, StreamCacheError
+from streamcache.source import rate as rate_module
 from streamcache.source import scheduler as scheduler_module
 from streamcache.source.base import Fingerprint, SourceFile, Version
 from streamcache.source.breaker import Breaker
-from streamcache.source.scheduler import (
-    FIRST_STEP,
-    MAX_STEP,
-    NEAR_STEP,
-    START_STEP,
-    Piece,
-    Scheduler,
-)
+from streamcache.source.feed import Piece
+from streamcache.source.rate import FIRST_STEP, MAX_STEP, NEAR_STEP, START_STEP
+from streamcache.source.scheduler import Scheduler
 from streamcache.stats import Counters
 
 STILL = Fingerprint(1, 2, 3, 4, 5, 6)
@@ -161,9 +157,9 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
         self.later: list[PutOff] = []
-        monkeypatch.setattr(
-            scheduler_module, "time", types.SimpleNamespace(monotonic=lambda: self.now)
-        )
+        time = types.SimpleNamespace(monotonic=lambda: self.now)
+        for module in (scheduler_module, rate_module):
+            monkeypatch.setattr(module, "time", time)
         monkeypatch.setattr(gevent, "spawn_later", self._put_off)
 
     def _put_off(self, delay: float, function: Callable[[], None]) -> PutOff:
@@ -446,18 +442,6 @@ def test_a_cache_that_stores_nothing_holds_two_buffers_more_than_are_in_flight(
     for _ in range(1000):
         turn()
     assert feed.bytes == 64 << 20
-
-
-def test_buffers_are_used_again_and_those_of_smaller_steps_are_not_kept() -> None:
-    buffers = scheduler_module._Buffers()
-    small = [buffers.take(FIRST_STEP) for _ in range(3)]
-    for each in small:
-        buffers.give(each)
-    assert buffers.take(FIRST_STEP - 1) is small[2]
-    large = buffers.take(NEAR_STEP)  # none is large enough: steps have grown
-    buffers.give(large)
-    assert buffers.take(FIRST_STEP) is large
-    assert all(buffers.take(FIRST_STEP) is not each for each in small)
 
 
 def test_a_step_that_fails_is_told_and_others_go_on(reads: Reads) -> None:

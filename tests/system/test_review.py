@@ -31,7 +31,8 @@ from streamcache.errors import (
     SourceUnavailable,
 )
 from streamcache.source.base import Fingerprint, SourceFile, Version
-from streamcache.source.scheduler import Piece, Scheduler
+from streamcache.source.feed import Piece
+from streamcache.source.scheduler import Scheduler
 from streamcache.stats import Counters
 from tests.content import content, verify, write
 from tests.requirements import missing

@@ -360,7 +360,12 @@ def test_ctrl_c_ends_it_tidily(source: Path, at: Path) -> None:
 
         assert locks.try_lock(lock, 0, 1 << 60)
         process = subprocess.Popen(
-            command(at), cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=writer, text=True
+            command(at),
+            cwd=REPOSITORY,
+            env={**os.environ, "TERM": "xterm"},
+            stdout=subprocess.PIPE,
+            stderr=writer,
+            text=True,
         )
         shown = b""
         while b"objects" not in shown:  # the bar, as that is a terminal
