@@ -13,10 +13,11 @@ Check everything that "streamcache serve" needs with the same arguments: setting
 cache directory, files that are named. It prints what would run with the origin of each value."""
 
 _MORE: Final = """\
-    streamcache check --config /etc/streamcache/streamcache.toml
+    streamcache check --config /etc/streamcache/streamcache.toml && systemctl reload streamcache
 
-It is the same as "streamcache serve ... --check". Exit codes: 0 all is well, 2 something must be
-changed first, and one line on stderr says what."""
+It is the same as "streamcache serve ... --check". An address that is in use is told and is no
+error, as it may be the server's that runs. Exit codes: 0 all is well, 2 something must be changed
+first, and one line on stderr says what."""
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -104,13 +104,22 @@ class _Alone:
         main.notifier.reloading()
         try:
             # Files are read, and the hub must not wait for them.
-            reload: Reload = gevent.get_hub().threadpool.apply(main.read_again)
+            reload: Reload | ConfigError = gevent.get_hub().threadpool.apply(self._read_again)
+            if isinstance(reload, ConfigError):
+                raise reload
             serving.reconfigure(reload.settings.config)
         except ConfigError as error:
             main.not_reloaded(error)
             return
         main.adopt(reload)
         main.reloaded(reload)
+
+    def _read_again(self) -> Reload | ConfigError:
+        """In a thread. The error is returned: gevent would report one that is raised there too."""
+        try:
+            return self._main.read_again()
+        except ConfigError as error:
+            return error
 
     def _reopen_logs(self) -> None:
         if self._serving is not None:

@@ -181,15 +181,40 @@ def _warn_of_others(*secrets: str) -> None:
 
 
 def check_address(settings: Settings) -> None:
-    """The address can be listened on now; it is let go again at once."""
+    """The address is one of this machine; it is let go again at once.
+
+    One in use is said and no error: mostly it is by the server that is about to be reloaded.
+    """
     address = parse_address(settings)
     try:
         listener = address.bind(1)
     except OSError as error:
+        if error.errno == errno.EADDRINUSE and not _is_no_socket(address.path):
+            where, text = settings.where("server", "listen"), settings.config.server.listen
+            log.warning("%s: %s is in use, by a server that runs or another program", where, text)
+            return
         raise cannot_listen(settings, error) from None
     if address.path:
         SocketFile(address.path).remove()
     listener.close()
+
+
+def _is_no_socket(path: str) -> bool:
+    return bool(path) and not stat.S_ISSOCK(os.lstat(path).st_mode)
+
+
+def check_pid_file(settings: Settings) -> None:
+    """The pid file can be written. It is not, and a server that runs may have it."""
+    path = settings.config.server.pid_file
+    if not path:
+        return
+    there = os.path.lexists(path)
+    if not os.access(path if there else os.path.dirname(path), os.W_OK):
+        problem = "it" if there else os.path.dirname(path)
+        raise ConfigError(
+            f"{settings.where('server', 'pid_file')}: {path} cannot be written: {problem} is not"
+            " there or not writable; allowed: a file in a directory that is there"
+        )
 
 
 def parse_address(settings: Settings) -> Address:

@@ -23,6 +23,7 @@ def check(settings: Settings) -> None:
     settings = resolve(settings)
     identity = Identity.wanted(settings)
     checks.check_address(settings)
+    checks.check_pid_file(settings)
     if identity is not None:
         identity.become(settings)
     checks.check(settings)

@@ -26,27 +26,25 @@ from streamcache.http.request import Limits
 from streamcache.server.acceptor import ACCEPTS_PER_TURN, Acceptor, connection_limit
 from streamcache.server.accessfiles import read_access
 from streamcache.server.accesslog import AccessLog, open_file
-from streamcache.server.address import Address, SocketFile, peer_name
-from streamcache.server.addresses import AddressRow, AddressTable, Place, shown
+from streamcache.server.address import Address, SocketFile
+from streamcache.server.addresses import AddressRow, AddressTable
 from streamcache.server.admission import Admission
 from streamcache.server.backend import Backend
 from streamcache.server.clock import Clock
-from streamcache.server.connection import Connection
 from streamcache.server.fastpath import FastPath
-from streamcache.server.handler import Handler, Response
+from streamcache.server.handler import Handler
 from streamcache.server.notices import Notices
 from streamcache.server.pages import PageCache
+from streamcache.server.roster import Roster
 from streamcache.server.service import Service
 from streamcache.server.tags import Tags
 from streamcache.server.ticker import Ticker
-from streamcache.server.transport import SocketTransport
 
 if TYPE_CHECKING:
     from streamcache.server.certificate import Certificate
 
 log = logging.getLogger(__name__)
 
-REFUSED_AT_ONCE: Final = 32  # refused connections that may linger; more are closed without a word
 LAST_CALL: Final = 1.0  # s that a request may be on its way when draining begins
 CUT_WAIT: Final = 5.0  # s that cut responses get to give back what they hold
 
@@ -87,18 +85,14 @@ class StreamCacheServer:
         self._config = config or cache.config
         self._max_accept = max_accept
         self._authorize = authorize
-        self._addresses = addresses or AddressTable(1).row(0)
         self._certificate: Certificate | None = None
         self._worker = worker
-        self._limit = 0
         self._address: Address | None = None
         self._acceptor: Acceptor | None = None
         self._service: Service | None = None
         self._admission: Admission | None = None  # kept while nothing restricts: its threads
         self._ticker: Ticker | None = None
-        self._connections: set[Connection] = set()
-        self._refused: set[Connection] = set()
-        self._empty = Event()
+        self._connections = Roster(addresses or AddressTable(1).row(0))
         self._stopped = Event()
 
     def __repr__(self) -> str:
@@ -167,8 +161,8 @@ class StreamCacheServer:
             pages=PageCache(),
             prefetch=self._cache.prefetch,
             fast=None,
-            closed=self._closed,
-            introduced=self._introduced,
+            closed=self._connections.closed,
+            introduced=self._connections.introduced,
             notices=Notices(),
             encrypt=None,
             admission=None,
@@ -176,10 +170,12 @@ class StreamCacheServer:
         self._show(certificate)
         self._apply(config, access)
         self._stopped.clear()
-        self._empty.set()
-        self._acceptor = Acceptor(listener, self._accepted, max_accept=self._max_accept)
+        connections = self._connections
+        connections.serve(self._service)
+        self._acceptor = Acceptor(listener, connections.accepted, max_accept=self._max_accept)
+        connections.acceptor = self._acceptor
         self._acceptor.start()
-        log.info("listening url=%s connections=%d", self.url, self._limit)
+        log.info("listening url=%s connections=%d", self.url, connections.limit)
 
     def reload_certificate(self) -> bool:
         """Read ``server.tls_certificate`` and its key again, for new connections.
@@ -211,17 +207,17 @@ class StreamCacheServer:
         self._stop_accepting()
         self._service.draining = True
         self._service.fast = None
-        for connection in list(self._connections):
+        for connection in self._connections:
             connection.drain()
         moment = min(timeout, LAST_CALL)
-        if not self._empty.wait(moment):
-            for connection in list(self._connections):
+        if not self._connections.empty.wait(moment):
+            for connection in self._connections:
                 connection.leave()
-        if not self._empty.wait(timeout - moment):
+        if not self._connections.empty.wait(timeout - moment):
             log.info("drain time is over, cutting connections=%d", len(self._connections))
-            for connection in list(self._connections):
+            for connection in self._connections:
                 connection.cut()
-            self._empty.wait(CUT_WAIT)
+            self._connections.empty.wait(CUT_WAIT)
         self._finish()
 
     def serve_forever(self) -> None:
@@ -280,92 +276,6 @@ class StreamCacheServer:
 
     # -- the hub's side
 
-    def _accepted(self, sock: _socket.socket, peer: Any) -> None:
-        service, counters = self._service, self._cache.counters
-        assert service is not None
-        try:
-            if sock.family != _socket.AF_UNIX:
-                sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
-        except OSError:
-            sock.close()  # reset while it waited to be accepted
-            return
-        name = peer_name(peer)
-        if service.admission is not None and not service.admission.admits(name):
-            counters.connections_refused += 1
-            service.notices.add("closed, as no proxy of ours", name)
-            sock.close()
-            return
-        place = self._place(name)
-        refusal = self._refusal(name, place)
-        if refusal is not None and len(self._refused) >= REFUSED_AT_ONCE:
-            counters.connections_refused += 1
-            sock.close()
-            return
-        connection = Connection(service, SocketTransport(sock, service.hub), name)
-        self._connections.add(connection)
-        self._empty.clear()
-        if refusal is not None:
-            self._refuse(connection, refusal)
-            return
-        counters.connections_accepted += 1
-        self._count(connection, place)
-        connection.open()
-
-    def _introduced(self, connection: Connection) -> bool:
-        """A proxy has said whose connection this is; whether it may stay."""
-        place = self._place(connection.name)
-        refusal = self._refusal(connection.name, place, room=True)
-        if refusal is not None:
-            self._refuse(connection, refusal)
-            return False
-        self._count(connection, place)
-        return True
-
-    def _place(self, name: str) -> Place | None:
-        """Where the connections of this client are counted; None: they are not."""
-        service = self._service
-        assert service is not None
-        if not self._config.limits.per_address:
-            return None
-        if service.admission is not None and service.admission.is_proxy(name):
-            return None
-        return self._addresses.place(name)
-
-    def _refusal(self, name: str, place: Place | None, *, room: bool = False) -> Response | None:
-        """What a new connection is refused with; ``room``: it is counted in ours already."""
-        service, limits = self._service, self._config.limits
-        assert service is not None
-        if not room and len(self._connections) - len(self._refused) >= self._limit:
-            service.notices.add("refused, as limits.connections are open", name)
-            return service.handler.overloaded()
-        if place is not None and self._addresses.count(place) >= limits.per_address:
-            service.notices.add("refused, as limits.per_address are open", shown(name))
-            return service.handler.crowded()
-        return None
-
-    def _count(self, connection: Connection, place: Place | None) -> None:
-        if place is not None:
-            self._addresses.enter(place)
-            connection.place = place
-
-    def _refuse(self, connection: Connection, response: Response) -> None:
-        self._cache.counters.connections_refused += 1
-        if len(self._refused) >= REFUSED_AT_ONCE:
-            connection.close()
-            return
-        self._refused.add(connection)
-        connection.refuse(response)
-
-    def _closed(self, connection: Connection) -> None:
-        self._connections.discard(connection)
-        self._refused.discard(connection)
-        if connection.place is not None:
-            self._addresses.leave(connection.place)
-        if not self._connections:
-            self._empty.set()
-        if self._acceptor is not None:
-            self._acceptor.resume()
-
     def _tick(self) -> None:
         assert self._service is not None
         self._service.clock.update(time.time())
@@ -386,7 +296,7 @@ class StreamCacheServer:
         """Give the parts their options, for the first time or others. Does not switch."""
         service, limits, realm = self._service, config.limits, config.access.realm
         assert service is not None
-        self._limit = connection_limit(limits.connections)
+        self._connections.limit = connection_limit(limits.connections)
         service.limits = limits
         service.head_limits = _head_limits(config)
         service.handler = Handler(self._cache, service.clock, limits.ranges)
@@ -428,6 +338,7 @@ class StreamCacheServer:
 
     def _stop_accepting(self) -> None:
         acceptor, self._acceptor = self._acceptor, None
+        self._connections.acceptor = None
         if acceptor is None:
             return
         if self._socket_file is not None:
@@ -445,6 +356,7 @@ class StreamCacheServer:
         if self._admission is not None:
             self._admission.close()
         self._admission = self._service = None
+        self._connections.serve(None)
         self._stopped.set()
         log.info("stopped")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from gevent.hub import Hub
@@ -38,7 +38,7 @@ class Ticker:
     def __init__(
         self,
         hub: Hub,
-        timed: Callable[[], Collection[Timed]],
+        timed: Callable[[], Iterable[Timed]],
         each_tick: Callable[[], None],
         shortest_timeout: float,
     ) -> None:

@@ -146,7 +146,7 @@ def test_a_worker_killed_at_any_word_leaves_the_old_or_the_new_numbers() -> None
         def work(shared: Board = shared, writes: int = writes) -> None:
             slot = shared.slot(0)
             slot._before = [0] * len(slot._before)
-            slot._words = _Dying(slot._words, writes)  # type: ignore[assignment]
+            slot._words = _Dying(slot._words, writes)
             slot.publish(new, 1)
 
         died = writes <= numbers

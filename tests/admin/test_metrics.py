@@ -51,7 +51,7 @@ def metrics(board: Board) -> Metrics:
     subject = SimpleNamespace(
         board=board, draining=lambda: False, cache=SimpleNamespace(config=Config())
     )
-    return Metrics(subject)  # type: ignore[arg-type]
+    return Metrics(subject)
 
 
 def traffic(server: DaemonProcess) -> int:

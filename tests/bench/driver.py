@@ -7,7 +7,6 @@ import os
 import select
 import subprocess
 import sys
-import tempfile
 import time
 from types import TracebackType
 from typing import Any
@@ -42,7 +41,7 @@ class Load:
             os.nice(nice)
 
         flags = [f"--{name}={value}" for name, value in options.items()]
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
+        self._errors = os.fdopen(os.memfd_create("errors"), "w+b")
         self._process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "tests.bench.load"),

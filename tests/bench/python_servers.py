@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +18,7 @@ def pywsgi(root: str, port: int) -> None:
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         path = os.path.join(root, environ["PATH_INFO"].lstrip("/"))
         try:
-            file = open(path, "rb")  # noqa: SIM115 - the wrapper closes it
+            file = io.FileIO(path)
         except OSError:
             start_response("404 Not Found", [("Content-Length", "0")])
             return []

@@ -17,8 +17,9 @@ from tests.requirements import program
 OUTPUT = """Running 1s test @ http://127.0.0.1:1/small.bin
   1 threads and 64 connections
 Requests/sec:  10000.00
-{"requests": 10000, "bytes": 13000000, "us": 1000000, "errors": 0, "p50": 900, "p99": 2500, "max": 9000}
-"""  # noqa: E501
+{"requests": 10000, "bytes": 13000000, "us": 1000000, "errors": 0, \
+"p50": 900, "p99": 2500, "max": 9000}
+"""
 
 
 def test_a_run_is_read() -> None:

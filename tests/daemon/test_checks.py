@@ -175,11 +175,13 @@ def test_what_is_no_address_is_refused_with_what_is_allowed(make: Make, listen: 
     assert "HOST:PORT (port 0 to 65535), [IPv6]:PORT or unix:PATH" in line
 
 
-def test_a_port_in_use_is_named(make: Make) -> None:
+def test_a_port_in_use_is_said_and_may_be_that_of_the_server_that_runs(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         listen = f"127.0.0.1:{other.getsockname()[1]}"
-        line = refused(checks.check_address, make(server__listen=listen))
-    assert f"cannot listen on {listen}: address already in use" in line
+        checks.check_address(make(server__listen=listen))
+    assert f"--listen: server.listen: {listen} is in use, by a server" in caplog.text
 
 
 def test_an_address_of_another_machine_is_named(make: Make) -> None:
@@ -187,16 +189,37 @@ def test_an_address_of_another_machine_is_named(make: Make) -> None:
     assert "cannot listen on 192.0.2.1:8080: cannot assign requested address" in line
 
 
-def test_a_unix_socket_is_checked_and_not_left_behind(make: Make, tmp_path: Path) -> None:
+def test_a_unix_socket_is_checked_and_not_left_behind(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "its.sock"
     checks.check_address(make(server__listen=f"unix:{path}"))
     assert not path.exists()
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(os.fspath(path))
         other.listen()
-        line = refused(checks.check_address, make(server__listen=f"unix:{path}"))
-        assert "already in use" in line
+        checks.check_address(make(server__listen=f"unix:{path}"))
     assert path.exists()
+    assert f"unix:{path} is in use" in caplog.text
+
+
+def test_a_file_is_no_address(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("kept")
+    line = refused(checks.check_address, make(server__listen=f"unix:{path}"))
+    assert "already in use" in line
+    assert path.read_text() == "kept"
+
+
+def test_a_pid_file_that_cannot_be_written_is_named(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    checks.check_pid_file(make())
+    checks.check_pid_file(make(server__pid_file=path))
+    assert not path.exists()
+    path.write_text("4711\n")  # a server that runs, say
+    checks.check_pid_file(make(server__pid_file=path))
+    line = refused(checks.check_pid_file, make(server__pid_file=tmp_path / "none" / "pid"))
+    assert f"server.pid_file: {tmp_path}/none/pid cannot be written: {tmp_path}/none" in line
 
 
 def test_an_access_log_that_cannot_be_written_is_refused(make: Make, tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_one_too_many_of_an_address_is_429_and_others_are_served(site, caplog) -
         guest.close()
     assert caplog.text.count(MANY) == 1  # and not five times
     eventually(lambda: here.server.connections == 0)
-    row = here.server._addresses
+    row = here.server._connections._addresses
     assert row.count(row.place("127.0.0.2")) == 0
 
 

@@ -311,7 +311,7 @@ def test_above_the_limit_a_connection_is_refused_politely(site):
 
 @PLAIN
 def test_refused_connections_are_bounded_too(site, monkeypatch):
-    monkeypatch.setattr("streamcache.server.server.REFUSED_AT_ONCE", 3)
+    monkeypatch.setattr("streamcache.server.roster.REFUSED_AT_ONCE", 3)
     here = site(limits={"connections": 1})
     here.client().ask("/a.bin")
     clients = [here.client() for _ in range(10)]
