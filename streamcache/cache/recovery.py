@@ -107,7 +107,7 @@ class Recovery:
         idle = self._disk.call(self._store.partials.look, name)
         if idle is None or idle.kind is not Leftover.JOURNAL:
             return False
-        found = self._disk.call(self._store.find_object, name)
+        found = self._disk.call(self._store.objects.find, name)
         if found is None:
             return False
         self._ledger.add(name, idle.path, found.version.size, found.blocks)
@@ -116,5 +116,5 @@ class Recovery:
         return True
 
     def _sweep_trash(self) -> None:
-        files = [file for file, _ in self._disk.call(self._store.trash)]
+        files = [file for file, _ in self._disk.call(self._store.objects.trash)]
         self._objects.empty_trash(sorted({*files, *(row.file for row in self._ledger.trash())}))

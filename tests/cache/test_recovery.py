@@ -205,7 +205,7 @@ def test_a_journal_of_an_object_that_is_entered_goes(world: World) -> None:
 
 def test_a_journal_without_an_object_goes(world: World) -> None:
     published(world)
-    os.unlink(world.store.object_path(name()))
+    os.unlink(world.store.objects.path(name()))
     recovery(world).sweep()
     assert (world.space.used, world.partials()) == (0, [])
 
@@ -247,7 +247,7 @@ def test_what_is_published_already_is_not_begun_again(world: World) -> None:
     with other.keys.acquire("ab" * 16, 0):  # the other one was quicker
         world.until(lambda: not world.space.waiters)
         partial, _ = world.store.partials.open(name(), other.header())
-        blocks = world.store.publish(name(), partial.inode)
+        blocks = world.store.objects.publish(name(), partial.inode)
         partial.close()
         world.ledger.add(name(), "film.mp4", SIZE, blocks)
         world.store.partials.drop_map(name())

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from streamcache.cache import store as store_module
+from streamcache.cache import stored
 from streamcache.cache.blockmap import BLOCK, Extent
 from streamcache.cache.names import is_name
 from streamcache.cache.partial import PartialHeader
-from streamcache.cache.store import Fate, Store
+from streamcache.cache.store import Store
+from streamcache.cache.stored import Fate
 from streamcache.errors import CacheBusy, CacheError
 from streamcache.source.base import Version
 
@@ -74,7 +76,7 @@ def begin(store: Store, name: str = NAME, **fields: object) -> int:
 
 
 def publish(store: Store, name: str = NAME) -> Path:
-    store.publish(name, begin(store, name))
+    store.objects.publish(name, begin(store, name))
     store.partials.drop_map(name)
     return path_of(store, name)
 
@@ -206,7 +208,7 @@ def test_publishing_is_a_rename_that_is_made_durable(
     monkeypatch.setattr(
         os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), real(fd))
     )
-    blocks = store.publish(NAME, inode)
+    blocks = store.objects.publish(NAME, inode)
     objects = os.path.join(store.root, "objects")
     assert synced == [objects, os.path.join(objects, "ab")]
     assert blocks == path_of(store, NAME).stat().st_blocks * 512
@@ -220,7 +222,7 @@ def test_what_was_removed_cannot_be_published(store: Store) -> None:
     inode = begin(store)
     store.partials.drop(NAME)
     with pytest.raises(CacheBusy):
-        store.publish(NAME, inode)
+        store.objects.publish(NAME, inode)
 
 
 def test_what_another_has_begun_under_the_name_is_not_published(store: Store) -> None:
@@ -231,19 +233,19 @@ def test_what_another_has_begun_under_the_name_is_not_published(store: Store) ->
     another = begin(store)
     assert inode != another
     with pytest.raises(CacheBusy, match="lost its name"):
-        store.publish(NAME, inode)
+        store.objects.publish(NAME, inode)
     partial.close()
     assert not path_of(store, NAME).exists()
-    store.publish(NAME, another)
+    store.objects.publish(NAME, another)
 
 
 def test_it_is_told_whether_a_file_was_published(store: Store) -> None:
     partial, _ = store.partials.open(NAME, header(store))
-    assert store.published(NAME, partial.inode) is False
-    store.publish(NAME, partial.inode)
-    assert store.published(NAME, partial.inode) is True
+    assert store.objects.published(NAME, partial.inode) is False
+    store.objects.publish(NAME, partial.inode)
+    assert store.objects.published(NAME, partial.inode) is True
     path_of(store, NAME).unlink()
-    assert store.published(NAME, partial.inode) is None, "evicted at once"
+    assert store.objects.published(NAME, partial.inode) is None, "evicted at once"
     partial.close()
 
 
@@ -255,11 +257,11 @@ def test_a_rename_between_two_looks_is_seen(store: Store, monkeypatch: pytest.Mo
         looks.append(path)
         if len(looks) == 2:
             monkeypatch.undo()
-            store.publish(NAME, partial.inode)
+            store.objects.publish(NAME, partial.inode)
         return real(path, **options)
 
     monkeypatch.setattr(os, "stat", stat)
-    assert store.published(NAME, partial.inode) is not None
+    assert store.objects.published(NAME, partial.inode) is not None
     partial.close()
 
 
@@ -273,7 +275,7 @@ def test_an_object_that_is_not_durable_is_none(
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="no"):
-        store.publish(NAME, inode)
+        store.objects.publish(NAME, inode)
     assert not path_of(store, NAME).exists()
 
 
@@ -286,17 +288,17 @@ def test_a_file_system_that_syncs_no_directory_is_good_enough(
         raise OSError(errno.EINVAL, "no")
 
     monkeypatch.setattr(os, "fsync", fail)
-    store.publish(NAME, inode)
+    store.objects.publish(NAME, inode)
     assert path_of(store, NAME).exists()
 
 
 def test_an_object_is_opened_by_name_and_size(store: Store) -> None:
     publish(store)
-    fd = store.open_object(NAME, OF)
+    fd = store.objects.open(NAME, OF)
     assert os.pread(fd, 2, BLOCK) == b"11"
     os.close(fd)
-    assert store.open_object(f"{KEY}.{'0' * 32}", OF) == -1
-    assert store.open_object(NAME, replace(OF, size=SIZE + 1)) == -1
+    assert store.objects.open(f"{KEY}.{'0' * 32}", OF) == -1
+    assert store.objects.open(NAME, replace(OF, size=SIZE + 1)) == -1
     assert not path_of(store, NAME).exists(), "what has another size is not ours"
 
 
@@ -309,7 +311,7 @@ def test_what_somebody_else_wrote_to_is_no_object(store: Store, how: str) -> Non
     else:
         with open(path, "r+b") as file:
             file.write(b"2")
-    assert store.open_object(NAME, OF) == -1
+    assert store.objects.open(NAME, OF) == -1
     assert not path.exists()
 
 
@@ -317,7 +319,7 @@ def test_a_time_that_the_file_system_could_not_keep_is_no_sign(store: Store) -> 
     path = publish(store)
     os.utime(path, ns=(0, OF.mtime_ns + 10**9))  # rounded
     for mtime in (OF.mtime_ns, -(10**9), 2**33 * 10**9):  # and beyond what all can keep
-        fd = store.open_object(NAME, replace(OF, mtime_ns=mtime))
+        fd = store.objects.open(NAME, replace(OF, mtime_ns=mtime))
         assert fd >= 0
         os.close(fd)
 
@@ -333,7 +335,7 @@ def test_an_object_that_cannot_be_looked_at_leaves_no_descriptor(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fstat", fail)
         with pytest.raises(OSError, match="no"):
-            store.open_object(NAME, OF)
+            store.objects.open(NAME, OF)
     # That none is open any more is seen by the check around each test.
     assert path_of(store, NAME).exists()
 
@@ -341,14 +343,14 @@ def test_an_object_that_cannot_be_looked_at_leaves_no_descriptor(
 def test_a_fifo_in_the_place_of_an_object_is_not_waited_for(store: Store) -> None:
     publish(store).unlink()
     os.mkfifo(path_of(store, NAME))
-    assert store.open_object(NAME, OF) == -1
+    assert store.objects.open(NAME, OF) == -1
 
 
 def test_an_object_is_not_opened_through_a_link(store: Store) -> None:
     publish(store).unlink()
     path_of(store, NAME).symlink_to("/etc/passwd")
     with pytest.raises(OSError, match="symbolic"):
-        store.open_object(NAME, replace(OF, size=os.stat("/etc/passwd").st_size))
+        store.objects.open(NAME, replace(OF, size=os.stat("/etc/passwd").st_size))
 
 
 def test_the_versions_of_a_key_are_listed_the_newest_last(store: Store) -> None:
@@ -359,11 +361,11 @@ def test_the_versions_of_a_key_are_listed_the_newest_last(store: Store) -> None:
         path_of(store, name).chmod(0o600)
         while os.lstat(path_of(store, name)).st_ctime_ns >= _now(store):
             pass
-    found = store.versions(KEY)
+    found = store.objects.versions(KEY)
     assert [stored.name for stored in found] == names
     assert [stored.version.id for stored in found] == [name[33:] for name in names]
     assert all(stored.version.size == SIZE for stored in found)
-    assert store.versions("ff" * 16) == []
+    assert store.objects.versions("ff" * 16) == []
 
 
 def _now(store: Store) -> int:
@@ -391,7 +393,7 @@ def test_all_objects_are_found_and_foreign_things_left_or_removed(
     (outside / "ab").mkdir(parents=True)
     (outside / names[1]).touch()
     (objects / "cc").symlink_to(outside)
-    found = [stored.name for batch in store.all_objects() for stored in batch]
+    found = [stored.name for batch in store.objects.all() for stored in batch]
     assert sorted(found) == names
     assert not (objects / "file").exists()
     assert sorted(os.listdir(objects / "ab")) == [names[1], "folder"]
@@ -412,37 +414,37 @@ def test_removing_says_what_is_gone(store: Store, monkeypatch: pytest.MonkeyPatc
         unlink(path)
 
     monkeypatch.setattr(os, "unlink", stubborn)
-    assert store.remove_objects(names) == [names[0], names[1], names[3]]
+    assert store.objects.remove_unread(names) == [names[0], names[1], names[3]]
 
 
 def test_an_object_that_is_read_goes_through_the_trash(store: Store) -> None:
     path = publish(store)
     blocks = path.stat().st_blocks * 512
-    fd = store.open_object(NAME, OF)
-    assert store.remove_objects([NAME]) == []
-    assert store.remove_object(NAME) == (Fate.LEFT, 0)
+    fd = store.objects.open(NAME, OF)
+    assert store.objects.remove_unread([NAME]) == []
+    assert store.objects.remove(NAME) == (Fate.LEFT, 0)
     assert path.exists()
-    assert store.remove_object(NAME, "first") == (Fate.TRASHED, blocks)
-    assert store.remove_object(NAME, "second") == (Fate.GONE, 0)
+    assert store.objects.remove(NAME, "first") == (Fate.TRASHED, blocks)
+    assert store.objects.remove(NAME, "second") == (Fate.GONE, 0)
     assert os.pread(fd, 1, BLOCK) == b"1"
-    assert store.empty_trash(["first", "second"]) == ["second"], "it is read"
-    assert store.trash() == [("first", blocks)]
+    assert store.objects.empty_trash(["first", "second"]) == ["second"], "it is read"
+    assert store.objects.trash() == [("first", blocks)]
     os.close(fd)
-    assert store.empty_trash(["first"]) == ["first"]
-    assert store.trash() == []
+    assert store.objects.empty_trash(["first"]) == ["first"]
+    assert store.objects.trash() == []
 
 
 def test_a_reader_keeps_its_object_until_it_lets_go(store: Store) -> None:
     """Also when another descriptor of the same object was let go."""
     publish(store)
-    first, second = store.open_object(NAME, OF), store.open_object(NAME, OF)
-    store_module.release(first)
-    assert store.remove_objects([NAME]) == []
-    store_module.release(second)
-    assert store_module.lease(first)
-    assert store.remove_objects([NAME]) == []
-    store_module.release(first)
-    assert store.remove_objects([NAME]) == [NAME]
+    first, second = store.objects.open(NAME, OF), store.objects.open(NAME, OF)
+    stored.release(first)
+    assert store.objects.remove_unread([NAME]) == []
+    stored.release(second)
+    assert stored.lease(first)
+    assert store.objects.remove_unread([NAME]) == []
+    stored.release(first)
+    assert store.objects.remove_unread([NAME]) == [NAME]
     os.close(first)
     os.close(second)
 
@@ -450,8 +452,8 @@ def test_a_reader_keeps_its_object_until_it_lets_go(store: Store) -> None:
 def test_an_object_that_is_going_takes_no_reader(store: Store) -> None:
     path = publish(store)
     remover = os.open(path, os.O_RDONLY)
-    assert store_module._is_free(remover)
-    assert store.open_object(NAME, OF) == -1
+    assert stored._is_free(remover)
+    assert store.objects.open(NAME, OF) == -1
     path.unlink()
     os.close(remover)
 
@@ -461,14 +463,14 @@ def test_an_object_unlinked_while_it_is_opened_takes_no_reader(
 ) -> None:
     """Its blocks would be in no account (I13)."""
     path = publish(store)
-    lease = store_module.lease
+    lease = stored.lease
 
     def late(fd: int) -> bool:
         path.unlink()
         return lease(fd)
 
-    monkeypatch.setattr(store_module, "lease", late)
-    assert store.open_object(NAME, OF) == -1
+    monkeypatch.setattr(stored, "lease", late)
+    assert store.objects.open(NAME, OF) == -1
 
 
 def test_a_new_object_of_the_name_is_not_taken_for_the_old_one(
@@ -476,15 +478,15 @@ def test_a_new_object_of_the_name_is_not_taken_for_the_old_one(
 ) -> None:
     """Published by another process while this one was about to remove the old one."""
     publish(store)
-    free = store_module._is_free
+    free = stored._is_free
 
     def replaced(fd: int) -> bool:
         path_of(store, NAME).unlink()
         publish(store)
         return free(fd)
 
-    monkeypatch.setattr(store_module, "_is_free", replaced)
-    store.remove_object(NAME)
+    monkeypatch.setattr(stored, "_is_free", replaced)
+    store.objects.remove(NAME)
     assert path_of(store, NAME).exists()
 
 
@@ -504,9 +506,9 @@ def test_what_is_no_object_is_not_followed_when_it_goes(
             place.mkdir()
         else:
             os.mkfifo(place)
-    assert store.remove_object(NAME)[0] is Fate.GONE
-    store.empty_trash(["old"])
-    assert store.trash() == []
+    assert store.objects.remove(NAME)[0] is Fate.GONE
+    store.objects.empty_trash(["old"])
+    assert store.objects.trash() == []
     assert precious.exists()
     if kind != "folder":
         assert not os.path.lexists(path)
@@ -514,9 +516,9 @@ def test_what_is_no_object_is_not_followed_when_it_goes(
 
 
 def test_a_new_cache_is_empty(store: Store) -> None:
-    assert store.is_empty()
+    assert store.objects.is_empty()
     publish(store)
-    assert not store.is_empty()
+    assert not store.objects.is_empty()
 
 
 def test_free_bytes_are_those_of_the_file_system(store: Store) -> None:
