@@ -14,10 +14,10 @@ import gevent
 from gevent.socket import wait_read
 
 from streamcache.admin.board import Board
+from streamcache.cache.workers import WorkerPool
 from streamcache.daemon import worker
 from streamcache.daemon.mainprocess import MainProcess
 from streamcache.daemon.parts import Parts
-from streamcache.daemon.reloading import Reload
 from streamcache.daemon.signals import RELOAD, REOPEN, UPGRADE, Signals
 from streamcache.errors import ConfigError
 
@@ -102,13 +102,17 @@ class _Alone:
     def _do_reload(self, serving: worker.Serving) -> None:
         main = self._main
         main.notifier.reloading()
+        # Files are read, and the hub must not wait for them. gevent's own pool would print what
+        # is wrong with them as a fault.
+        reader = WorkerPool("configuration", size=1)
         try:
-            # Files are read, and the hub must not wait for them.
-            reload: Reload = gevent.get_hub().threadpool.apply(main.read_again)
+            reload = reader.call(main.read_again)
             serving.reconfigure(reload.settings.config)
         except ConfigError as error:
             main.not_reloaded(error)
             return
+        finally:
+            reader.close()
         main.adopt(reload)
         main.reloaded(reload)
 
