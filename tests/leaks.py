@@ -1,8 +1,9 @@
-"""What a test must not leave behind: descriptors, running greenlets, native threads."""
+"""What a test must not leave behind: descriptors, greenlets, native threads, another logging."""
 
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import sys
 import time
@@ -30,13 +31,14 @@ class LeakPolicy:
 class Snapshot:
     """What the process holds now."""
 
-    __slots__ = ("_descriptors", "_greenlets", "_policy", "_threads")
+    __slots__ = ("_descriptors", "_greenlets", "_logging", "_policy", "_threads")
 
     def __init__(self, policy: LeakPolicy) -> None:
         self._policy = policy
         self._descriptors = _descriptors() if policy.descriptors else {}
         self._greenlets = _greenlets() if policy.greenlets else weakref.WeakSet()
         self._threads = _threads() if policy.threads else set()
+        self._logging = _logging()
 
     def left_behind(self) -> list[str]:
         """What came since and did not go within the grace time, in words."""
@@ -66,6 +68,9 @@ class Snapshot:
             ]
         if self._policy.threads:
             found += [f"thread {name}" for name in sorted(_threads() - self._threads)]
+        now = _logging()
+        if now != self._logging:  # what the next tests find in the log would depend on this one
+            found.append(f"logging {self._logging} -> {now}")
         return found
 
 
@@ -119,6 +124,18 @@ def _threads() -> set[str]:
         except OSError:  # it ended
             continue
     return found
+
+
+def _logging() -> dict[str, object]:
+    """The levels that are set, and the handlers of the root that are not pytest's."""
+    root = logging.getLogger()
+    found: dict[str, object] = {
+        name: logging.getLevelName(logger.level)
+        for name, logger in logging.Logger.manager.loggerDict.items()
+        if name.startswith("streamcache") and isinstance(logger, logging.Logger) and logger.level
+    }
+    handlers = [each for each in root.handlers if not type(each).__module__.startswith("_pytest")]
+    return found | {"root": logging.getLevelName(root.level), "handlers": handlers}
 
 
 def _let_others_run() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 
@@ -80,6 +81,28 @@ def test_a_thread_is_found() -> None:
     finally:
         event.set()
         thread.join()
+
+
+def test_another_level_of_the_log_is_found() -> None:
+    before = Snapshot(POLICY)
+    logger = logging.getLogger("streamcache.test")
+    logger.setLevel("INFO")
+    try:
+        (found,) = before.left_behind()
+        assert found.startswith("logging ") and "'streamcache.test': 'INFO'" in found
+    finally:
+        logger.setLevel("NOTSET")
+
+
+def test_another_handler_of_the_log_is_found() -> None:
+    before = Snapshot(POLICY)
+    handler = logging.NullHandler()
+    logging.getLogger().addHandler(handler)
+    try:
+        (found,) = before.left_behind()
+        assert "NullHandler" in found
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 def test_what_goes_within_the_grace_time_is_no_leak() -> None:

@@ -1,15 +1,12 @@
 """``CopySession``: copies a source file once, and serves it at the same time.
 
 Greenlets, all in the hub's thread: ``_do_copy`` leads the session through its states (see
-``states.py``) and lets go of everything at the end; each step of the scheduler calls ``arrived`` or
-``failed`` in a greenlet of its own; readers call ``read``. Threads get descriptors, offsets and
-buffers only (I3), and those belong to the call until it returns (I4): the session closes nothing
-while a step is under way.
+``states.py``) and lets go of everything at the end; those of its steps (``steps.py``); readers call
+``read``. Threads get descriptors, offsets and buffers only (I3), and those belong to the call until
+it returns (I4): the session closes nothing while a step is under way.
 
-A reader in want of bytes asks for the block that it needs; whatever is read is kept and counts as
-copied, so the source gives each byte once. No reader drives the copy: a slow one slows nobody, and
-one that leaves stops nothing. Sessions of other processes may copy the same version: each takes
-blocks that nobody has (``claims.py``), and ``_follow`` learns of theirs.
+A reader in want of bytes asks for the block that it needs. No reader drives the copy: a slow one
+slows nobody, and one that leaves stops nothing.
 """
 
 from __future__ import annotations
@@ -23,35 +20,30 @@ from collections.abc import Callable, Iterator
 import gevent
 from gevent.event import Event as Flag
 
-from streamcache.cache.allotment import AHEAD, LOCK_WAIT, Allotment
-from streamcache.cache.blockmap import BLOCK, BlockMap, Extent
-from streamcache.cache.claims import Claims
-from streamcache.cache.following import Borrowed, Following
+from streamcache.cache.allotment import LOCK_WAIT, Allotment
+from streamcache.cache.blockmap import BLOCK, BlockMap
 from streamcache.cache.locks import KeyLock
 from streamcache.cache.names import key_of
 from streamcache.cache.objects import ObjectHandle
 from streamcache.cache.pace import Pace
 from streamcache.cache.partial import PartialHeader
 from streamcache.cache.publication import Look, Published, publish
-from streamcache.cache.reading import DELIVERED_BYTES, PendingRead, Reader, Ready, Waiting
-from streamcache.cache.reopening import Reopening
+from streamcache.cache.reading import PendingRead, Reader, Ready, Waiting
 from streamcache.cache.resources import Resources
 from streamcache.cache.states import Event, State, after
+from streamcache.cache.steps import Steps
 from streamcache.cache.writes import Writes
 from streamcache.errors import (
     CacheError,
     Closed,
-    NoSpace,
     SourceChanged,
     SourceError,
     SourceTimeout,
     StreamCacheError,
 )
-from streamcache.source.base import Change, Fingerprint, SourceFile, Version
-from streamcache.source.feed import Piece
+from streamcache.source.base import SourceFile, Version
 
 _READY_BYTES = 4 * 1024 * 1024  # at most in one answer, so that the reader's position is known
-_READ_AHEAD = 32 * 1024 * 1024  # bytes before a reader that are copied before the rest
 _FIRST_WRITE_WAIT = 1.0  # s from the start for which bytes wait for the partial, to be kept
 
 log = logging.getLogger(__name__)
@@ -87,7 +79,6 @@ class CopySession:
         self.ended = Flag()  # everything was let go
         self._r = resources
         self._file = file
-        self._seen: Fingerprint = file.fingerprint
         self._room = Allotment(
             name,
             file.version.size,
@@ -97,45 +88,38 @@ class CopySession:
             keys=resources.keys,
         )
         self._lock = lock
-        self._claims = Claims(self.map, self._present)
         self._on_change = on_change
         self._on_published = on_published
         self._continues = continues  # there is a partial, not yet open
         self._waiting = Waiting()
         self._writes = Writes(self._room, self._waiting, resources.health, path)
-        self._following = Following(
-            self._claims,
-            self._waiting,
-            self.map,
-            patience=resources.config.copy.claim_timeout,
-            demand=lambda block: self._r.scheduler.demand(self, block * BLOCK, seek=False),
-            freed=self.schedule,
+        self._steps = Steps(
+            self,
+            resources,
+            file=file,
+            blocks=self.map,
+            room=self._room,
+            waiting=self._waiting,
+            writes=self._writes,
         )
-        self._reopening = Reopening(resources.source, resources.meta, file)
         self.failure: StreamCacheError | None = None  # why missing blocks cannot be read
         self.pace = Pace(0)  # of what nobody reads
         self._keep_partial = True
         self._sharing = False  # outdated, but several readers go on to share the bytes
-        self._retried: set[int] = set()  # extents whose second try is their last
-        self._steps = 0  # under way
         self.started = time.monotonic()
         self._lent = -1  # the partial's descriptor, when its readers outlive the rest
         self._gone = False  # all but what readers may still hold was let go
         self._allocated = Flag()  # the question of space is settled
         self._copied = Flag()  # the map is complete, or copying has ended
         self._closed = Flag()
-        self._quiet = Flag()  # no step is under way
-        self._quiet.set()
         self._greenlet = gevent.spawn(self._do_copy)
-        if file.ahead is not None and file.ahead.offset < file.version.size:
-            piece = self._claim(file.ahead.offset // BLOCK, BLOCK)
-            assert piece is not None  # nobody else has any yet
-            gevent.spawn(self.arrived, piece, file.ahead.data, file.fingerprint)
+        self._steps.begin()
 
     def __repr__(self) -> str:
         return (
             f"<CopySession {self.path!r} {self.state.value} {self.map.present}/{self.map.count}"
-            f" readers={len(self.readers)} waiting={len(self._waiting)} steps={self._steps}>"
+            f" readers={len(self.readers)} waiting={len(self._waiting)}"
+            f" steps={self._steps.under_way}>"
         )
 
     # -- readers
@@ -208,11 +192,7 @@ class CopySession:
         read = PendingRead(offset, stop)
         self._waiting.add(read)
         self._r.counters.delegated_reads += 1
-        if self.map.is_free(offset // BLOCK):
-            seek = offset != reader.expected
-            self._r.scheduler.demand(self, offset // BLOCK * BLOCK, seek=seek)
-        elif self._claims.others:
-            self._following.hurry()
+        self._steps.want(offset // BLOCK, seek=offset != reader.expected)
         timeout = self._r.config.source.timeout
         with reader.waiting(self._r.counters.delegated_wait):
             try:
@@ -249,7 +229,7 @@ class CopySession:
             self._room.give_up()
             if before in (State.NEW, State.COPYING):
                 self._r.counters.copies_cancelled += 1
-            self._r.scheduler.remove(self)
+            self._r.scheduler.remove(self._steps)
             self._waiting.fail(Closed(f"{self.path}: the copy session is closed"))
             self._allocated.set()
             self._copied.set()
@@ -274,217 +254,45 @@ class CopySession:
 
     def schedule(self) -> None:
         """Tell the scheduler whether there is something to copy without being asked."""
-        if self.state is State.COPYING or self._shared:
-            self._r.scheduler.add(self, idle=not self.readers)
+        if self.goes_on:
+            self._r.scheduler.add(self._steps, idle=not self.readers)
         else:
-            self._r.scheduler.remove(self)
+            self._r.scheduler.remove(self._steps)
+
+    # -- what its steps ask and tell
 
     @property
-    def _shared(self) -> bool:
-        """Detached, but several read: they share the bytes until one is left."""
-        return (
-            self.state is State.DETACHED
-            and self._sharing
-            and len(self.readers) > 1
-            and self.failure is None
-        )
+    def goes_on(self) -> bool:
+        """Whether it is copied also where nobody waits for it.
+
+        Detached, if several read: they share the bytes until one is left.
+        """
+        shared = self.state is State.DETACHED and self._sharing and len(self.readers) > 1
+        return self.state is State.COPYING or (shared and self.failure is None)
 
     @property
-    def _keeps(self) -> bool:
+    def keeps(self) -> bool:
         """Whether bytes that arrive now go into the partial."""
         wanted = self._keep_partial or self._sharing
         return wanted and self._room.partial is not None and self._writes.welcome
 
-    # -- the scheduler's feed
-
-    @property
-    def file(self) -> SourceFile:
-        """The open source file."""
-        return self._file
-
-    def demanded(self, offset: int, length: int) -> Piece | None:
-        """Claim what a reader waits for, if it still does."""
-        block = offset // BLOCK
-        stop = self._waiting.stop_of(block)
-        if self.state is State.CLOSED or not stop:
-            return None
-        if not self.map.is_free(block):
-            return self._borrow(block)
-        wanted = -(-stop // BLOCK) * BLOCK - offset  # what comes after can wait
-        if not self._keeps:
-            wanted = min(wanted, DELIVERED_BYTES)
-        return self._claim(block, min(length, wanted))
-
-    def sequential(self, length: int) -> Piece | None:
-        """Claim what comes next: before the readers, else the lowest missing block."""
-        if not (self.state is State.COPYING or self._shared):
-            return None
-        if not (self.readers or self.pace.allows(min(length, self.version.size), self.schedule)):
-            return None
-        while self._keeps and self._room.affords(max(1, length // BLOCK)):
-            block = self._next_block()
-            if block < 0:
-                return None
-            piece = self._claim(block, length)
-            if piece is not None:
-                return piece
-        if self._writes.welcome:
-            self._grow()
-        return None
-
-    def _next_block(self) -> int:
-        """The free block nearest before a reader, within reach; else the lowest."""
-        best, distance = -1, _READ_AHEAD // BLOCK
-        ranges = {(r.position // BLOCK, -(-r.stop // BLOCK)) for r in self.readers}
-        for position, stop in ranges:
-            block = self.map.next_free(position, min(stop, position + distance))
-            if block >= 0:
-                best, distance = block, block - position
-        return best if best >= 0 else self.map.next_free(0)
-
-    def _claim(self, block: int, length: int) -> Piece | None:
-        extent = self._claims.claim(block, max(1, length // BLOCK))
-        self._following.begin()
-        if extent is None:
-            return None
-        self._room.spend(len(extent))
-        if not self._room.affords(AHEAD // BLOCK):
-            self._grow()
-        self._begin_step()
-        return Piece(extent.start * BLOCK, self.map.length(extent))
-
-    def _borrow(self, block: int) -> Piece | None:
-        if not self._following.is_late(block):
-            return None
-        self._following.borrow(block)
-        self._begin_step()
-        return Borrowed(block * BLOCK, self.map.length(Extent(block, block + 1)))
-
-    def _begin_step(self) -> None:
-        self._steps += 1
-        self._quiet.clear()
-
-    def _released(self) -> None:
-        """A step is over."""
-        self._steps -= 1
-        if not self._steps:
-            self._quiet.set()
-        self.schedule()
-
-    @property
-    def seen(self) -> Fingerprint:
-        """What the source file was at the last look."""
-        return self._seen
-
-    def arrived(self, piece: Piece, data: memoryview, now: Fingerprint) -> None:
-        """A step's bytes: keep them if they are of our version, and wake who waits. Switches."""
-        extent, kept, ours = (
-            Extent.of(piece.offset, piece.length),
-            False,
-            not isinstance(piece, Borrowed),
-        )
-        try:
-            if self._is_changed(now) or len(data) < piece.length:
-                self._fail(SourceChanged(f"{self.path}: changed at the source while it was read"))
-                return
-            self._retried.discard(extent.start)
-            if len(data) <= BLOCK or self.state is State.NEW:
-                self._waiting.deliver(extent, data)  # a seek is answered first, then kept
-            kept = ours and self._store(extent, data)
-        finally:
-            if kept:
-                self._claims.filled(extent)
-                self._present(extent)
-            else:
-                if ours:
-                    self._missed(extent)
-                else:
-                    self._following.return_borrowed(extent.start)
-                self._waiting.deliver(extent, data)  # nobody, if all were told that it failed
-            self._released()
-
-    def _missed(self, extent: Extent) -> None:
-        self._claims.missed(extent)
-        self._room.spend(-len(extent))
-
-    def _present(self, extent: Extent) -> None:
-        """These blocks are present now, by us or by others."""
-        self._waiting.present(extent)
-        if self.map.complete:
-            self._copied.set()
-
-    def failed(self, piece: Piece, error: StreamCacheError) -> None:
-        """A step could not read: once more, then its readers get the error and the copy ends."""
-        extent = Extent.of(piece.offset, piece.length)
-        again = extent.start not in self._retried and self.state is not State.CLOSED
-        if again:
-            self._retried.add(extent.start)
-            log.info("source read failed, trying again path=%r error=%s", self.path, error)
-            try:
-                now = self._reopening.prepare(error, self._seen)
-                if now is not None and self._is_changed(now):
-                    raise SourceChanged(f"{self.path}: replaced at the source")
-            except SourceChanged as changed:
-                again, error = False, changed
-        if isinstance(piece, Borrowed):
-            self._following.return_borrowed(extent.start)
-        else:
-            self._missed(extent)
-        if again:
-            self._following.demand_for(extent)
-        elif self.state is not State.CLOSED:
-            self._fail(error)
-        self._released()
-
-    def _fail(self, error: StreamCacheError) -> None:
+    def fail(self, error: StreamCacheError) -> None:
+        """What is missing cannot be read: who waits gets the error, and the copy ends."""
         if self.failure is None:
             self.failure = error
             log.warning("copy failed path=%r error=%s", self.path, error)
         self._waiting.fail(error)
         self.handle_event(Event.COPY_FAILED)
 
-    def _is_changed(self, now: Fingerprint) -> bool:
-        """Whether the open file is another version than the one we serve (I8).
+    def all_present(self) -> None:
+        """Nothing is missing any more."""
+        self._copied.set()
 
-        Grown with the same inode counts as appended to: what we serve of it is the same, but a
-        later open finds another version, so this one is not published.
-        """
-        change = self._seen.compare(now)
-        if change is Change.REWRITTEN:
-            return True
-        self._seen = now
-        if change is Change.APPENDED:
-            self.handle_event(Event.OUTDATED)
-        return False
-
-    def _store(self, extent: Extent, data: memoryview) -> bool:
-        """Write into the partial; False: it is not kept. Switches."""
-        if self.state is State.NEW:
-            self._allocated.wait(max(0.0, self.started + _FIRST_WRITE_WAIT - time.monotonic()))
-        if not (self._keeps and self._claims.may_write(extent)):
-            return False
-        if not self._room.affords(0):
-            self._grow()
-            return False
-        if self._writes.write(extent, data):
-            return True
-        self.handle_event(Event.SPACE_DENIED)
-        return False
+    def await_room(self) -> None:
+        """Wait for the partial, for a second from the start. Switches."""
+        self._allocated.wait(max(0.0, self.started + _FIRST_WRITE_WAIT - time.monotonic()))
 
     # -- space
-
-    def _grow(self) -> None:
-        if self.state is State.COPYING:
-            gevent.spawn(self._do_grow)
-
-    def _do_grow(self) -> None:
-        """Greenlet: more room, or the copy ends."""
-        try:
-            if self._room.grow():
-                self.schedule()
-        except NoSpace as full:
-            log.info("copy has no room path=%r reason=%s", self.path, full)
-            self.handle_event(Event.SPACE_DENIED)
 
     def _alloc_cache_space(self) -> None:
         """Reserve, then open the partial: SPACE_GRANTED or SPACE_DENIED. Switches."""
@@ -496,7 +304,7 @@ class CopySession:
             self._lock = lock
             present = self._room.open(header, lock)
             assert self._room.partial is not None
-            self._claims.attach(self._room.partial, present)
+            self._steps.attach(self._room.partial, present)
         except (CacheError, OSError) as error:
             log.info("not cached path=%r reason=%s", self.path, error)
             self._r.health.failed(error)
@@ -511,8 +319,7 @@ class CopySession:
     def _release_cache_space(self) -> None:
         """The partial stays for the next session, or goes with its reservation. Switches."""
         keep = self._keep_partial and self.map.present > 0
-        self._following.end()
-        self._claims.detach()
+        self._steps.detach()
         try:
             self._room.let_go(keep=keep)
         except (OSError, CacheError, Closed) as error:
@@ -529,7 +336,7 @@ class CopySession:
             if self.map.complete:
                 self._copied.set()
             self._copied.wait()
-            self._quiet.wait()
+            self._steps.quiet.wait()
             if self.state is State.COPYING:
                 self._publish()
             self._closed.wait()
@@ -539,7 +346,7 @@ class CopySession:
             self._keep_partial = False
             self.handle_event(Event.SHUTDOWN)
         finally:
-            self._quiet.wait()
+            self._steps.quiet.wait()
             try:
                 self._let_go()
             finally:
@@ -554,17 +361,17 @@ class CopySession:
                 self._room,
                 self.version.mtime_ns,
                 wanted=lambda: self.state is State.COPYING,
-                is_still=lambda: look.is_still(self._seen),
+                is_still=lambda: look.is_still(self._steps.seen),
             )
         except (CacheError, OSError) as error:
             if isinstance(error, SourceError):
-                self._fail(error)
+                self.fail(error)
             else:
                 log.warning("copy not published path=%r error=%s", self.path, error)
                 self._r.health.failed(error)
                 self.handle_event(Event.SPACE_DENIED)
         except StreamCacheError as error:
-            self._fail(error)
+            self.fail(error)
         else:
             if done is not None:
                 self._complete(done)

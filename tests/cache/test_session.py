@@ -12,7 +12,7 @@ from random import Random
 import gevent
 import pytest
 
-from streamcache.cache import allotment
+from streamcache.cache import allotment, steps
 from streamcache.cache import session as session_module
 from streamcache.cache.partial import Partial
 from streamcache.cache.session import CopySession
@@ -48,7 +48,7 @@ def playing(world: World, size: int = SIZE) -> tuple[CopySession, Client]:
 def small_steps(monkeypatch: Patch) -> int:
     """Room is asked for in steps of a megabyte; what one step and a half is for a footprint."""
     monkeypatch.setattr(allotment, "STEP", 1 << 20)
-    monkeypatch.setattr(session_module, "AHEAD", 1 << 18)
+    monkeypatch.setattr(steps, "AHEAD", 1 << 18)
     return 3 << 19
 
 

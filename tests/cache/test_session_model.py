@@ -19,8 +19,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from streamcache.cache import allotment
-from streamcache.cache import session as session_module
+from streamcache.cache import allotment, steps
 from streamcache.cache.session import CopySession
 from streamcache.cache.states import Event, State
 from streamcache.cache.workers import WorkerPool
@@ -54,7 +53,7 @@ class Sessions(RuleBasedStateMachine):
         super().__init__()
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(allotment, "STEP", 8 * BLOCK)
-        self.patch.setattr(session_module, "AHEAD", 2 * BLOCK)
+        self.patch.setattr(steps, "AHEAD", 2 * BLOCK)
         self.world: World | None = None
 
     @initialize(size=SIZES, in_flight=st.integers(1, 4), ahead=st.sampled_from([None, 0]))

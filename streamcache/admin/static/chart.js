@@ -1,6 +1,6 @@
 // What happened over the last ten minutes, from counts that only grow.
 
-const WIDTH = 600;  // one unit a second
+const WIDTH = 600;
 const HEIGHT = 120;
 const NAMESPACE = "http://www.w3.org/2000/svg";
 
@@ -28,8 +28,9 @@ export function ratios(samples, span = 10) {
   return found;
 }
 
-// Lines into an SVG; `lines` is {class: [[time, value], ...]}. A gap of over 15 s is one.
-export function draw(svg, end, lines, top) {
+// Lines into an SVG, the last `span` seconds; `lines` is {class: [[time, value], ...]}. A gap of over
+// 15 s is one.
+export function draw(svg, end, span, lines, top) {
   for (const [name, points] of Object.entries(lines)) {
     let path = svg.querySelector(`path.${name}`);
     if (path === null) {
@@ -38,7 +39,7 @@ export function draw(svg, end, lines, top) {
     }
     let [drawn, last] = ["", -Infinity];
     for (const [time, value] of points) {
-      const x = WIDTH - (end - time);
+      const x = WIDTH * (1 - (end - time) / span);
       if (x < 0) continue;
       const y = HEIGHT - 2 - (HEIGHT - 6) * Math.min(1, top > 0 ? value / top : 0);
       drawn += `${time - last > 15 ? "M" : "L"}${x.toFixed(1)} ${y.toFixed(1)}`;

@@ -11,6 +11,7 @@ const STATUS = 1000;  // ms between two looks
 const SESSIONS = 500;
 const JOBS = 2000;
 const KEPT = 600;  // samples: ten minutes
+const YOUNG = 60;  // s that the charts show at least
 
 const find = (id) => document.getElementById(id);
 const samples = [];
@@ -49,14 +50,16 @@ async function status() {
   usage(cache);
 
   const end = samples.at(-1).time;
+  const span = Math.min(KEPT, Math.max(YOUNG, end - samples[0].time));
+  for (const begin of document.querySelectorAll(".begin")) begin.textContent = `${duration(span)} ago`;
   const top = Math.max(1, ...out.map(([, value]) => value), ...from.map(([, value]) => value));
-  draw(find("throughput"), end, { out, in: from }, top);
-  draw(find("hits"), end, { ratio: hits }, 1);
+  draw(find("throughput"), end, span, { out, in: from }, top);
+  draw(find("hits"), end, span, { ratio: hits }, 1);
   find("throughput-top").textContent = `top: ${rate(top)}`;
   find("throughput").setAttribute("aria-label",
-    `Throughput of the last ten minutes: now ${find("out").textContent} to clients and ` +
+    `Throughput of the last ${duration(span)}: now ${find("out").textContent} to clients and ` +
     `${find("in").textContent} from the source, at most ${rate(top)}`);
-  find("hits").setAttribute("aria-label", `Hit ratio of the last ten minutes: now ${find("ratio").textContent}`);
+  find("hits").setAttribute("aria-label", `Hit ratio of the last ${duration(span)}: now ${find("ratio").textContent}`);
 
   find("workers").replaceChildren(...workers.map((worker) => {
     const line = document.createElement("tr");
