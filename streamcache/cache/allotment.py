@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from streamcache.cache import store as files
+from streamcache.cache import stored as files
 from streamcache.cache.blockmap import BLOCK, Extent
 from streamcache.cache.locks import KeyLock, KeyLocks
 from streamcache.cache.names import key_of
@@ -157,7 +157,7 @@ class Allotment:
         assert self.partial is not None
         lock = self._keys.acquire(key_of(self._name), LOCK_WAIT)
         try:
-            blocks = self._disk.call(self._store.publish, self._name, self.partial.inode)
+            blocks = self._disk.call(self._store.objects.publish, self._name, self.partial.inode)
         except BaseException:
             lock.release()
             raise
@@ -169,7 +169,7 @@ class Allotment:
         None: not yet. Switches. Raises CacheBusy when it never will be, OSError.
         """
         assert self.partial is not None
-        answer = self._disk.call(self._store.published, self._name, self.partial.inode)
+        answer = self._disk.call(self._store.objects.published, self._name, self.partial.inode)
         if answer is None:
             raise CacheBusy("its partial has lost its name")
         return self._taken() if answer else None
@@ -229,7 +229,7 @@ class Allotment:
 
     def _is_object(self) -> bool:
         """Then a map that is left is its journal, for who enters it in the catalog."""
-        return self._store.find_object(self._name) is not None
+        return self._store.objects.find(self._name) is not None
 
     def _draw(self, *, timeout: float) -> int:
         """Reserve more; the generation of the reservation. Switches. Raises NoSpace."""

@@ -96,7 +96,7 @@ class Assembly:
             self.config.cache,
             alone=alone,
             partials=self.store.partials.room,
-            trash_files=self.store.trash,
+            trash_files=self.store.objects.trash,
         )
         if not self.ledger.size:
             self.ledger.look()

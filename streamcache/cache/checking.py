@@ -68,7 +68,7 @@ class CheckedObjects(Objects):
 
     def compare(self, handle: ObjectHandle, first: int, last: int) -> list[int]:
         """The wrong ones of these blocks. Switches. Raises OSError."""
-        path, size = self._store.object_path(handle.name), handle.version.size
+        path, size = self._store.objects.path(handle.name), handle.version.size
         return self._disk.call(
             _compare, path, handle.fd, size, first, last, self._digest, timeout=_WAIT
         )

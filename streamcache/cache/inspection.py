@@ -36,7 +36,8 @@ from streamcache.cache.names import blocks_of, is_name, key_for, key_of, remove_
 from streamcache.cache.partial import PartialHeader, path_of
 from streamcache.cache.partials import Idle, Leftover
 from streamcache.cache.policy import POLICIES
-from streamcache.cache.store import Fate, Store, is_untouched
+from streamcache.cache.store import Store
+from streamcache.cache.stored import Fate, is_untouched
 from streamcache.errors import AccessDenied, CacheError, NotFound, SourceUnavailable
 from streamcache.source.base import Source, Version
 
@@ -257,7 +258,7 @@ class Inspection:
         """One that had no file when the folder was listed."""
         with self._key(name) as ours:
             catalog = self._rows
-            if not ours or catalog is None or os.path.lexists(self._store.object_path(name)):
+            if not ours or catalog is None or os.path.lexists(self._store.objects.path(name)):
                 return
             if name in catalog.leaving():
                 return  # it is being evicted: the file goes first, then its row
@@ -269,13 +270,13 @@ class Inspection:
         """They had no object when the folder was listed; who evicts one removes them last."""
         time.sleep(_MOMENT)
         with self._key(file) as ours:
-            path = self._store.object_path(file.removesuffix(SUFFIX))
+            path = self._store.objects.path(file.removesuffix(SUFFIX))
             if ours and os.path.lexists(path + SUFFIX) and not os.path.lexists(path):
                 self._foreign("objects", folder, file, text="digests of no object")
 
     def _look_at_object(self, name: str, entry: Entry | None) -> None:
         self.report.objects += 1
-        self.report.bytes += blocks_of(self._store.object_path(name))
+        self.report.bytes += blocks_of(self._store.objects.path(name))
         if self._judge(name, entry) is None and self._rot(name) is None:
             return
         with self._key(name) as ours:
@@ -288,7 +289,7 @@ class Inspection:
 
     def _judge(self, name: str, entry: Entry | None) -> Finding | None:
         """What is wrong with the object; None: nothing, or it is not there any more."""
-        file = self._store.object_path(name)
+        file = self._store.objects.path(name)
         try:
             status = os.lstat(file)
         except FileNotFoundError:
@@ -345,7 +346,7 @@ class Inspection:
         """Blocks that are not what their digests say."""
         if self._digest is None:
             return None
-        file = self._store.object_path(name)
+        file = self._store.objects.path(name)
         try:
             fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
@@ -378,20 +379,20 @@ class Inspection:
         """Enter what is sound, take away what is not. The key is ours."""
         name, catalog = finding.name, self._catalog
         if finding.kind in (Kind.UNLISTED, Kind.ACCOUNT):
-            stored = self._store.find_object(name)
+            stored = self._store.objects.find(name)
             if catalog is None or stored is None:
                 return False
             size = stored.version.size
             catalog.add(NewEntry(name, finding.path, size, stored.blocks, stored.stored))
             return True
         trash = f"{name}.{secrets.token_hex(4)}"
-        fate, blocks = self._store.remove_object(name, trash)
+        fate, blocks = self._store.objects.remove(name, trash)
         if catalog is not None:
             if fate is Fate.TRASHED:
                 catalog.trashed(name, trash, blocks)
             else:
                 catalog.remove([name])
-        return not os.path.lexists(self._store.object_path(name))
+        return not os.path.lexists(self._store.objects.path(name))
 
     # -- partials
 
@@ -492,10 +493,12 @@ class Inspection:
             rows = {row.file: row.blocks for row in self._rows.account.trash()}
         there = set(os.listdir(os.path.join(self._store.root, "trash")))
         found = {file: f"{rows[file]} bytes counted for it" for file in rows.keys() - there}
-        return found | {file: "nobody reads it" for file in there if not self._store.is_read(file)}
+        return found | {
+            file: "nobody reads it" for file in there if not self._store.objects.is_read(file)
+        }
 
     def _empty(self, file: str) -> bool:
-        gone = self._store.empty_trash([file])
+        gone = self._store.objects.empty_trash([file])
         if gone and self._catalog is not None:
             self._catalog.account.free_trash(file)
         return bool(gone)

@@ -144,11 +144,11 @@ class Ledger:
         # An eviction that was cut short. With others there it may be under way: the next round of
         # anybody is offered the same objects again.
         if self._alone and (leaving := self.call(self.catalog.leaving)):
-            gone = self._disk.call(self._store.remove_objects, leaving)
+            gone = self._disk.call(self._store.objects.remove_unread, leaving)
             self.call(self.catalog.remove_victims, gone)
         self._take_up_pins()
         if not self.call(lambda: self.catalog.complete):
-            if self._disk.call(self._store.is_empty):
+            if self._disk.call(self._store.objects.is_empty):
                 self._mender.try_to_mend()
             if not self._space.known:
                 self._mender.mend()

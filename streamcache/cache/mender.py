@@ -35,7 +35,8 @@ from streamcache.cache.database import (
     translated,
 )
 from streamcache.cache.space import Space
-from streamcache.cache.store import Store, StoredObject
+from streamcache.cache.store import Store
+from streamcache.cache.stored import StoredObject
 from streamcache.cache.workers import WorkerPool
 from streamcache.config.cache import CacheConfig
 from streamcache.errors import SourceBusy
@@ -222,7 +223,7 @@ class Mender:
         partials = [*self._disk.call(self._partials), *self._space.drawn.items()]
         self._do(self.catalog.account.enter, partials)
         self._do(self.catalog.pin, self._disk.call(self._store.pins.all))
-        folders = self._store.all_objects()
+        folders = self._store.objects.all()
         while (batch := self._disk.call(next, folders, None)) is not None:
             if batch:
                 entries = [new_entry(stored) for stored in batch]
@@ -239,7 +240,7 @@ class Mender:
         last = ""
         while names := self._do(self.catalog.names, last):
             last = names[-1]
-            if lost := self._disk.call(self._store.lost_objects, names):
+            if lost := self._disk.call(self._store.objects.lost, names):
                 self._do(self.catalog.remove, lost)
 
 

@@ -1,7 +1,7 @@
 """Open objects: one descriptor per object, shared by its readers, kept a while after the last.
 
 Hub's thread only; the disk is touched in the disk pool. A lease keeps an object from eviction, in
-every process: while there is one, the descriptor carries a shared lock (``store.lease``). An object
+every process: while there is one, the descriptor has a shared lock (``stored.lease``). An object
 that must go while it is leased (outdated, purged) is renamed into trash/ and unlinked when its last
 reader leaves.
 """
@@ -16,10 +16,11 @@ from typing import Protocol
 
 import gevent
 
-from streamcache.cache import store as files
+from streamcache.cache import stored as files
 from streamcache.cache.health import Health
 from streamcache.cache.ledger import Ledger
-from streamcache.cache.store import Fate, Store
+from streamcache.cache.store import Store
+from streamcache.cache.stored import Fate
 from streamcache.cache.workers import WorkerPool
 from streamcache.errors import CacheError, Closed
 from streamcache.source.base import Version
@@ -89,7 +90,7 @@ class Objects:
         handle = self.lease_open(name)
         if handle is not None or name in self._going:
             return handle
-        fd = self._health.call(self._store.open_object, name, version, discard=_close)
+        fd = self._health.call(self._store.objects.open, name, version, discard=_close)
         if fd < 0:
             return None
         handle = self.lease_open(name)
@@ -193,7 +194,7 @@ class Objects:
         try:
             for name in free:
                 self._forget(name)
-            return self._disk.call(self._store.remove_objects, free)
+            return self._disk.call(self._store.objects.remove_unread, free)
         finally:
             self._going.difference_update(free)
 
@@ -212,7 +213,7 @@ class Objects:
             if not self._is_leased(name):
                 self._forget(name)
             trash = f"{name}.{secrets.token_hex(4)}"
-            removal, blocks = self._disk.call(self._store.remove_object, name, trash)
+            removal, blocks = self._disk.call(self._store.objects.remove, name, trash)
             if removal is Fate.TRASHED:
                 self._ledger.trashed(name, trash, blocks)
                 if self._is_leased(name):
@@ -231,7 +232,7 @@ class Objects:
 
     def empty_trash(self, names: list[str]) -> None:
         """Unlink what nobody reads any more. Switches. Raises OSError, CatalogError."""
-        for name in self._disk.call(self._store.empty_trash, names):
+        for name in self._disk.call(self._store.objects.empty_trash, names):
             self._ledger.trash_freed(name)
 
     def close(self) -> None:
@@ -280,7 +281,7 @@ class Objects:
 
 def _without_name(store: Store, inodes: dict[str, int]) -> list[str]:
     """Worker thread: objects that are not the file at their name any more."""
-    return [name for name, inode in inodes.items() if not store.is_at_its_name(name, inode)]
+    return [name for name, inode in inodes.items() if not store.objects.is_at_its_name(name, inode)]
 
 
 def _stays(fd: int) -> bool:

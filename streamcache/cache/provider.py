@@ -161,7 +161,7 @@ class Provider:
             with self._found(path, version, stale=True) as found:
                 return version if found.handle is not None else None
         try:
-            stored = self._health.call(self._r.store.versions, self.key(path))
+            stored = self._health.call(self._r.store.objects.versions, self.key(path))
         except OSError:
             return None
         if not stored:
@@ -174,7 +174,7 @@ class Provider:
         """Whether the cache may have bytes of this path ("a/b.mp4") already. Switches."""
         key = self.key(path)
         try:
-            if self._health.call(self._r.store.versions, key):
+            if self._health.call(self._r.store.objects.versions, key):
                 return True
             with gevent.Timeout(PATIENCE, CatalogLate("no answer")):
                 return bool(self._ledger.reserved(key))

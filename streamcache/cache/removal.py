@@ -57,7 +57,7 @@ class Removal:
         inode = os.fstat(handle.fd).st_ino
 
         def damaged() -> list[str]:
-            there = self._r.disk.call(self._r.store.is_at_its_name, handle.name, inode)
+            there = self._r.disk.call(self._r.store.objects.is_at_its_name, handle.name, inode)
             return [handle.name] if there else []
 
         self._tasks.spawn(self._remove, damaged)
@@ -67,7 +67,7 @@ class Removal:
         kept = None if version is None else f"{key}.{version.id}"
 
         def others() -> list[str]:
-            stored = self._r.disk.call(self._r.store.versions, key)
+            stored = self._r.disk.call(self._r.store.objects.versions, key)
             names = {*(found.name for found in stored), *self._ledger.reserved(key)}
             return [name for name in names if name != kept]
 
@@ -82,7 +82,7 @@ class Removal:
         with self._r.keys.acquire(key_of(name), LOCK_WAIT):
             if not self._drop_partial(name):
                 trash = f"{name}.{secrets.token_hex(4)}"
-                if self._r.disk.call(self._r.store.retire_partial, name, trash):
+                if self._r.disk.call(self._r.store.objects.retire_partial, name, trash):
                     self._ledger.trashed_partial(name, trash)
             return self._r.objects.discard(name)
 

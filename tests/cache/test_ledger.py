@@ -21,6 +21,7 @@ from streamcache.cache.partial import PartialHeader
 from streamcache.cache.selection import Selection
 from streamcache.cache.space import Space
 from streamcache.cache.store import Store
+from streamcache.cache.stored import ObjectFolder
 from streamcache.config.cache import CacheConfig
 from streamcache.errors import CacheError, NoSpace
 from tests.cache.accounts import Sharer, checked, name, until
@@ -70,7 +71,7 @@ class Site:
         partial.write(Extent(0, 1), memoryview(bytes(SIZE)))
         inode = partial.inode
         partial.close()
-        return self.store.publish(name(number), inode)
+        return self.store.objects.publish(name(number), inode)
 
     def add(self, number: int) -> int:
         """The same, and entered as a copy does it."""
@@ -173,15 +174,15 @@ def test_a_rebuild_meets_objects_that_come_and_go(
     """62b5c6d7 #1255: a file that vanished while usage was computed raised."""
     for number in range(20):
         site.object(number)
-    listing = site.store.all_objects
+    listing = site.store.objects.all
 
     def vanishing() -> Iterator[object]:
         for number, batch in enumerate(listing()):
             if number == 3:
-                site.store.remove_objects([name(n) for n in range(4, 8)])
+                site.store.objects.remove_unread([name(n) for n in range(4, 8)])
             yield batch
 
-    monkeypatch.setattr(Store, "all_objects", lambda self: vanishing())
+    monkeypatch.setattr(ObjectFolder, "all", lambda self: vanishing())
     ledger = site.begin()
     site.whole()
     site.whole()
@@ -263,7 +264,7 @@ def test_who_evicts_at_the_start_leaves_the_victims_of_others_alone(site: Site) 
     site.end()
     alone = site.begin()
     assert alone.objects == 0, "an eviction that was cut short is finished"
-    assert site.store.find_object(name(1)) is None
+    assert site.store.objects.find(name(1)) is None
 
 
 def sized(size: int, **more: object) -> CacheConfig:
@@ -391,17 +392,17 @@ def test_a_catalog_that_is_lost_while_it_is_rebuilt_is_rebuilt_whole(
     """What was entered in the first one is in the second one, too, before usage counts."""
     for number in range(10):
         site.object(number)
-    listing = Store.all_objects
+    listing = ObjectFolder.all
     losses = [5]
 
-    def losing(store: Store) -> Iterator[object]:
-        for number, batch in enumerate(listing(store)):
+    def losing(folder: ObjectFolder) -> Iterator[object]:
+        for number, batch in enumerate(listing(folder)):
             if losses == [number]:
                 losses.clear()
                 create(str(site.catalog_file), policy="s3fifo", size=0)  # by somebody else
             yield batch
 
-    monkeypatch.setattr(Store, "all_objects", losing)
+    monkeypatch.setattr(ObjectFolder, "all", losing)
     site.begin()
     site.whole()
     assert not losses
@@ -413,14 +414,14 @@ def test_a_rebuild_that_fails_is_tried_again(
 ) -> None:
     monkeypatch.setattr(mender_module, "_REBUILD_INTERVAL", 0.05)
     failures = [OSError(5, "EIO"), OSError(5, "EIO")]
-    listing = Store.all_objects
+    listing = ObjectFolder.all
 
-    def failing(store: Store) -> Iterator[object]:
+    def failing(folder: ObjectFolder) -> Iterator[object]:
         if failures:
             raise failures.pop()
-        return listing(store)
+        return listing(folder)
 
-    monkeypatch.setattr(Store, "all_objects", failing)
+    monkeypatch.setattr(ObjectFolder, "all", failing)
     site.object(1)
     site.begin()
     site.whole()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import gevent
 import pytest
 
-from streamcache.cache import store as store_module
+from streamcache.cache import stored as files
 from streamcache.cache.objects import ObjectHandle
 from streamcache.source.base import Version
 from tests.cache.fakes import World
@@ -52,7 +52,7 @@ def trash(world: World) -> list[str]:
 
 def copy_in_another_process(world: World, name: str) -> int:
     """A reader's descriptor of a description that is not this cache's, as in another process."""
-    fd = world.store.open_object(name, version(1))
+    fd = world.store.objects.open(name, version(1))
     assert fd >= 0
     return fd
 
@@ -141,9 +141,9 @@ def test_what_is_being_evicted_takes_no_reader(
 ) -> None:
     name, of = stored(world)
     go = threading.Event()
-    remove = world.store.remove_objects
+    remove = world.store.objects.remove_unread
     monkeypatch.setattr(
-        world.store, "remove_objects", lambda names: (go.wait(20), remove(names))[1]
+        world.store.objects, "remove_unread", lambda names: (go.wait(20), remove(names))[1]
     )
     evicting = gevent.spawn(world.objects.evict, [name])
     gevent.sleep(0)
@@ -198,8 +198,10 @@ def test_the_last_reader_may_leave_while_the_object_is_taken_away(
     handle = leased(world)
     fd = handle.fd
     go = threading.Event()
-    remove = world.store.remove_object
-    monkeypatch.setattr(world.store, "remove_object", lambda *args: (go.wait(20), remove(*args))[1])
+    remove = world.store.objects.remove
+    monkeypatch.setattr(
+        world.store.objects, "remove", lambda *args: (go.wait(20), remove(*args))[1]
+    )
     taking = gevent.spawn(world.objects.discard, handle.name)
     gevent.sleep(0)
     world.objects.release(handle)
@@ -230,7 +232,7 @@ def test_trash_that_cannot_be_renamed_stays_an_object(
     def fails(*_: object) -> None:
         raise PermissionError("no")
 
-    monkeypatch.setattr(world.store, "remove_object", fails)
+    monkeypatch.setattr(world.store.objects, "remove", fails)
     with pytest.raises(PermissionError):
         world.objects.discard(handle.name)
     assert world.space.trash == 0
@@ -287,7 +289,7 @@ def test_what_another_process_took_away_is_not_leased_again(world: World) -> Non
     """It was open here, without a reader: nothing kept it."""
     handle = leased(world)
     world.objects.release(handle)
-    assert world.store.remove_objects([handle.name]) == [handle.name]
+    assert world.store.objects.remove_unread([handle.name]) == [handle.name]
     evicted(world, handle.name)
     assert world.objects.lease(handle.name, handle.version) is None
     world.until(lambda: handle.fd < 0)
@@ -297,7 +299,7 @@ def test_what_another_process_is_taking_away_is_not_leased_again(world: World) -
     handle = leased(world)
     world.objects.release(handle)
     remover = os.open(f"/proc/self/fd/{handle.fd}", os.O_RDONLY)
-    assert store_module._is_free(remover)
+    assert files._is_free(remover)
     assert world.objects.lease_open(handle.name) is None
     os.close(remover)
 
@@ -323,7 +325,7 @@ def test_what_ends_is_good_for_no_reader_any_more(world: World, end: str, read: 
         world.objects.close()
         expected = True
     else:
-        os.unlink(world.store.object_path(name))
+        os.unlink(world.store.objects.path(name))
         evicted(world, name)
         expected = not (end == "take" and read)  # a lease kept it, from other processes too
         if end == "take":
@@ -343,7 +345,7 @@ def test_descriptors_of_what_others_removed_are_closed(world: World) -> None:
     for handle in (kept, removed):
         world.objects.release(handle)
     fds = kept.fd, removed.fd
-    world.store.remove_objects([removed.name])
+    world.store.objects.remove_unread([removed.name])
     evicted(world, removed.name)
     world.objects.let_go_of_removed()
     world.settle()
@@ -358,7 +360,7 @@ def test_nobody_joins_who_reads_what_another_process_removed(world: World) -> No
     world.objects.release(handle)
     hot = world.objects.peek(name)
     assert hot is handle
-    assert world.store.remove_objects([name]) == [name]
+    assert world.store.objects.remove_unread([name]) == [name]
     evicted(world, name)
     world.objects.take(hot)
     assert os.pread(hot.fd, SIZE, 0) == bytes([1]) * SIZE
@@ -370,7 +372,7 @@ def test_nobody_joins_who_reads_what_another_process_removed(world: World) -> No
 
 def test_nobody_joins_who_reads_what_was_removed_by_hand(world: World) -> None:
     handle = leased(world)
-    os.unlink(world.store.object_path(handle.name))
+    os.unlink(world.store.objects.path(handle.name))
     evicted(world, handle.name)
     world.objects.let_go_of_removed()
     assert os.pread(handle.fd, SIZE, 0) == bytes([1]) * SIZE

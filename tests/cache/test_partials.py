@@ -284,7 +284,7 @@ def test_what_somebody_works_on_stays(store: Store, damage: Callable[[Store], No
 
 def test_what_was_published_left_a_journal(store: Store) -> None:
     partial, _ = store.partials.open(NAME, header(store))
-    store.publish(NAME, partial.inode)
+    store.objects.publish(NAME, partial.inode)
     assert store.partials.look(NAME) is None, "it is in use"
     partial.close()
     idle = store.partials.look(NAME)

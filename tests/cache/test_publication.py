@@ -91,7 +91,9 @@ def test_of_two_exactly_one_publishes(
     assert os.fstat(ours.fd).st_mtime_ns == MTIME
     assert (ours.blocks, theirs.blocks) == (os.fstat(ours.fd).st_blocks * 512, 0)
     enter(world, ours)
-    assert world.store.remove_objects([name()]) == [], "the other one has the lock of a reader"
+    assert world.store.objects.remove_unread([name()]) == [], (
+        "the other one has the lock of a reader"
+    )
     os.close(theirs.fd)
     leave(*rooms)
     assert settled(world)
@@ -127,7 +129,7 @@ def test_what_was_removed_meanwhile_is_not_published_again(
 ) -> None:
     """No Evictor takes it, as the other session reads it; somebody else may."""
     enter(world, go(rooms[0]))
-    assert world.store.remove_objects([name()]) == []
+    assert world.store.objects.remove_unread([name()]) == []
     path = world.root / "cache" / "objects" / name()[:2] / name()
     path.unlink()
     world.ledger.remove([name()])
@@ -245,7 +247,7 @@ def test_one_that_cannot_rename_leaves_it_to_the_other(
         raise OSError(errno.EACCES, "no")
 
     with monkeypatch.context() as patch:
-        patch.setattr(world.store, "publish", fail)
+        patch.setattr(world.store.objects, "publish", fail)
         with pytest.raises(OSError, match="no"):
             go(rooms[0])
     enter(world, gevent.spawn(go, rooms[1]).get(timeout=5))

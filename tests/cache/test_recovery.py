@@ -205,7 +205,7 @@ def test_a_journal_of_an_object_that_is_entered_goes(world: World) -> None:
 
 def test_a_journal_without_an_object_goes(world: World) -> None:
     published(world)
-    os.unlink(world.store.object_path(name()))
+    os.unlink(world.store.objects.path(name()))
     recovery(world).sweep()
     assert (world.space.used, world.partials()) == (0, [])
 
@@ -247,7 +247,7 @@ def test_what_is_published_already_is_not_begun_again(world: World) -> None:
     with other.keys.acquire("ab" * 16, 0):  # the other one was quicker
         world.until(lambda: not world.space.waiters)
         partial, _ = world.store.partials.open(name(), other.header())
-        blocks = world.store.publish(name(), partial.inode)
+        blocks = world.store.objects.publish(name(), partial.inode)
         partial.close()
         world.ledger.add(name(), "film.mp4", SIZE, blocks)
         world.store.partials.drop_map(name())
@@ -373,6 +373,18 @@ def test_trash_is_emptied(world: World) -> None:
     assert world.space.trash == 0
     assert os.listdir(path.parent) == []
     assert world.ledger.trash() == []
+
+
+def test_trash_that_nobody_reads_is_room_before_any_partial(world: World) -> None:
+    kept = left_behind(world)
+    path = Path(world.store.root, "trash", "old")
+    path.write_bytes(bytes(SIZE))
+    blocks = path.stat().st_blocks * 512
+    world.ledger.trashed(name(2), "old", blocks)
+    sweeper = recovery(world)
+    assert sweeper.drop_oldest(blocks) == 0
+    assert (world.space.trash, world.space.reserved) == (0, kept)
+    assert sweeper.drop_oldest(1) == kept
 
 
 def test_trash_that_another_process_reads_stays(world: World, another: AnotherProcess) -> None:

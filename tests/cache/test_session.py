@@ -545,7 +545,7 @@ def test_the_end_of_a_copy_and_its_outdating_do_not_both_happen(
     world: World, monkeypatch: Patch, step: str, event: Event
 ) -> None:
     """8cfa40ad: finish and cancel of a session were both executed."""
-    owner = {"seal": Partial, "stat": world.source, "publish": world.store}[step]
+    owner = {"seal": Partial, "stat": world.source, "publish": world.store.objects}[step]
     entered, go = threading.Event(), threading.Event()
     real = getattr(owner, step)
 
@@ -737,7 +737,7 @@ def test_a_file_that_cannot_be_made_durable_is_not_published(
     def fails(*_: object) -> None:
         raise OSError(errno.EIO, "no")
 
-    monkeypatch.setattr(Partial if step == "seal" else world.store, step, fails)
+    monkeypatch.setattr(Partial if step == "seal" else world.store.objects, step, fails)
     session = world.session(FILM, SIZE)
     client = world.client(session)
     world.settle()

@@ -357,7 +357,7 @@ def test_a_forked_child_that_closes_takes_nothing_from_its_parent(
             finally:
                 os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
-        assert cache._parts.store.remove_objects([name]) == []
+        assert cache._parts.store.objects.remove_unread([name]) == []
         assert verify("film", 0, read(delegate, 0, SIZE)) is None
     assert fetch(cache, "film").status is CacheStatus.HIT
 

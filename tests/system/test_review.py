@@ -278,7 +278,7 @@ def test_a_lease_that_races_eviction_keeps_no_unlinked_file(
     parts = cache._parts
     (name,) = objects_in(cache_dir)
     parts.objects._forget(name)  # as when many others were used since
-    with holding(parts.store, "open_object", after=True) as held:
+    with holding(parts.store.objects, "open", after=True) as held:
         reader = gevent.spawn(fetch, cache, "film")
         eventually(lambda: held.entered)
         parts.provider._removal.remove([name])
@@ -365,8 +365,8 @@ def test_a_cache_disk_that_hangs_does_not_hang_requests(
     """The source is fine, and the cache is optional."""
     write(source, "film", MiB)
     cache = open_cache(source)
-    store = cache._parts.store
-    with holding(store, "open_object") as object_held, holding(store, "versions") as versions_held:
+    objects = cache._parts.store.objects
+    with holding(objects, "open") as object_held, holding(objects, "versions") as versions_held:
         with Timeout(4, AssertionError("waits for the cache's disk")):
             assert_right(fetch(cache, "film"), "film", MiB)
         assert object_held.entered and versions_held.entered
@@ -379,7 +379,7 @@ def test_a_request_that_is_killed_while_it_looks_leaves_no_key_locked(
     write(source, "film", MiB)
     cache = open_cache(source)
     parts = cache._parts
-    with holding(parts.store, "versions") as held:
+    with holding(parts.store.objects, "versions") as held:
         reader = gevent.spawn(fetch, cache, "film")
         eventually(lambda: held.entered)
         assert parts.keys._held
@@ -438,7 +438,7 @@ def test_a_version_outdated_while_it_is_published_leaves_no_object(
     """Its reader gets it to the end; nobody after, and it is in no account."""
     write(source, "film", 2 * MiB)
     cache = open_cache(source, source_options={"revalidate": 0.0})
-    with holding(cache._parts.store, "publish") as held, contextlib.ExitStack() as stack:
+    with holding(cache._parts.store.objects, "publish") as held, contextlib.ExitStack() as stack:
         delegate = stack.enter_context(opened(cache, "film"))
         eventually(lambda: held.entered)
         if not stays:

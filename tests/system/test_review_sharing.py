@@ -7,7 +7,7 @@ from pathlib import Path
 import gevent
 
 from streamcache import CacheStatus
-from streamcache.cache.store import Store
+from streamcache.cache.stored import ObjectFolder
 from tests.content import write
 from tests.system.conftest import OpenCache
 from tests.system.site import MiB, assert_right, eventually, fetch, settle
@@ -20,7 +20,7 @@ def test_who_is_cut_off_while_the_cache_is_looked_at_leaves_the_key_free(
     """A client that resets at that moment made its file uncacheable for all processes."""
     write(source, "film", MiB)
     cache = open_cache(source)
-    with holding(Store, "versions") as held:
+    with holding(ObjectFolder, "versions") as held:
         reader = gevent.spawn(fetch, cache, "film")
         eventually(lambda: held.calls)
         reader.kill()

@@ -14,7 +14,7 @@ import pytest
 from streamcache import CacheStatus, StreamCache
 from streamcache.cache import mender
 from streamcache.cache.selection import Selection
-from streamcache.cache.store import Store, StoredObject
+from streamcache.cache.stored import ObjectFolder, StoredObject
 from streamcache.cache.warming import WarmFailure, WarmJob, WarmOrder
 from tests.content import write
 from tests.slowfs import SlowFS
@@ -280,16 +280,16 @@ def test_a_job_waits_while_nobody_knows_how_much_room_there_is(
     cache.close()
     os.unlink(cache_dir / "catalog.sqlite")
     monkeypatch.setattr(mender, "_ENTER_WAIT", 0.0)
-    walked = Store.all_objects
+    walked = ObjectFolder.all
     go_on = gevent.event.Event()
 
-    def slowly(store: Store) -> Iterator[list[StoredObject]]:
+    def slowly(folder: ObjectFolder) -> Iterator[list[StoredObject]]:
         """A rebuild that takes a while."""
         while not go_on.is_set():
             yield []
-        yield from walked(store)
+        yield from walked(folder)
 
-    monkeypatch.setattr(Store, "all_objects", slowly)
+    monkeypatch.setattr(ObjectFolder, "all", slowly)
     cache = open_cache(source)
     job = cache.operations.warm(WarmOrder(paths=("a", "b")))
     gevent.sleep(0.1)
