@@ -2,7 +2,7 @@
 
 Hub's thread. Who is alive is told by locks, so this may run at any time beside other processes;
 one of them at a time does (the Evictor's election). Also the way to room: partials that no session
-works on go before any object.
+works on go before any object, and trash that nobody reads before them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from streamcache.cache.partials import Leftover
 from streamcache.cache.space import Space
 from streamcache.cache.store import Store
 from streamcache.cache.workers import WorkerPool
+from streamcache.errors import CacheError
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +67,10 @@ class Recovery:
     def drop_oldest(self, need: int) -> int:
         """Drop partials without a session until ``need`` bytes are free; the bytes freed.
 
-        The oldest go first. Switches. Raises OSError, CacheError.
+        The oldest go first. What of trash/ nobody reads any more is room, too: a purged partial is
+        there until its session has ended. Switches. Raises OSError, CacheError.
         """
+        need -= self._empty_trash()
         freed = 0
         for row in self._ledger.reservations():
             if freed >= need:
@@ -114,6 +117,16 @@ class Recovery:
         self._disk.call(self._store.partials.drop_map, name)
         log.info("object entered name=%s", name)
         return True
+
+    def _empty_trash(self) -> int:
+        """The bytes that this frees. Switches."""
+        before = self._space.trash
+        if before:
+            try:
+                self._sweep_trash()
+            except (OSError, CacheError) as error:  # there are other ways to room
+                log.warning("trash not emptied error=%s", error)
+        return max(0, before - self._space.trash)
 
     def _sweep_trash(self) -> None:
         files = [file for file, _ in self._disk.call(self._store.objects.trash)]

@@ -108,8 +108,16 @@ class MainProcess:
         self.settings = replace(self.settings, config=config)
 
     def read_again(self) -> Reload:
-        """What a reload would do. Blocks on files. Raises ConfigError."""
-        return Reload.of(self.settings, self._read)
+        """What a reload would do. Blocks on files. Raises ConfigError, and nothing else."""
+        try:
+            return Reload.of(self.settings, self._read)
+        except ConfigError:
+            raise
+        except OSError as error:  # the working directory is gone, say
+            raise ConfigError(f"cannot read it: {error.strerror or error}") from error
+        except Exception as error:  # a fault of ours is no reason to end
+            log.exception("reload failed")
+            raise ConfigError("a fault of streamcache; its log says more") from error
 
     def adopt(self, reload: Reload) -> None:
         """It is done from now on: in those who are told, and in who is born later."""

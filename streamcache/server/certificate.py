@@ -1,12 +1,10 @@
-"""The certificate of a listener and its key: read, checked, read again.
+"""The certificate of a listener and its key: read, and checked.
 
-The files are read by whoever starts the server or asks for a reload, in the hub: they are small,
-local, and never those of clients.
+Read by whoever starts the server, before anything is served, and by a worker thread at a reload.
 """
 
 from __future__ import annotations
 
-import logging
 import ssl
 from typing import Final
 
@@ -15,8 +13,6 @@ from streamcache.errors import ConfigError
 from streamcache.server.optionfile import read_option_file
 from streamcache.server.tls import TlsTransport
 from streamcache.server.transport import SocketTransport
-
-log = logging.getLogger(__name__)
 
 # Of TLS 1.2; those of 1.3 are all good. Each has forward secrecy and is an AEAD (RFC 9325 4.2).
 _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -35,11 +31,6 @@ class Certificate:
 
     def __repr__(self) -> str:
         return f"<Certificate {self._path}>"
-
-    def reload(self) -> None:
-        """Read the files again, for new connections; ConfigError, and the old one stays in use."""
-        self._context = self._load()
-        log.info("certificate read again path=%r", self._path)
 
     def wrap(self, socket: SocketTransport, received: bytes = b"") -> TlsTransport:
         """TLS on this connection, of which ``received`` has been read already."""

@@ -85,7 +85,6 @@ class StreamCacheServer:
         self._config = config or cache.config
         self._max_accept = max_accept
         self._authorize = authorize
-        self._certificate: Certificate | None = None
         self._worker = worker
         self._address: Address | None = None
         self._acceptor: Acceptor | None = None
@@ -177,21 +176,6 @@ class StreamCacheServer:
         self._acceptor.start()
         log.info("listening url=%s connections=%d", self.url, connections.limit)
 
-    def reload_certificate(self) -> bool:
-        """Read ``server.tls_certificate`` and its key again, for new connections.
-
-        False: they cannot be used, which is logged, and the old ones stay in use; or there is no
-        TLS. Reads two small files in the hub; never switches.
-        """
-        if self._certificate is None:
-            return False
-        try:
-            self._certificate.reload()
-        except ConfigError as error:
-            log.error("the old certificate stays in use: %s", error)
-            return False
-        return True
-
     def stop(self, timeout: float | None = None) -> None:
         """SWITCHES; drain: accept no more, close idle connections, then cut what still runs.
 
@@ -260,6 +244,8 @@ class StreamCacheServer:
             service.access_log = access_log
             service.tags = Tags(new.config.log)
         self._config = new.config
+        if certificate is not None:
+            log.info("certificate read again path=%r", new.config.server.tls_certificate)
         self._show(certificate)
         self._apply(new.config, access)
         for connection in self._connections:
@@ -289,7 +275,6 @@ class StreamCacheServer:
     def _show(self, certificate: Certificate | None) -> None:
         """Have new connections begin with TLS, if there is a certificate."""
         assert self._service is not None
-        self._certificate = certificate
         self._service.encrypt = None if certificate is None else certificate.wrap
 
     def _apply(self, config: Config, access: Access | None) -> None:

@@ -375,6 +375,18 @@ def test_trash_is_emptied(world: World) -> None:
     assert world.ledger.trash() == []
 
 
+def test_trash_that_nobody_reads_is_room_before_any_partial(world: World) -> None:
+    kept = left_behind(world)
+    path = Path(world.store.root, "trash", "old")
+    path.write_bytes(bytes(SIZE))
+    blocks = path.stat().st_blocks * 512
+    world.ledger.trashed(name(2), "old", blocks)
+    sweeper = recovery(world)
+    assert sweeper.drop_oldest(blocks) == 0
+    assert (world.space.trash, world.space.reserved) == (0, kept)
+    assert sweeper.drop_oldest(1) == kept
+
+
 def test_trash_that_another_process_reads_stays(world: World, another: AnotherProcess) -> None:
     path = Path(world.store.root, "trash", "old")
     path.write_bytes(bytes(SIZE))

@@ -70,6 +70,25 @@ def test_a_bad_file_is_one_line_and_changes_nothing(
 
 
 @each
+def test_a_working_directory_that_is_gone_ends_nobody(
+    start: Start, file: Path, tmp_path: Path, workers: int
+) -> None:
+    file.write_text("[log]\nlevel = 'info'\n")
+    gone = tmp_path / "release"
+    gone.mkdir()
+    shell = f"export PYTHONPATH=$PWD; cd {gone}"
+    daemon = start(*("--config", str(file), "--pid-file", "../pid"), shell=shell, workers=workers)
+    daemon.ready_line()
+    gone.rmdir()
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_for("not reloaded, nothing has changed: cannot read it: No such file or directory")
+    daemon.signal(signal.SIGTERM)
+    code, _, log = daemon.end()
+    assert code == 0
+    assert log.count("ERROR") == 1
+
+
+@each
 def test_the_level_of_the_log_changes(start: Start, file: Path, workers: int) -> None:
     daemon = start("--config", str(file), workers=workers)
     daemon.ready_line()

@@ -361,31 +361,22 @@ def test_a_new_certificate_counts_for_new_connections(site, tmp_path, caplog) ->
     os.rename(new.certificate, old.certificate)
     os.rename(new.key, old.key)
     new = old
-    assert here.server.reload_certificate()
+    assert here.server.reconfigure(here.server._config) == ()
     assert shown(here, new)
     assert client.ask("/a.bin").status == 200  # and the old connection goes on
     assert "certificate read again" in caplog.text
 
 
-def test_a_certificate_that_cannot_be_used_changes_nothing(site, tmp_path, caplog) -> None:
+def test_a_certificate_that_cannot_be_used_changes_nothing(site, tmp_path) -> None:
     old, other = make(tmp_path, "old"), make(tmp_path, "other")
     here = site(server=old.options)
     kept = Path(old.certificate).read_bytes()
     for content in (b"", Path(other.certificate).read_bytes()):
         Path(old.certificate).write_bytes(content)
-        caplog.clear()
-        assert not here.server.reload_certificate()
-        (record,) = caplog.records
-        assert record.getMessage().startswith("the old certificate stays in use: server.tls_")
+        with pytest.raises(ConfigError, match=r"^server\.tls_"):
+            here.server.reconfigure(here.server._config)
         Path(old.certificate).write_bytes(kept)
         assert shown(here, old)
-
-
-def test_without_tls_there_is_nothing_to_reload(root: Path) -> None:
-    cache = FakeCache(root, with_options(log={"access": "off"}))
-    with StreamCacheServer(("127.0.0.1", 0), cache) as server:
-        assert not server.reload_certificate()
-    cache.close()
 
 
 def test_certificate_and_key_may_be_in_one_file(site, tmp_path) -> None:
