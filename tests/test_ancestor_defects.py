@@ -391,13 +391,13 @@ def test_defect_11_the_end_of_an_old_session_leaves_the_new_one_in_the_index(
     open_cache: Open, source: Path
 ) -> None:
     cache = open_cache(source={"revalidate": 0.0}, copy={"max_bandwidth": 1 << 16})
-    sessions = cache._parts.provider.sessions
+    sessions = cache._parts.provider.copies.sessions
     with cache.open(f"/{FILM}") as old:
         content.write(source, FILM, SIZE, content_name="other")
         with cache.open(f"/{FILM}") as new:
             assert old.version != new.version
             old.close()
-            eventually(lambda: not cache._parts.provider.ending)
+            eventually(lambda: not cache._parts.provider.copies.ending)
             (session,) = sessions.values()
             assert session.version == new.version
             assert right(new.readall(), "other")

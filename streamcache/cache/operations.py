@@ -122,11 +122,11 @@ class Operations:
 
         Each is pictured when it is taken. Does not switch.
         """
-        detached = (session for session in self._provider.ending if session.readers)
+        detached = (session for session in self._provider.copies.ending if session.readers)
         wanted = path.removeprefix("/")
         sessions = [
             session
-            for session in (*self._provider.sessions.values(), *detached)
+            for session in (*self._provider.copies.sessions.values(), *detached)
             if wanted in ("", session.path)
         ]
         return map(picture_of, sorted(sessions, key=lambda session: session.path))
@@ -150,7 +150,7 @@ class Operations:
         running: set[str] = set()
         if not dry_run:
             # First of all: from here on nothing new is joined or answered with what is to go.
-            running = self._provider.outdate(selection.matches)
+            running = self._provider.copies.outdate_paths(selection.matches)
             self._expire(selection)
         matched = removed = freed = 0
         for entries in self._ours(selection):

@@ -9,15 +9,14 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
 
 import gevent
-from gevent.pool import Group
 
 from streamcache.cache.allotment import LOCK_WAIT
 from streamcache.cache.blockmap import BLOCK
+from streamcache.cache.copies import Copies
 from streamcache.cache.database import CatalogLate
 from streamcache.cache.delegate import (
     CachedFileDelegate,
@@ -26,7 +25,6 @@ from streamcache.cache.delegate import (
     DirectFileDelegate,
     TempFileDelegate,
 )
-from streamcache.cache.fills import IdleFills
 from streamcache.cache.found import Found
 from streamcache.cache.freshness import Flight, Freshness
 from streamcache.cache.health import PATIENCE, tells_of_damage
@@ -37,7 +35,7 @@ from streamcache.cache.objects import ObjectHandle
 from streamcache.cache.removal import Removal
 from streamcache.cache.resources import Resources
 from streamcache.cache.session import CopySession
-from streamcache.cache.states import Event, State
+from streamcache.cache.states import Event
 from streamcache.config import Config
 from streamcache.errors import (
     CacheError,
@@ -45,7 +43,6 @@ from streamcache.errors import (
     NotFound,
     SourceChanged,
     SourceUnavailable,
-    StreamCacheError,
 )
 from streamcache.source.base import SourceFile, Version
 
@@ -55,33 +52,27 @@ log = logging.getLogger(__name__)
 
 
 class Provider:
-    """The index of sessions, and the way from a path to a delegate."""
+    """The way from a path to a delegate."""
 
     def __init__(
         self, resources: Resources, freshness: Freshness, ledger: Ledger, removal: Removal
     ) -> None:
-        self.sessions: dict[str, CopySession] = {}  # by name: those that can be joined
-        self.ending: set[CopySession] = set()  # detached or closed, still holding their files
+        self.copies = Copies(resources, removal, self.copy)
         self._r = resources
         self._freshness = freshness
         self._ledger = ledger
         self._removal = removal
         self._health = resources.health
-        self._health.on_recovery.append(self._disk_works)
-        self.fills = IdleFills(
-            resources.config.copy, self._resume, lambda: not self._health.degraded
-        )
         self._closed = False
-        self._resumers = Group()
 
     def __repr__(self) -> str:
-        return f"<Provider sessions={len(self.sessions)} ending={len(self.ending)}>"
+        return f"<Provider {self.copies!r}>"
 
     def reconfigure(self, config: Config) -> None:
         """Other options; sessions keep their own ``claim_timeout``. Does not switch."""
         self._r.config = config
         self._freshness.reconfigure(config.source)
-        self.fills.reconfigure(config.copy)
+        self.copies.fills.reconfigure(config.copy)
 
     # -- find
 
@@ -156,7 +147,7 @@ class Provider:
                 return None
             version = known.version
             assert version is not None
-            if self._name(path, version) in self.sessions:
+            if self._name(path, version) in self.copies.sessions:
                 return version
             with self._found(path, version, stale=True) as found:
                 return version if found.handle is not None else None
@@ -206,7 +197,7 @@ class Provider:
 
     def status_of(self, found: Found) -> CacheStatus:
         """What opening it would give, when there is no object."""
-        if self._name(found.path, found.version) in self.sessions:
+        if self._name(found.path, found.version) in self.copies.sessions:
             return _joined(found)
         return CacheStatus.MISS if self._cacheable(found.version) else CacheStatus.BYPASS
 
@@ -215,17 +206,17 @@ class Provider:
         if self._closed:
             raise Closed("the cache is closed")
         name, counters = self._name(found.path, found.version), self._r.counters
-        if found.handle is None and name not in self.sessions:
+        if found.handle is None and name not in self.copies.sessions:
             self._prepare_copy(found, name)
         if found.handle is not None:
             handle, found.handle = found.handle, None
             self._ledger.touch(name, client)
             status = CacheStatus.STALE if found.stale else CacheStatus.HIT
             return self._cached(handle, status, found.path)
-        session = self.sessions.get(name)
+        session = self.copies.sessions.get(name)
         if session is None:
             file = self._source_file(found)
-            session = self.sessions.get(name)
+            session = self.copies.sessions.get(name)
             # Nothing switches from here on: two that come together get one session (I9).
             if session is not None:
                 self._r.meta.post(file.close)
@@ -235,13 +226,13 @@ class Provider:
             elif found.lock is None or not self._cacheable(found.version):
                 return DirectFileDelegate(file, self._r, counters)
             else:
-                session = self._start_copying(found, name, file)
+                session = self._start(found, name, file)
                 status = CacheStatus.MISS if self._r.space.known else CacheStatus.BYPASS
                 instead = partial(self._instead_of_copy, session)
                 return TempFileDelegate(session, status, counters, instead, client)
         instead = partial(self._instead_of_copy, session)
         delegate = TempFileDelegate(session, _joined(found), counters, instead, client)
-        self.fills.joined(session)
+        self.copies.fills.joined(session)
         return delegate
 
     def _prepare_copy(self, found: Found, name: str) -> None:
@@ -257,9 +248,9 @@ class Provider:
             else:
                 with suppress(CacheError), gevent.Timeout(PATIENCE, CatalogLate("no answer")):
                     found.continues = self._r.space.generation(name) > 0
-        if name not in self.sessions:
+        if name not in self.copies.sessions:
             found.handle = self._lease(name, found.version)
-        if found.lock is not None and (found.handle is not None or name in self.sessions):
+        if found.lock is not None and (found.handle is not None or name in self.copies.sessions):
             found.lock.release()
             found.lock = None
 
@@ -358,119 +349,56 @@ class Provider:
         age = abs(time.time() - version.mtime_ns / 1e9)
         return age >= self._r.config.source.settle and self._r.space.fits(version.size)
 
-    def _start_copying(self, found: Found, name: str, file: SourceFile) -> CopySession:
+    def _start(self, found: Found, name: str, file: SourceFile) -> CopySession:
         lock, found.lock = found.lock, None
-        session = CopySession(
-            self._r,
-            name=name,
-            path=found.path,
-            file=file,
-            lock=lock,
-            continues=found.continues,
-            on_change=self._changed,
-            on_published=self._published,
+        return self.copies.start(
+            name=name, path=found.path, file=file, lock=lock, continues=found.continues
         )
-        self.sessions[name] = session
-        self._removal.remove_others(key_of(name), file.version)
-        log.info("copy started path=%r bytes=%d name=%s", found.path, file.version.size, name)
-        return session
-
-    def _resume(self, path: str) -> None:
-        self._resumers.spawn(self._do_resume, path)
 
     def copy(self, path: str) -> CopySession | None:
         """The copy of a path ("a/b.mp4") that is running, or is begun; nobody reads it for us.
 
-        None: it is in the cache. Tell ``fills`` of it before you switch. Switches. Raises as
+        None: it is in the cache. Tell ``copies.fills`` of it before you switch. Switches. Raises as
         ``find``; CacheError when it is not cached.
         """
         with self.find("/" + path) as found:
             name = self._name(path, found.version)
             if found.handle is not None:
                 return None
-            if name not in self.sessions:
+            if name not in self.copies.sessions:
                 self._prepare_copy(found, name)
             if found.handle is not None:
                 return None
             file = None
-            if name not in self.sessions:
+            if name not in self.copies.sessions:
                 if found.lock is None:
                     raise CacheError("it is still being written, or too large to be cached")
                 file = self._source_file(found)
-            session = self.sessions.get(name)
+            session = self.copies.sessions.get(name)
             # From here on as in ``open``: nothing switches.
             if session is None and file is not None and not self._closed:
-                return self._start_copying(found, name, file)
+                return self._start(found, name, file)
             if file is not None:
                 self._r.meta.post(file.close)
             if session is None:
                 raise Closed("the cache is closed")
             return session
 
-    def _do_resume(self, path: str) -> None:
-        """Greenlet: go on with a paused copy; nobody reads it, so it is an idle fill at once."""
-        try:
-            session = self.copy(path)
-            if session is not None:
-                self.fills.changed(session)
-        except StreamCacheError as error:
-            log.info("paused copy not resumed path=%r error=%s", path, error)
-        finally:
-            self.fills.resumed(path)
-
-    def _disk_works(self) -> None:
-        """Copies that kept nothing meanwhile go on. Does not switch."""
-        for session in list(self.sessions.values()):
-            session.schedule()
-        self.fills.go_on()
-
-    # -- what sessions tell
-
-    def _changed(self, session: CopySession) -> None:
-        """A session's state or readers changed, or it has ended. Does not switch."""
-        name = session.name
-        if session.state not in (State.NEW, State.COPYING):
-            if self.sessions.get(name) is session:
-                del self.sessions[name]
-                self.ending.add(session)
-            if session.ended.is_set():
-                self.ending.discard(session)
-        self.fills.changed(session)
-
-    def _published(self, session: CopySession, blocks: int, lock: KeyLock) -> None:
-        name = session.name
-        self._removal.enter(name, session.path, session.version.size, blocks, lock)
-        if session.state is not State.COPYING and not self._closed:  # outdated while it was renamed
-            self._removal.remove([name])
-
     # -- what is no longer true
 
     def _outdated(self, path: str, version: Version) -> None:
         """The path has another version now: readers of the old one go on, nobody joins them."""
         name = self._name(path, version)
-        session = self.sessions.get(name)
         log.info("source changed path=%r", path)
+        session = self.copies.sessions.get(name)
         if session is not None:
             session.handle_event(Event.OUTDATED)
         self._removal.remove([name])
 
-    def outdate(self, is_meant: Callable[[str], bool]) -> set[str]:
-        """Copies of these paths (without the first slash) end as if their files had changed.
-
-        Their readers go on, nobody joins them, and what is paused is not taken up again. The
-        names of those that were running. Does not switch.
-        """
-        self.fills.forget(is_meant)
-        names = {name for name, session in self.sessions.items() if is_meant(session.path)}
-        for name in names:
-            self.sessions[name].handle_event(Event.OUTDATED)
-        return names
-
     def _gone(self, path: str) -> None:
         """Proven: the source has no such file any more."""
         key = self.key(path)
-        for name in [name for name in self.sessions if name.startswith(key)]:
-            self.sessions[name].handle_event(Event.OUTDATED)
+        self.copies.outdate(lambda session: session.name.startswith(key))
         self._removal.remove_others(key, None)
 
     # -- the end
@@ -478,12 +406,7 @@ class Provider:
     def close(self, timeout: float) -> None:
         """End all sessions; partials stay. Switches, at most for ``timeout`` s."""
         self._closed = True
-        self.fills.stop()
-        self._resumers.kill(block=False)
-        sessions = [*self.sessions.values(), *self.ending]
-        for session in sessions:
-            session.handle_event(Event.SHUTDOWN)
-        gevent.wait([session.ended for session in sessions], timeout=timeout)
+        self.copies.end(timeout)
         self._removal.close(_END_WAIT)
 
     def key(self, path: str) -> str:

@@ -202,7 +202,7 @@ class StreamCache:
                     present=session.map.present_bytes,
                     readers=len(session.readers),
                 )
-                for session in parts.provider.sessions.values()
+                for session in parts.provider.copies.sessions.values()
             ),
         )
 

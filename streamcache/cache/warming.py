@@ -319,7 +319,7 @@ class WarmJob:
 
     def _finish(self, session: CopySession) -> None:
         """See to it that it gets to its end. Switches. Raises why it did not."""
-        over = self._provider.fills.keep(session)
+        over = self._provider.copies.fills.keep(session)
         session.pace = self._pace
         if session not in self._copying:
             self._copying[session] = session.map.present_bytes
@@ -349,7 +349,7 @@ class WarmJob:
         self._copied += session.map.present_bytes - before
         if session.pace is self._pace:  # else another job has it, too
             session.pace = Pace(0)
-        self._provider.fills.release(session, stop=stop)
+        self._provider.copies.fills.release(session, stop=stop)
 
     def _measure(self) -> None:
         """Greenlet: the rate, as an average that forgets."""

@@ -190,7 +190,7 @@ def partials_in(cache_dir: Path) -> list[PartialOnDisk]:
 def at_rest(cache: StreamCache) -> bool:
     """No copy runs, and none is about to let go of what it holds."""
     provider = cache._parts.provider
-    return not provider.sessions and not provider.ending
+    return not provider.copies.sessions and not provider.copies.ending
 
 
 def account_is_true(cache: StreamCache, cache_dir: Path) -> bool:

@@ -121,7 +121,7 @@ def test_a_copy_that_is_continued_has_the_digests_of_both_lives(
     with opened(cache, "film") as film:
         take(film, 0, 1000)
         take(film, 5 * MiB, 5 * MiB + 1000)
-        session = next(iter(cache._parts.provider.sessions.values()))
+        session = next(iter(cache._parts.provider.copies.sessions.values()))
         eventually(lambda: session.map.present > 4)
     cache.close()
     (partial,) = partials_in(cache_dir)

@@ -170,7 +170,7 @@ def test_copies_under_way_keep_nothing_while_the_disk_fails_and_go_on_when_it_wo
     cache = warmed(open_cache(titles, at=at, copy={"max_bandwidth": MiB}), at)
     with opened(cache, "film") as player:
         data = bytes(take(player, 0, 100_000))
-        session = next(iter(cache._parts.provider.sessions.values()))
+        session = next(iter(cache._parts.provider.copies.sessions.values()))
         eventually(lambda: session.map.present > 4)
         disk.fault("EIO", "cache/probe", operations=("create",))
         cache._parts.health.failed(OSError(errno.EIO, os.strerror(errno.EIO)))
@@ -209,7 +209,7 @@ def test_a_disk_that_hangs(
     with crowd(serve(cache).socket.getpeername(), WARM, 20) as hits:
         with opened(cache, "film") as player:
             data = bytes(take(player, 0, 100_000))
-            (session,) = cache._parts.provider.sessions.values()
+            (session,) = cache._parts.provider.copies.sessions.values()
             eventually(lambda: session.map.present > 2)  # it writes what it reads
             disk.fault("hang", operations=(*WRITING, "open"))
             started = time.monotonic()

@@ -467,7 +467,7 @@ def test_who_leaves_a_purged_copy_leaves_the_new_one_alone(
             eventually(lambda: cache.statistics().sessions[0].present)
         eventually(lambda: not cache.statistics().sessions)  # it waits, with its partial
         (waiting,) = partials_in(cache_dir)
-    eventually(lambda: not cache._parts.provider.ending)
+    eventually(lambda: not cache._parts.provider.copies.ending)
     (left,) = partials_in(cache_dir)
     assert left.present_bytes == waiting.present_bytes > 0
     assert left.wrong_byte("f") is None

@@ -121,7 +121,7 @@ def mounted_over(path: Path) -> Iterator[None]:
 def tidy(cache: StreamCache) -> bool:
     """Nothing is being removed, recorded or resumed."""
     provider = cache._parts.provider
-    return not (provider._removal._tasks or provider._resumers)
+    return not (provider._removal._tasks or provider.copies._resumers)
 
 
 def test_a_file_system_mounted_over_the_source_is_a_fault(
@@ -399,7 +399,7 @@ def test_a_session_closed_before_it_ran_asks_for_no_room(
     space = cache._parts.space
     with mock.patch.object(space, "draw", side_effect=space.draw) as draw:
         with opened(cache, "film"):
-            assert cache._parts.provider.sessions
+            assert cache._parts.provider.copies.sessions
         eventually(lambda: at_rest(cache))
     assert draw.call_count == 0
     assert space.reserved == 0
@@ -420,7 +420,7 @@ def test_idle_copies_go_on_although_others_that_paused_were_deleted(
     for name in names:
         with opened(cache, name) as delegate:
             take(delegate, 0, 1)
-    deleted = list(cache._parts.provider.fills._paused)[:6]
+    deleted = list(cache._parts.provider.copies.fills._paused)[:6]
     assert len(deleted) == 6
     for name in deleted:
         (source / name).unlink()
@@ -553,7 +553,7 @@ def test_an_open_that_races_close_is_told_so(source: Path, cache_dir: Path) -> N
         with pytest.raises(Closed):
             opening.get(timeout=WAIT)
         closing.get(timeout=WAIT)
-    assert not parts.provider.sessions
+    assert not parts.provider.copies.sessions
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["kept", "not kept"])
@@ -568,7 +568,7 @@ def test_a_crowd_that_waits_for_one_block_costs_one_copy_of_it(
         held = stack.enter_context(holding(cache._parts.source, "read_into"))
         crowd = [stack.enter_context(opened(cache, "film")) for _ in range(CROWD)]
         reads = [gevent.spawn(delegate.ready, offset, 16 * MiB) for delegate in crowd]
-        (session,) = cache._parts.provider.sessions.values()
+        (session,) = cache._parts.provider.copies.sessions.values()
         eventually(lambda: len(session._waiting) == CROWD)
         if not kept:
             session.handle_event(Event.SPACE_DENIED)

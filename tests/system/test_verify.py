@@ -65,7 +65,7 @@ def at(source: Path, tmp_path: Path) -> Path:
         with opened(cache, "partial") as film:
             for offset in (0, MiB, 2 * MiB):
                 take(film, offset, offset + 1000)
-            (session,) = cache._parts.provider.sessions.values()
+            (session,) = cache._parts.provider.copies.sessions.values()
             eventually(lambda: session.map.present > 2)
         eventually(lambda: at_rest(cache))
     return at
