@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
@@ -43,12 +44,14 @@ def browser(profile: Path, *, width: int = 1280, height: int = 900) -> Iterator[
 
 
 def until(condition: Callable[[], Any], wait: float = WAIT) -> Any:
-    """Wait for the condition; what it returned."""
+    """Wait for the condition; what it returned. What the page replaces is looked up anew."""
     deadline = time.monotonic() + wait
-    while not (result := condition()):
+    while True:
+        with suppress(StaleElementReferenceException):
+            if result := condition():
+                return result
         assert time.monotonic() < deadline, f"still not so after {wait:g} s"
         time.sleep(0.05)
-    return result
 
 
 def complaints(driver: Browser) -> list[str]:

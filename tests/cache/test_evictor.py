@@ -437,7 +437,7 @@ def cached_byte_misses(root: Path, policy: PolicyName, trace: Trace, limit: int)
 def test_catalog_and_evictor_stay_within_2_percent_of_the_pure_policy(
     tmp_path: Path, policy: PolicyName
 ) -> None:
-    trace = media_trace(20_000, seed=1)
+    trace = media_trace(10_000, seed=1)
     limit = footprint(trace) // 10
 
     def pure(share: float) -> float:

@@ -117,7 +117,7 @@ def runs(
         if steps.hit is None:
             return
         # The life's first half has nearly every kind of step; then samples will do.
-        number += 1 + number // 30
+        number += 1 + number // 15
 
 
 def assert_sound_again(source: Path, at: Path, said: str) -> None:

@@ -23,7 +23,8 @@ from tests.system.site import MiB, eventually, opened, settle, take
 READERS = 25
 NAMES = [f"film{number}" for number in range(8)]
 SIZES = [0, 1, 65536, 65537, 300_000, MiB, 3 * MiB, 5 * MiB]
-DURATION = 12.0  # s
+DURATION = 6.0  # s at least
+LONGEST = 40.0  # s, on a machine that is so busy that it takes that long to become a storm
 PATIENCE = [0.003, 0.02, 0.2, 8.0]  # s until a reader gives up
 SLOWEST = 12.0  # s that one request may take, with all its retries
 
@@ -129,6 +130,13 @@ def bad_weather(source: Any, seed: int) -> Any:
         yield
 
 
+def was_storm(storm: Storm, cache: StreamCache) -> bool:
+    """Whether all has happened that can."""
+    counts = cache.statistics()
+    happened = (counts.evictions, counts.copies_cancelled, counts.source_errors)
+    return storm.reads > 1000 and bool(storm.errors) and all(happened)
+
+
 @pytest.mark.parametrize("seed", [20])
 def test_nothing_is_wrong_or_left_after_a_storm(
     source: Path, cache_dir: Path, open_cache: OpenCache, seed: int
@@ -145,7 +153,11 @@ def test_nothing_is_wrong_or_left_after_a_storm(
     with bad_weather(cache._parts.source, seed):
         crowd = [gevent.spawn(storm.read) for _ in range(READERS)]
         crowd.append(gevent.spawn(storm.change))
-        gevent.joinall(crowd, timeout=DURATION, raise_error=True)
+        began = time.monotonic()
+        while (lasted := time.monotonic() - began) < DURATION or (
+            lasted < LONGEST and not was_storm(storm, cache)
+        ):
+            gevent.joinall(crowd, timeout=0.5, raise_error=True)
         storm.stop = True
         gevent.joinall(crowd, timeout=SLOWEST, raise_error=True)
         assert [greenlet for greenlet in crowd if not greenlet.ready()] == []
@@ -155,8 +167,4 @@ def test_nothing_is_wrong_or_left_after_a_storm(
     assert parts.space.objects == parts.ledger.call(parts.ledger.catalog.usage)[0]
     assert parts.space.waiters == 0
     eventually(lambda: not parts.objects.leased())
-    # It was a storm.
-    assert storm.reads > 1000
-    assert storm.errors
-    assert statistics.evictions > 0 and statistics.copies_cancelled > 0
-    assert statistics.source_errors > 0
+    assert was_storm(storm, cache)
