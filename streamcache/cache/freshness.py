@@ -209,7 +209,7 @@ class Freshness:
             file = self._open(path, ahead)
         except NotFound as missing:
             self._breaker.answered(question, known=False)
-            self._remember(path, Known(None, time.monotonic() + self._config.negative_ttl))
+            self._remember(path, Known(None, self._good_until(flight, self._config.negative_ttl)))
             flight.result.set_exception(missing)
         except AccessDenied as error:
             self._breaker.answered(question, known=False)
@@ -228,13 +228,23 @@ class Freshness:
             flight.result.set_exception(error)
         else:
             self._breaker.answered(question)
-            until = time.monotonic() + self._config.revalidate
+            until = self._good_until(flight, self._config.revalidate)
             self._remember(path, Known(file.version, until))
             flight.land(file)
         finally:
             if self._flights.get(path) is flight:
                 del self._flights[path]
             self._sweep(flight)
+
+    def _good_until(self, flight: Flight, good: float) -> float:
+        """Until when the answer that has just come counts.
+
+        From when it was asked for: it may have been true then, and on its way since (RFC 9111
+        section 4.2.3, the same for ages). A little longer where it took as long as that, or all who
+        come would ask a slow source.
+        """
+        least = min(good, self._config.revalidate_wait)
+        return max(flight.started + good, time.monotonic() + least)
 
     def _open(self, path: str, ahead: int | None) -> SourceFile:
         """Open; what differs from what was known is looked at again before it is believed."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Final
 
-from streamcache.commands.command import OK, Command
-from streamcache.commands.serve import add_settings, settings_of
+from streamcache.commands.command import Command
+from streamcache.commands.serve import add_settings, check
 
 _ABOUT: Final = """\
 Check everything that "streamcache serve" needs with the same arguments: settings, address, source,
@@ -20,15 +20,19 @@ error, as it may be the server's that runs. Exit codes: 0 all is well, 2 somethi
 first, and one line on stderr says what."""
 
 
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    add_settings(parser)
+    parser.add_argument(
+        "--json", action="store_true", help='{"cache.size": {"value": ..., "origin": ...}, ...}'
+    )
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Check. ConfigError."""
-    settings = settings_of(arguments)
-    from streamcache.daemon import serve
-
-    serve.check(settings)
-    return OK
+    return check(arguments, as_json=arguments.json)
 
 
 COMMAND: Final = Command(
-    "check", "check what serve would do, and whether it could", _ABOUT, _MORE, add_settings, run
+    "check", "check what serve would do, and whether it could", _ABOUT, _MORE, add, run
 )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
-from typing import Any, Final
+from typing import Final
 
 from streamcache.commands.command import OK, Command
 from streamcache.commands.serve import add_settings, settings_of
-from streamcache.daemon.announce import say, settings_lines
+from streamcache.daemon.announce import say, settings_json, settings_lines
 from streamcache.settings import Settings
 
 _ABOUT: Final = """\
@@ -42,16 +41,10 @@ def run(arguments: argparse.Namespace) -> int:
         if origin != "default" or not arguments.changed
     ]
     if arguments.json:
-        say(json.dumps({name: _value(settings, name) for name in names}, indent=2))
+        say(settings_json(settings, names))
     else:
         say("\n".join(_toml(settings, names)))
     return OK
-
-
-def _value(settings: Settings, name: str) -> dict[str, Any]:
-    section, _, key = name.partition(".")
-    value = getattr(getattr(settings.config, section), key)
-    return {"value": value, "origin": settings.origins[name]}
 
 
 def _toml(settings: Settings, names: list[str]) -> list[str]:

@@ -61,13 +61,23 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal comes, or check; ``arguments.parts`` is for tests."""
+    if arguments.check:
+        return check(arguments, as_json=False)
     settings_of(arguments)
     # Not before the settings are right: gevent takes most of the time until then.
     from streamcache.daemon import serve
 
-    if not arguments.check:
-        return serve.serve(lambda: settings_of(arguments), arguments.parts)
-    serve.check(settings_of(arguments))
+    return serve.serve(lambda: settings_of(arguments), arguments.parts)
+
+
+def check(arguments: argparse.Namespace, *, as_json: bool) -> int:
+    """Check everything, and print what would run. ConfigError."""
+    settings = settings_of(arguments)
+    from streamcache.daemon import serve
+    from streamcache.daemon.announce import report, say, settings_json
+
+    checked = serve.check(settings)
+    say(settings_json(checked, checked.origins) if as_json else report(checked))
     return OK
 
 

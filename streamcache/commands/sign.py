@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import sys
@@ -77,6 +78,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="for the whole folder: that of the file, or TARGET if it ends in /",
     )
+    parser.add_argument("--json", action="store_true", help='{"url": ..., "expires": ...}')
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -84,19 +86,18 @@ def run(arguments: argparse.Namespace) -> int:
     wanted = SignArguments(
         arguments.target, arguments.key_file, arguments.expires, prefix=arguments.prefix
     )
-    sys.stdout.write(signed(wanted, time.time()) + "\n")
+    now = time.time()
+    url = signed(wanted, now)
+    if arguments.json:
+        url = json.dumps({"url": url, "expires": _expires(arguments.expires, now)})
+    sys.stdout.write(url + "\n")
     return OK
 
 
 def signed(arguments: SignArguments, now: float) -> str:
     """The signed URL or path; ``now`` in seconds since the epoch. ConfigError."""
     keys = _read_keys(arguments.key_file)
-    try:
-        expires = int(now + parse_duration(arguments.expires))
-    except (ValueError, OverflowError) as error:
-        raise ConfigError(f"--expires: {error}") from None
-    if not now < expires <= MAX_EXPIRES:
-        raise ConfigError(f"--expires: {arguments.expires!r} is not allowed; allowed: 1s and more")
+    expires = _expires(arguments.expires, now)
     base, encoded, query = _split(arguments.target)
     try:
         path = resolve("GET", encoded)
@@ -115,6 +116,17 @@ def signed(arguments: SignArguments, now: float) -> str:
         raise ConfigError(f"{arguments.target!r}: {error}") from None
     joint = "&" if query else "?"
     return f"{base}{encoded}{query}{joint}{PARAMETER}={grant}"
+
+
+def _expires(text: str, now: float) -> int:
+    """When it is over, in seconds since the epoch. ConfigError."""
+    try:
+        expires = int(now + parse_duration(text))
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(f"--expires: {error}") from None
+    if not now < expires <= MAX_EXPIRES:
+        raise ConfigError(f"--expires: {text!r} is not allowed; allowed: 1s and more")
+    return expires
 
 
 def _split(target: str) -> tuple[str, str, str]:

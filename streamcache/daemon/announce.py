@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -41,6 +42,16 @@ def settings_lines(settings: Settings, names: Iterable[str]) -> list[str]:
         rows.append((f"{name} = {option.format(value)}", settings.origins[name] + meaning))
     width = min(48, max((len(left) for left, _ in rows), default=0))
     return [f"{left:{width}}  # {origin}" for left, origin in rows]
+
+
+def settings_json(settings: Settings, names: Iterable[str]) -> str:
+    """The same as JSON: {"cache.size": {"value": ..., "origin": ...}, ...}."""
+    found = {}
+    for name in names:
+        section, _, key = name.partition(".")
+        value = getattr(getattr(settings.config, section), key)
+        found[name] = {"value": value, "origin": settings.origins[name]}
+    return json.dumps(found, indent=2)
 
 
 def say(text: str) -> None:

@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable
 
 from streamcache.daemon import checks, logs
-from streamcache.daemon.announce import report, say
 from streamcache.daemon.identity import Identity
 from streamcache.daemon.mainprocess import MainProcess
 from streamcache.daemon.parts import Parts, real_parts
@@ -18,8 +17,8 @@ from streamcache.daemon.paths import resolve
 from streamcache.settings import Settings
 
 
-def check(settings: Settings) -> None:
-    """``--check``: print what would run, or raise ConfigError."""
+def check(settings: Settings) -> Settings:
+    """What would run, resolved and checked; ConfigError for whatever a setting can mend."""
     settings = resolve(settings)
     identity = Identity.wanted(settings)
     checks.check_address(settings)
@@ -27,7 +26,7 @@ def check(settings: Settings) -> None:
     if identity is not None:
         identity.become(settings)
     checks.check(settings)
-    say(report(settings))
+    return settings
 
 
 def serve(load: Callable[[], Settings], parts: Parts | None = None) -> int:

@@ -113,7 +113,7 @@ class Exchange:
         self._client = client
         self._writer = writer
         self._begun = task if isinstance(task, Begun) else None
-        self._request = task.request if isinstance(task, Begun) else task
+        self._request = None if isinstance(task, Begun) else task
         self._name = client.name  # behind trusted proxies, as soon as that is known
         self._user = "-"
         self._started = monotonic()
@@ -163,6 +163,7 @@ class Exchange:
 
     def _respond(self) -> Response:
         request, handler = self._request, self._service.handler
+        assert request is not None
         if isinstance(request, BadRequest):
             return handler.refusal(request)
         if self._service.admission is not None:
@@ -216,7 +217,7 @@ class Exchange:
         self._pending = begun.head[begun.sent :]
         self._first_out = self._started
         self._head_size = len(begun.head)
-        self._writer.written += begun.sent
+        self._writer.begun(begun.sent)
 
     def _first_bytes(self, response: Response) -> Response:
         """Make the head; if the body starts with cold bytes, wait for them before it leaves.
@@ -225,7 +226,7 @@ class Exchange:
         """
         self._make_head(response)
         request, delegate = self._request, response.delegate
-        if delegate is None or isinstance(request, BadRequest):
+        if delegate is None or not isinstance(request, Request):
             return response
         first = next(piece for piece in response.plan.pieces if isinstance(piece, FileRange))
         try:
@@ -362,10 +363,15 @@ class Exchange:
             served.method, served.protocol = request.method, f"HTTP/{major}.{minor}"
             served.path = request.path
             served.target, served.referer = request.target, get("referer") or NOTHING
-            if self._service.admission is not None:
-                redacted = self._service.admission.redacted
-                served.target, served.referer = redacted(served.target), redacted(served.referer)
             served.user_agent = get("user-agent") or NOTHING
             served.range = get("range") or NOTHING
             served.host = get("host") or NOTHING
+        elif self._begun is not None:
+            begun = self._begun
+            served.method, served.target, served.protocol = begun.line.split(" ")
+            served.path, served.range = begun.path, begun.range
+            served.referer, served.user_agent, served.host = begun.fields
+        if self._service.admission is not None:
+            redacted = self._service.admission.redacted
+            served.target, served.referer = redacted(served.target), redacted(served.referer)
         access_log.served(served)

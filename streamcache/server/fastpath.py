@@ -2,7 +2,8 @@
 
 Runs in the hub; nothing here switches or waits. It takes one common shape and nothing else: one
 whole head in the bytes that just came, ordinary (``http/ordinary.py``), for a file that the cache
-knows to be fresh and has open, and a body small enough to leave with its head in one send.
+knows to be fresh and has open. A body too large to leave with its head in one send is begun here,
+and goes on in a greenlet of the complete path (``Begun``).
 Everything else is left to the complete path, which starts from the same bytes (``SLOW``): nothing
 was sent, counted or logged by then. So this path decides nothing by itself. Its heads are made by
 ``http/plan.py`` from the same plan, the cache's answers are those of the complete path's lookup.
@@ -18,7 +19,7 @@ import enum
 import errno
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
@@ -32,20 +33,21 @@ from streamcache.http.ordinary import (
     ordinary_fields,
     ordinary_path,
 )
-from streamcache.http.plan import Entity, FileRange, head_bytes, plan
-from streamcache.http.request import Limits, Request, parse_head
+from streamcache.http.plan import Entity, FileRange, ResponsePlan, head_bytes, plan
+from streamcache.http.request import Limits, parse_head
+from streamcache.http.status import REASONS
 from streamcache.server.accesslog import AccessLog
 from streamcache.server.backend import Backend
 from streamcache.server.clock import Clock
 from streamcache.server.handler import Response, cache_fields, entity_of
-from streamcache.server.logline import Served, usual_before, usual_behind, usual_line
-from streamcache.server.pages import PageCache
+from streamcache.server.logline import NOTHING, Served, usual_before, usual_behind, usual_line
+from streamcache.server.pages import PageCache, window_end
 from streamcache.server.tags import HOLE, NO_ID, Tags
 from streamcache.server.transport import FILE_ERRORS, Transport
 
 monotonic = time.monotonic
 
-MOST: Final = 512 * 1024  # bytes of a body
+MOST: Final = 512 * 1024  # bytes of a body that leave at once; of a larger one the first window
 COPIED: Final = 64 * 1024  # bytes that are quicker copied than sent by a call of their own
 SMALL: Final = 4096  # bytes of a file that is kept in memory, as the whole answer
 LONGEST: Final = 4096  # bytes of a request's head
@@ -61,12 +63,15 @@ _CACHE_STATUS, _OUTCOME = cache_fields(CacheStatus.HIT)
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """An answer of which the socket took only some bytes: the complete path sends the rest.
+    """An answer of which only some bytes have left: the complete path sends the rest.
 
     Over TLS that may be bytes which the transport holds, and none of the answer.
     """
 
-    request: Request
+    line: str  # of the request
+    path: str
+    fields: Fields
+    range: str  # as it is logged
     response: Response  # with what is left of the body; whoever has it closes it
     head: bytes
     sent: int  # bytes of head and body that have left
@@ -150,6 +155,11 @@ class _Head:
         self.behind = usual_behind(_OUTCOME, fields.referer, fields.user_agent)
 
 
+def _range(wanted: bytes) -> str:
+    """A Range, or none, as it is logged."""
+    return "bytes=" + wanted.decode("ascii") if wanted else NOTHING
+
+
 class FastPath:
     """Answers in the hub what it can, for all connections of a server."""
 
@@ -207,8 +217,6 @@ class FastPath:
             start, stop = 0, answers.size
             status, top = 200, answers.whole
         hot, length = answers.object, stop - start
-        if length > MOST:
-            return SLOW
         small = b"" if wanted else answers.small
         if self._identified:
             small, top = self._identify(small, top)
@@ -218,7 +226,8 @@ class FastPath:
             elif length <= COPIED:
                 sent = self._send_copy(transport, top, hot.fd, start, length)
             else:
-                sent = self._send_file(transport, top, hot.fd, start, length)
+                end = stop if length <= MOST else window_end(start, stop)
+                sent = self._send_file(transport, top, hot.fd, start, end - start)
         except OSError:
             self._cache.counters.quick_cuts += 1
             self._cache.delivered(hot, client, 0)
@@ -227,7 +236,7 @@ class FastPath:
         if sent is None:
             return SLOW
         if sent < len(top) + length or transport.holds:
-            return self._begun(data, answers, client, top, sent)
+            return self._begun(head, wanted, client, FileRange(start, stop), top, sent)
         self.answered += 1
         # Counted and logged as the complete path does it.
         self._cache.delivered(hot, client, length)
@@ -327,30 +336,37 @@ class FastPath:
             referer=head.fields.referer,
             user_agent=head.fields.user_agent,
             host=head.fields.host,
-            range="bytes=" + wanted.decode("ascii") if wanted else "-",
+            range=_range(wanted),
             ttfb=0.0 if whole else None,
             bytes_cache=count,
             request_id=self.request_id,
         )
         self._log.served(response)
 
-    def _begun(self, data: bytes, answers: _Answers, client: str, top: bytes, sent: int) -> Begun:
+    def _begun(
+        self, head: _Head, wanted: bytes, client: str, part: FileRange, top: bytes, sent: int
+    ) -> Begun:
         """Not all has left: what the complete path needs to go on with it."""
-        request = parse_head(data[:-4], self._limits)
-        hot = answers.object
-        answer = plan(
-            request, entity_of(request.path, hot.version), max_ranges=1, now=self._clock.second
-        )
-        delegate = self._cache.take(hot, client, request.path)
-        (body,) = answer.pieces
-        assert isinstance(body, FileRange)
+        line, answers = head.line, head.line.answers
+        assert answers is not None
+        delegate = self._cache.take(answers.object, client, line.path)
         taken = max(0, sent - len(top))
         if taken:
-            delegate.sent(Ready(hot.fd, body.start, taken), taken)
-            rest = (FileRange(body.start + taken, body.stop),) if taken < body.length else ()
-            answer = replace(answer, pieces=rest)
-        response = Response(answer, _CACHE_STATUS, _OUTCOME, delegate)
-        return Begun(request, response, top, sent, self.request_id)
+            delegate.sent(Ready(answers.object.fd, part.start, taken), taken)
+        rest = (FileRange(part.start + taken, part.stop),) if taken < part.length else ()
+        status = 206 if wanted else 200
+        # Its fields are decided and written: they are in ``top``.
+        answer = ResponsePlan(status, REASONS[status], (), rest, part.length, close=False)
+        return Begun(
+            line=line.text,
+            path=line.path,
+            fields=head.fields,
+            range=_range(wanted),
+            response=Response(answer, _CACHE_STATUS, _OUTCOME, delegate),
+            head=top,
+            sent=sent,
+            request_id=self.request_id,
+        )
 
     def _read_head(self, key: bytes) -> _Head | None:
         """Read a head without its Range; one that comes again is kept."""

@@ -42,6 +42,11 @@ class Writer:
         self._turn = 0
         self.written = 0
 
+    def begun(self, count: int) -> None:
+        """Count bytes that have left already, as a part of this turn."""
+        self.written += count
+        self._turn += count
+
     def send_now(self, data: bytes) -> bytes:
         """Send what the kernel takes at once and return the rest. Never switches; OSError."""
         count = self._transport.send(data) or 0

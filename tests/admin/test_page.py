@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -32,13 +33,14 @@ def server(slowfs: SlowFS, daemon: Callable[..., DaemonProcess]) -> DaemonProces
     started = daemon(slowfs.path, "--admin", "127.0.0.1:0", workers=2)
     for name in ("a.mp4", "b.mp4", "c.mp4", "a.mp4"):
         fetch(started, f"series/{name}")
+    wait_for(started, "/series/a.mp4", "/series/b.mp4", "/series/c.mp4")
     return started
 
 
 @pytest.fixture
 def page(server: DaemonProcess, tmp_path: Path) -> Iterator[Browser]:
     with browser(tmp_path / "profile") as driver:
-        driver.get(server.log.partition("admin listener url=")[2].split()[0])
+        driver.get(admin_url(server))
         until(lambda: text(driver, "#state") == "Serving")
         yield driver
         assert complaints(driver) == [], "nothing is wrong by the console"
@@ -48,6 +50,20 @@ def fetch(server: DaemonProcess, path: str) -> bytes:
     with urllib.request.urlopen(server.url + path, timeout=30) as answer:
         body: bytes = answer.read()
         return body
+
+
+def admin_url(server: DaemonProcess) -> str:
+    return server.log.partition("admin listener url=")[2].split()[0]
+
+
+def wait_for(server: DaemonProcess, *paths: str) -> None:
+    """Until these are listed: that comes after the answer, and the page asks once."""
+
+    def listed() -> set[str]:
+        with urllib.request.urlopen(f"{admin_url(server)}api/entries", timeout=30) as answer:
+            return {entry["path"] for entry in json.load(answer)["entries"]}
+
+    until(lambda: set(paths) <= listed())
 
 
 def text(driver: Browser, selector: str) -> str:
@@ -131,6 +147,7 @@ def test_files_are_warmed(page: Browser, server: DaemonProcess, slowfs: SlowFS) 
     until(lambda: script(page, "document.getElementById('warm-dialog').open"))
     page.find_element(By.ID, "warm-pattern").send_keys("/next/", Keys.ENTER)
     until(lambda: "1 of 1 files" in text(page, "#jobs"))
+    wait_for(server, "/next/d.mp4")
     page.find_element(By.CSS_SELECTOR, "#find button[type=submit]").click()
     until(lambda: "/next/d.mp4" in titles(page))
 
@@ -170,6 +187,7 @@ def test_a_name_is_text_whatever_is_in_it(
     name = "<img src=x onerror=alert(1)>.mp4"
     write(slowfs.backing, name, 100)
     fetch(server, "%3Cimg%20src=x%20onerror=alert(1)%3E.mp4")
+    wait_for(server, f"/{name}")
     page.find_element(By.CSS_SELECTOR, "#find button[type=submit]").click()
     until(lambda: f"/{name}" in titles(page))
     assert page.find_elements(By.TAG_NAME, "img") == []

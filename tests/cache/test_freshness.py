@@ -98,6 +98,24 @@ def test_the_answer_is_good_for_a_while(made: Freshness, clock: Clock) -> None:
     assert made.known(FILM) is known
 
 
+@pytest.mark.parametrize(("took", "good"), [(0.5, 1.5), (1.9, 0.25), (5.0, 0.25)])
+def test_an_answer_is_as_old_as_its_question(
+    took: float, good: float, made: Freshness, asked: Asked, clock: Clock
+) -> None:
+    """What hung on its way may have been replaced since."""
+    asked.go.clear()
+    flight = made.ask(FILM)
+    gevent.sleep(0.01)
+    clock.now += took
+    asked.go.set()
+    made.wait(flight, 20.0)
+    made.leave(flight)
+    clock.now += good - 0.01
+    assert made.fresh(FILM) is not None
+    clock.now += 0.02
+    assert made.fresh(FILM) is None
+
+
 def _another_answer(made: Freshness, asked: Asked) -> None:
     answer(made)
 

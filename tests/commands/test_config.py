@@ -63,6 +63,8 @@ def test_check_is_serve_check(tmp_path: Path) -> None:
     one, other = call("check", *arguments), call("serve", *arguments, "--check")
     assert (one.code, one.out) == (0, other.out)
     assert one.out.startswith(f"# streamcache would serve {source} on 127.0.0.1:0")
+    told = json.loads(call("check", *arguments, "--json").out)
+    assert told["cache.dir"] == {"value": str(cache), "origin": "--cache-dir"}
     one, other = call("check", "/none"), call("serve", "/none", "--check")
     assert (one.code, one.err) == (2, other.err)
     assert "/none does not exist" in one.err

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 
 import pytest
 
 from streamcache.access.signing import Keys, Outcome, verify
+from streamcache.cli import main
 from streamcache.commands.sign import SignArguments, signed
 from streamcache.errors import ConfigError
 from streamcache.http.target import resolve
@@ -101,3 +104,10 @@ def test_a_key_file_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--key-file: .*line 1") as caught:
         sign("/a", str(tmp_path / "keys"))
     assert "secret" not in str(caught.value).removeprefix(str(tmp_path))
+
+
+def test_scripts_get_the_time_too(key_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sign", "/a.mp4", "--key-file", key_file, "--expires", "2h", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert f"grant=f.{told['expires']}.k1." in told["url"]
+    assert told["expires"] - time.time() == pytest.approx(7200, abs=60)

@@ -170,6 +170,44 @@ def test_the_rest_of_a_short_send_follows(site, monkeypatch, tmp_path, first, la
     assert [each.delivered for each in here.cache.delegates] == [len(answer.body), 1000]
 
 
+LARGE = [
+    get("/big.bin"),
+    get("/big.bin", "Range: bytes=0-", "User-Agent: x", "Referer: y"),
+    get("/big.bin", "Range: bytes=1000-699999"),
+    get("/big.bin?query", "Range: bytes=300001-", version="1.7"),
+]
+
+
+@pytest.mark.parametrize("data", LARGE)
+def test_a_large_answer_is_begun_at_once_and_nobody_can_tell(site, tmp_path, data):
+    here, lines, answers = {}, {}, {}
+    for name in ("fast", "slow"):
+        here[name] = site(log={"access": str(tmp_path / name), "fields": "host, range, outcome"})
+    here["slow"].server._service.fast = None
+    fast = here["fast"].server._service.fast
+    begun, begin = [], fast._begun
+
+    def counted(*args):
+        begun.append(begin(*args))
+        return begun[-1]
+
+    fast._begun = counted
+    for name, each in here.items():
+        answers[name] = said(each, data), said(each, data)
+        each.server.stop(timeout=0)
+        text = (tmp_path / name).read_text()
+        text = re.sub(r"\d\d/\w{3}/\d{4}:[\d:]{8}", "TIME", text)
+        lines[name] = re.sub(r"\b0\.\d{3}\b", "0.0", text).splitlines()
+    assert answers["fast"] == answers["slow"]
+    assert len(answers["fast"][0]) > fastpath.MOST
+    assert lines["fast"] == lines["slow"]
+    # What fits into the first window may leave whole.
+    assert len(lines["fast"]) == len(begun) + fast.answered == 2
+    counts = [[each.delivered for each in one.cache.delegates] for one in here.values()]
+    assert counts[0] == counts[1]
+    assert here["fast"].cache.clients == here["slow"].cache.clients
+
+
 def test_a_client_that_does_not_take_a_short_sends_rest_is_cut(site):
     here = site(limits={"send_timeout": 0.1})
     client = here.client(receive_buffer=4096)

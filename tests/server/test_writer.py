@@ -98,3 +98,14 @@ def test_the_end_of_the_file_before_its_time_is_an_error():
     with pytest.raises(FileCut, match="50 bytes early"):
         writer.send_file(3, 0, 150)
     assert writer.written == 100
+
+
+def test_what_left_before_is_a_part_of_the_turn():
+    transport = Greedy()
+    writer = Writer(transport, Waiting())
+    writer.begun(transport.turn - SMALL)
+    writer.send_file(3, 0, SMALL)
+    assert transport.turns == [SMALL]
+    writer.send_file(3, SMALL, SMALL)
+    assert transport.turns == [SMALL, SMALL]
+    assert writer.written == transport.turn + SMALL
