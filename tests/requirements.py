@@ -30,6 +30,7 @@ PACKAGES = {  # program -> apt package
     "ssh-keygen": "openssh-client",
     "sshd": "openssh-server",
     "losetup": "mount",
+    "setpriv": "util-linux",
     "mkfs.ext4": "e2fsprogs",
     "sshfs": "sshfs",
     "systemd-analyze": "systemd",

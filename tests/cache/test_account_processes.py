@@ -139,11 +139,11 @@ def test_when_the_evicting_process_dies_another_takes_over(
         doomed.signal(signal.SIGSTOP)
         refusal = heir.ask("draw", 101, 500, 500, 0.5)
         assert "no room within 0.5 s" in refusal, "it has the lock: bypass"
-    heir.tell("draw", 101, 500, 500, 10.0)
+    heir.tell("draw", 101, 500, 500, 60.0)
     doomed.signal(signal.SIGKILL)
     died = time.monotonic()
     assert heir.answer()[0] == 500
-    assert time.monotonic() - died < 1.0
+    assert time.monotonic() - died < 10.0  # soon, and not when it gives up
     assert heir.ask("counts")[1] > 0
 
 

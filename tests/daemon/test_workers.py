@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.admin.asking import Admin
 from tests.content import content
 from tests.daemon_process import DaemonProcess, process_name
 
@@ -221,7 +222,8 @@ def test_totals_are_over_all_workers_and_the_dead(start: Start) -> None:
     daemon = start()
     for _ in range(40):
         get(daemon)
-    time.sleep(2.5)  # until the counts are on the board, which is once a second
+    admin = Admin(daemon.admin)  # says what is on the board, which is written once a second
+    wait_until(lambda: sum(admin.get("/api/status")["totals"]["requests"].values()) == 40, "counts")
     os.kill(daemon.worker_pids["w1"], signal.SIGKILL)
     wait_for_log(daemon, "died worker=w1")
     wait_for_log(daemon, "served requests=40 ")

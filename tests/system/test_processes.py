@@ -87,10 +87,15 @@ def start(slowfs: SlowFS, cache_dir: Path) -> Iterator[Start]:
     slowfs.set(direct=True)
     with contextlib.ExitStack() as stack:
 
-        def one_more(*flags: str, size: str = "100MB", source: Path | None = None) -> DaemonProcess:
-            where = source or slowfs.path
-            flags = ("--workers", "1", "--log-level", "debug", *flags)
-            process = DaemonProcess(where, *flags, cache_dir=cache_dir, cache_size=size)
+        def one_more(
+            *flags: str, size: str = "100MB", source: Path | None = None, claims: str = "2s"
+        ) -> DaemonProcess:
+            process = DaemonProcess(
+                *(source or slowfs.path, "--workers", "1", "--log-level", "debug", *flags),
+                cache_dir=cache_dir,
+                cache_size=size,
+                environment={"STREAMCACHE_COPY_CLAIM_TIMEOUT": claims},
+            )
             return stack.enter_context(process)
 
         yield one_more
@@ -126,18 +131,17 @@ def test_seeks_in_several_processes_are_answered_at_once_and_kept(
     slowfs: SlowFS, start: Start, cache_dir: Path
 ) -> None:
     film(slowfs)
-    slowfs.set(bandwidth=4 * MiB)  # 2 s for the file
+    slowfs.set(bandwidth=2 * MiB)  # 4 s for the file
     daemons = [start() for _ in range(2)]
     slowfs.reset()
     player = Client(daemons[0], "film", size=SIZE)
     wait_until(lambda: player.received)
-    begun = time.monotonic()
     seekers = [
         Client(daemons[number % 2], "film", (SIZE * place // 100) // BLOCK * BLOCK, size=SIZE)
         for number, place in enumerate((90, 80, 70, 60))
     ]
     wait_until(lambda: all(seeker.received for seeker in seekers))
-    assert time.monotonic() - begun < 1.0, "not behind the player's copy"
+    assert player.received < SIZE // 2, "not behind the player's copy"
     assert [client.finish() for client in (player, *seekers)] == [None] * 5
     assert slowfs.counters("film").bytes_read == SIZE
     settled(cache_dir, daemons, 1)
@@ -148,7 +152,7 @@ def test_when_the_copying_process_is_killed_others_go_on(
 ) -> None:
     film(slowfs)
     slowfs.set(bandwidth=4 * MiB)
-    first, second = start(), start()
+    first, second = (start(claims="60s") for _ in range(2))
     slowfs.reset()
     doomed = Client(first, "film", size=SIZE)
     wait_until(lambda: doomed.received > MiB)
@@ -156,7 +160,7 @@ def test_when_the_copying_process_is_killed_others_go_on(
     wait_until(lambda: other.received > 2 * MiB)
     first.kill()
     assert other.finish() is None
-    assert other.longest < 1.0, "it noticed"
+    assert other.longest < 20.0, "it noticed, as claims of the dead are free at once"
     # What the dead one was just reading is read again: no more than it had in flight.
     assert SIZE <= slowfs.counters("film").bytes_read <= SIZE + 4 * MiB
     settled(cache_dir, [second], 1)
@@ -167,14 +171,14 @@ def test_a_process_that_is_stopped_holds_its_blocks_for_a_while_only(
 ) -> None:
     film(slowfs)
     slowfs.set(bandwidth=4 * MiB)
-    first, second = start(), start()
+    first, second = (start(claims="500ms") for _ in range(2))
     stopped = Client(first, "film", size=SIZE)
     wait_until(lambda: stopped.received > MiB)
     os.kill(first.pid, signal.SIGSTOP)
     try:
         other = Client(second, "film", size=SIZE)
         assert other.finish() is None
-        assert other.longest < 5.0, "copy.claim_timeout is 2 s"
+        assert other.longest < 5.0, "copy.claim_timeout is 0.5 s"
     finally:
         os.kill(first.pid, signal.SIGCONT)
     assert stopped.finish() is None
