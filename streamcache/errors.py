@@ -51,6 +51,10 @@ class CacheBusy(CacheError):
     """Another process holds a lock of the cache for too long: it was stopped, perhaps."""
 
 
+class TooManyJobs(CacheError):
+    """As many warm jobs run as may."""
+
+
 class NoSpace(CacheError):
     """Room could not be made for a copy."""
 

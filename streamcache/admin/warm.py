@@ -13,6 +13,7 @@ from streamcache.admin.routes import Routes
 from streamcache.admin.selecting import WAYS, checked_text, flag, number, selection_in
 from streamcache.admin.subject import Subject
 from streamcache.cache.warming import WarmOrder
+from streamcache.errors import TooManyJobs
 
 _PATH: Final = "/api/warm"
 _MOST_SHOWN: Final = 100  # failures of a job in the list of all
@@ -53,7 +54,10 @@ class Warm:
             )
         except ValueError as error:
             raise Refusal(400, str(error)) from None
-        job = self._subject.cache.operations.warm(order)
+        try:
+            job = self._subject.cache.operations.warm(order)
+        except TooManyJobs as error:
+            raise Refusal(409, str(error)) from None
         return Answer.of({"id": job.id}, 202, (("Location", f"{_PATH}/{job.id}"),))
 
     def jobs(self, question: Question) -> Answer:

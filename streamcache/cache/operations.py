@@ -27,13 +27,14 @@ from streamcache.cache.removal import Removal
 from streamcache.cache.resources import Resources
 from streamcache.cache.selection import Selection
 from streamcache.cache.warming import WarmJob, WarmOrder
-from streamcache.errors import CacheError, NoSpace
+from streamcache.errors import CacheError, NoSpace, TooManyJobs
 
 PurgeMode = Literal["hard", "soft"]
 
 _PIECE = 250  # entries between two switches
 _BATCH = 64  # objects that are removed together
 _JOBS = 20  # that have ended, and can still be asked about
+_MOST_JOBS = 20  # that run: each has greenlets and a list of paths
 
 log = logging.getLogger(__name__)
 
@@ -287,8 +288,10 @@ class Operations:
         """Begin to bring files into the cache that nobody asks for yet. Does not switch.
 
         Of the files that the source has, in this process; see ``warming.py`` for what it may take.
-        A job ends with the cache.
+        A job ends with the cache. Raises TooManyJobs.
         """
+        if sum(one.state == "running" for one in self._jobs.values()) >= _MOST_JOBS:
+            raise TooManyJobs(f"{_MOST_JOBS} warm jobs run already; wait for one, or cancel it")
         job = WarmJob(
             secrets.token_hex(6),
             order,

@@ -12,10 +12,11 @@ import gevent.event
 import pytest
 
 from streamcache import CacheStatus, StreamCache
-from streamcache.cache import mender
+from streamcache.cache import mender, operations
 from streamcache.cache.selection import Selection
 from streamcache.cache.stored import ObjectFolder, StoredObject
 from streamcache.cache.warming import WarmFailure, WarmJob, WarmOrder
+from streamcache.errors import TooManyJobs
 from tests.content import write
 from tests.slowfs import SlowFS
 from tests.system.conftest import OpenCache
@@ -44,6 +45,18 @@ def warm(cache: StreamCache, wait: float = 20.0, **options: object) -> WarmJob:
     job = cache.operations.warm(WarmOrder(**options))
     assert job.over.wait(wait), job
     return job
+
+
+def test_only_so_many_jobs_run(open_cache: OpenCache, source: Path, monkeypatch) -> None:
+    put(source, "a")
+    monkeypatch.setattr(operations, "_MOST_JOBS", 2)
+    cache = open_cache(source)
+    order = WarmOrder(paths=("/a",))
+    first, second = cache.operations.warm(order), cache.operations.warm(order)
+    with pytest.raises(TooManyJobs, match="2 warm jobs run already"):
+        cache.operations.warm(order)
+    assert first.over.wait(20) and second.over.wait(20)
+    assert warm(cache, paths=("/a",)).state == "done"
 
 
 @pytest.mark.parametrize("when_idle", ["finish", "stop"])
