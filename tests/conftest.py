@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,15 @@ settings.register_profile("new", deadline=None)
 settings.load_profile("gate" if os.environ.get("CI") == "true" else "new")
 
 _passed = pytest.StashKey[bool]()
+
+
+def pytest_configure() -> None:
+    """Ctrl-C reaches what tests start, also where the checks are a job in the background.
+
+    A shell without job control starts those with SIGINT ignored, which is inherited.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
