@@ -15,7 +15,7 @@ from tests.requirements import missing
 from tests.slowfs import SlowFS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SECONDS = 11
+SECONDS = 20
 USERS = 24
 KINDS = {"play", "seek (piece)", "seek (rest)", "zap", "premiere", "download (part)"}
 
