@@ -241,10 +241,13 @@ class Freshness:
 
         From when it was asked for: it may have been true then, and on its way since (RFC 9111
         section 4.2.3, the same for ages). A little longer where it took as long as that, or all who
-        come would ask a slow source.
+        come would ask a slow source; but not if it is so late that it is none.
         """
-        least = min(good, self._config.revalidate_wait)
-        return max(flight.started + good, time.monotonic() + least)
+        now = time.monotonic()
+        least = 0.0
+        if now - flight.started < self._config.timeout:
+            least = min(good, self._config.revalidate_wait)
+        return max(flight.started + good, now + least)
 
     def _open(self, path: str, ahead: int | None) -> SourceFile:
         """Open; what differs from what was known is looked at again before it is believed."""

@@ -90,9 +90,12 @@ class Soak:
         changes = gevent.spawn(self._change_titles)
         kinds = [self._kill_worker] * 4 + [self._kill_supervisor] * 3 + [self._kill_all] * 3
         kinds.append(self._kill_start)
-        for number in range(count):
-            if number and number % 50 == 0:
-                print(f"{number} of {count} kills", file=sys.stderr, flush=True)
+        before, said = sum(self.kills.values()), 0
+        # Now and then no worker is there to be killed.
+        while (done := sum(self.kills.values()) - before) < count:
+            if done - said >= 50:
+                said = done
+                print(f"{done} of {count} kills", file=sys.stderr, flush=True)
             if self._site.daemon is None:
                 self._site.start()
             gevent.sleep(self._random.random() * LONGEST_MOMENT)
