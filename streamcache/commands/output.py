@@ -12,7 +12,7 @@ from typing import IO, Any, Final
 _UNSHOWN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 
-BOLD, DIM, RED, GREEN, YELLOW, BLUE = "1", "2", "31", "32", "33", "34"
+BOLD, DIM, RED, YELLOW = "1", "2", "31", "33"
 
 
 def is_terminal(stream: IO[Any]) -> bool:

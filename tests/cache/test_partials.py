@@ -10,15 +10,12 @@ from pathlib import Path
 import pytest
 
 from streamcache.cache.blockmap import BLOCK, Extent
-from streamcache.cache.partial import Partial, PartialHeader
+from streamcache.cache.partial import Partial
 from streamcache.cache.partials import Leftover, PartialFolder
 from streamcache.cache.space import footprint
 from streamcache.cache.store import Store
 from streamcache.errors import CacheBusy
-
-KEY, VERSION = "ab" * 16, "cd" * 16
-NAME = f"{KEY}.{VERSION}"
-SIZE = 3 * BLOCK + 10
+from tests.cache.headers import KEY, NAME, SIZE, header
 
 
 def name(number: int) -> str:
@@ -36,20 +33,6 @@ def store(tmp_path: Path) -> Iterator[Store]:
 @pytest.fixture
 def folder(store: Store) -> PartialFolder:
     return store.partials
-
-
-def header(store: Store, **fields: object) -> PartialHeader:
-    values = {
-        "boot": store.boot,
-        "source": "source",
-        "path": "a.mp4",
-        "version": VERSION,
-        "size": SIZE,
-        "mtime_ns": 5,
-        "ctime_ns": 6,
-        "inode": 7,
-    }
-    return PartialHeader(**{**values, **fields})
 
 
 def begin(store: Store, partial: str = NAME, **fields: object) -> None:

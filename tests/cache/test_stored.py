@@ -13,15 +13,12 @@ import pytest
 from streamcache.cache import stored
 from streamcache.cache.blockmap import BLOCK, Extent
 from streamcache.cache.names import is_name
-from streamcache.cache.partial import PartialHeader
 from streamcache.cache.store import Store
 from streamcache.cache.stored import Fate
 from streamcache.errors import CacheBusy
 from streamcache.source.base import Version
+from tests.cache.headers import KEY, NAME, SIZE, VERSION, header
 
-KEY, VERSION = "ab" * 16, "cd" * 16
-NAME = f"{KEY}.{VERSION}"
-SIZE = 3 * BLOCK + 10
 HOUR = 3600 * 10**9  # ns
 OF = Version(VERSION, SIZE, 500_000 * HOUR)
 
@@ -32,20 +29,6 @@ def store(tmp_path: Path) -> Iterator[Store]:
     made.prepare()
     yield made
     made.close()
-
-
-def header(store: Store, **fields: object) -> PartialHeader:
-    values = {
-        "boot": store.boot,
-        "source": "source",
-        "path": "a.mp4",
-        "version": VERSION,
-        "size": SIZE,
-        "mtime_ns": 5,
-        "ctime_ns": 6,
-        "inode": 7,
-    }
-    return PartialHeader(**{**values, **fields})
 
 
 def begin(store: Store, name: str = NAME, **fields: object) -> int:

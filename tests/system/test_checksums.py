@@ -137,6 +137,17 @@ def test_a_copy_that_is_continued_has_the_digests_of_both_lives(
     assert cache.statistics().bytes_from_source < 8 * MiB
 
 
+def started_again(source: Path, cache_dir: Path, open_cache: OpenCache) -> StreamCache:
+    """With a film that it cached before, and has not compared yet."""
+    write(source, "film", SIZE)
+    options = {**XXH3, "checksum_on_read": True}
+    cache = open_cache(source, cache=options)
+    fetch(cache, "film")
+    settle(cache, cache_dir)
+    cache.close()
+    return open_cache(source, cache=options)
+
+
 def test_what_has_rotted_is_not_served_on_the_first_read_after_a_start(
     source: Path,
     cache_dir: Path,
@@ -180,13 +191,7 @@ def test_what_has_rotted_is_not_served_on_the_first_read_after_a_start(
 def test_who_reads_a_purged_object_is_not_told_of_the_digests_of_the_next_one(
     source: Path, cache_dir: Path, open_cache: OpenCache
 ) -> None:
-    write(source, "film", SIZE)
-    options = {**XXH3, "checksum_on_read": True}
-    cache = open_cache(source, cache=options)
-    fetch(cache, "film")
-    settle(cache, cache_dir)
-    cache.close()
-    cache = open_cache(source, cache=options)
+    cache = started_again(source, cache_dir, open_cache)
     with opened(cache, "film") as film:
         data = take(film, 0, SIZE)
         assert len(data) < SIZE
@@ -204,13 +209,7 @@ def test_who_reads_a_purged_object_is_not_told_of_the_digests_of_the_next_one(
 def test_an_object_that_was_not_compared_yet_is_not_hot(
     source: Path, cache_dir: Path, open_cache: OpenCache
 ) -> None:
-    write(source, "film", SIZE)
-    options = {**XXH3, "checksum_on_read": True}
-    cache = open_cache(source, cache=options)
-    fetch(cache, "film")
-    settle(cache, cache_dir)
-    cache.close()
-    cache = open_cache(source, cache=options)
+    cache = started_again(source, cache_dir, open_cache)
     fetch(cache, "film", 0, BLOCK)
     assert cache.peek("/film") is None
     fetch(cache, "film")
@@ -225,13 +224,7 @@ def test_a_comparison_needs_something_to_compare_with() -> None:
 def test_want_of_descriptors_tells_nothing_of_an_object(
     source: Path, cache_dir: Path, open_cache: OpenCache
 ) -> None:
-    write(source, "film", SIZE)
-    options = {**XXH3, "checksum_on_read": True}
-    cache = open_cache(source, cache=options)
-    fetch(cache, "film")
-    settle(cache, cache_dir)
-    cache.close()
-    cache = open_cache(source, cache=options)
+    cache = started_again(source, cache_dir, open_cache)
     before = cache.statistics().bytes_from_source
     with opened(cache, "film") as film:
         eventually(lambda: not cache._parts.meta.pending)
