@@ -184,7 +184,8 @@ def test_what_has_rotted_is_not_served_on_the_first_read_after_a_start(
     settle(cache, cache_dir)
     for path in objects(cache_dir):
         assert_recorded(path)
-    # What was compared once is hot.
+    # What was compared once is hot, while it is fresh.
+    assert fetch(cache, "sound").status is CacheStatus.HIT
     assert cache.peek("/sound") is not None
 
 
