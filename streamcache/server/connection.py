@@ -388,7 +388,7 @@ class Connection:
             self._service.notices.add(_EXPIRED[self._opening], self.name, level=level)
             self._cut()
         elif self.phase is Phase.HEAD:
-            self._start(BadRequest(408, "head too slow"))
+            self._start(BadRequest(408, "head too slow", to_head=self._parser.to_head))
         elif self.phase is Phase.BODY:
             self._interrupt(BadRequest(408, "body too slow"))
         elif self.phase is Phase.AWAITING:

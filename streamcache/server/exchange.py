@@ -176,7 +176,8 @@ class Exchange:
         if request.has_body and not (response is not None and response.plan.close):
             try:
                 self._drain(request)
-            except BadRequest as refusal:
+            except BadRequest as refusal:  # of the body, or a body that does not come
+                refusal.to_head = request.method == "HEAD"
                 return handler.refusal(refusal)
         if response is not None:
             return response
