@@ -16,6 +16,7 @@ from streamcache.cli import main
 from tests.commands.running import run
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+ANY_PORT = ("--listen", "127.0.0.1:0")  # of what binds before it looks at the rest
 
 
 @pytest.fixture(autouse=True)
@@ -66,8 +67,8 @@ def test_help_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ([], "arguments are required: COMMAND (see streamcache --help)"),
         (["server"], "invalid choice: 'server'"),
-        (["serve"], "no SOURCE given; allowed: a directory"),
-        (["serve", "/no/such/place"], "SOURCE: source.path: /no/such/place does not exist"),
+        (["serve", *ANY_PORT], "no SOURCE given; allowed: a directory"),
+        (["serve", "/no/such/place", *ANY_PORT], "SOURCE: source.path: /no/such/place does not"),
         (["serve", "/", "--cache-sise", "1GB"], "unrecognized arguments: --cache-sise 1GB"),
         (["serve", "/", "--cache", "/tmp"], "unrecognized arguments: --cache /tmp"),
         (["serve", "/", "--cache-size", "1G"], "--cache-size: cache.size: '1G' can be read in two"),
@@ -79,7 +80,7 @@ def test_help_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
         (["serve", "/", "--revalidate", "soon"], "source.revalidate: 'soon' is no duration"),
         (["serve", "/", "--log-level", "loud"], "allowed: debug, info, warning, error"),
         (["serve", "/", "--config", "/no/file"], "/no/file: cannot be read: No such file"),
-        (["serve", "/", "--cache-dir", "/x"], "cache.dir: /x is inside the source /"),
+        (["serve", "/", "--cache-dir", "/x", *ANY_PORT], "cache.dir: /x is inside the source /"),
         (["serve", "/proc", "--listen", "nowhere"], "server.listen: 'nowhere': "),
     ],
 )

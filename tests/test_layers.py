@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "access": {"http", "errors", "units"},
     "source": {"stats", *SETTINGS},
     "cache": {"source", "stats", *SETTINGS},
+    "inspection": {"cache", "source", "errors"},
     "simulation": {"cache", *LEAVES},
     "server": {"access", "http", "cache", "source", "stats", *SETTINGS},
     "admin": {"server", "cache", "source", "stats", "settings", *SETTINGS},
@@ -38,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "http",
         "server",
         "simulation",
+        "inspection",
         "daemon",
         "cache",
         "source",
@@ -132,7 +134,7 @@ def test_below_the_cache_nothing_knows_of_sockets_and_http(path: Path) -> None:
         assert name.partition(".")[0] not in ("socket", "ssl", "select"), name
 
 
-@each("source", "cache")
+@each("source", "cache", "inspection")
 def test_the_cache_knows_nothing_of_http_and_sockets(path: Path) -> None:
     for name, _ in imports(path):
         assert not name.startswith(("streamcache.http", "http", "socket", "gevent.socket")), name

@@ -69,9 +69,11 @@ class Found:
 
     @property
     def status(self) -> CacheStatus:
-        """What ``open`` would give."""
+        """What ``open`` would give; of an answer without bytes of the file, what it rests on."""
+        if self.stale:
+            return CacheStatus.STALE
         if self.handle is not None:
-            return CacheStatus.STALE if self.stale else CacheStatus.HIT
+            return CacheStatus.HIT
         return self._provider.status_of(self)
 
     def open(self, client: str = "") -> Delegate:

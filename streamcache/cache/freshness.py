@@ -209,8 +209,10 @@ class Freshness:
             file = self._open(path, ahead)
         except NotFound as missing:
             self._breaker.answered(question, known=False)
-            self._remember(path, Known(None, self._good_until(flight, self._config.negative_ttl)))
-            flight.result.set_exception(missing)
+            if not self._is_late(flight):
+                good = self._good_until(flight, self._config.negative_ttl)
+                self._remember(path, Known(None, good))
+                flight.result.set_exception(missing)
         except AccessDenied as error:
             self._breaker.answered(question, known=False)
             flight.result.set_exception(error)
@@ -228,26 +230,38 @@ class Freshness:
             flight.result.set_exception(error)
         else:
             self._breaker.answered(question)
-            until = self._good_until(flight, self._config.revalidate)
-            self._remember(path, Known(file.version, until))
-            flight.land(file)
+            if self._is_late(flight):
+                self._meta.post(file.close)
+            else:
+                until = self._good_until(flight, self._config.revalidate)
+                self._remember(path, Known(file.version, until))
+                flight.land(file)
         finally:
             if self._flights.get(path) is flight:
                 del self._flights[path]
             self._sweep(flight)
+
+    def _is_late(self, flight: Flight) -> bool:
+        """Whether the answer has come after the time, and is none: so those are told who joined.
+
+        It says what was true when the question arrived, and they may have come long after that.
+        """
+        if time.monotonic() - flight.started < self._config.timeout:
+            return False
+        self.unanswered(flight.path)
+        late = SourceTimeout(f"{flight.path}: the source's answer came too late")
+        flight.result.set_exception(late)
+        return True
 
     def _good_until(self, flight: Flight, good: float) -> float:
         """Until when the answer that has just come counts.
 
         From when it was asked for: it may have been true then, and on its way since (RFC 9111
         section 4.2.3, the same for ages). A little longer where it took as long as that, or all who
-        come would ask a slow source; but not if it is so late that it is none.
+        come would ask a slow source.
         """
-        now = time.monotonic()
-        least = 0.0
-        if now - flight.started < self._config.timeout:
-            least = min(good, self._config.revalidate_wait)
-        return max(flight.started + good, now + least)
+        least = min(good, self._config.revalidate_wait)
+        return max(flight.started + good, time.monotonic() + least)
 
     def _open(self, path: str, ahead: int | None) -> SourceFile:
         """Open; what differs from what was known is looked at again before it is believed."""

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, TypeVar
 
 import gevent
 
@@ -33,8 +33,11 @@ from streamcache.config.cache import CacheConfig
 from streamcache.errors import Closed, SourceBusy
 
 _WRITE_INTERVAL = 1.0  # s between writes of touches
+_LISTING_WAIT = 30.0  # s for a page: the last one of a million objects takes a second or two
 _END_WAIT = 2.0  # s that the close waits for a disk that hangs
 _REMEMBERED = 200_000  # pairs of client and object
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -187,11 +190,19 @@ class Ledger:
 
     def page(self, listing: Listing) -> Page:
         """A page of the objects that there are. Switches. Raises CatalogError."""
-        return self._disk.call(page, self.catalog.database.path, listing)
+        return self._look(page, listing)
 
     def entries(self, listing: Listing) -> tuple[tuple[Entry, ...], str]:
         """See ``listing.entries``. Switches. Raises CatalogError."""
-        return self._disk.call(entries, self.catalog.database.path, listing)
+        return self._look(entries, listing)
+
+    def _look(self, function: Callable[[str, Listing], T], listing: Listing) -> T:
+        """In the disk pool, beside the catalog's own thread: a million rows take a while."""
+        path = self.catalog.database.path
+        try:
+            return self._disk.call(function, path, listing, timeout=_LISTING_WAIT)
+        except TimeoutError as late:
+            raise CatalogLate(f"{path}: {late}") from late
 
     def pin(self, pins: Mapping[str, str]) -> int:
         """{key: path}: not evicted; the number of objects. Switches. CatalogError, OSError."""

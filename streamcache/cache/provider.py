@@ -196,9 +196,9 @@ class Provider:
     # -- open
 
     def status_of(self, found: Found) -> CacheStatus:
-        """What opening it would give, when there is no object."""
+        """What opening it would give, when it is fresh and there is no object."""
         if self._name(found.path, found.version) in self.copies.sessions:
-            return _joined(found)
+            return CacheStatus.COLLAPSED
         return CacheStatus.MISS if self._cacheable(found.version) else CacheStatus.BYPASS
 
     def open(self, found: Found, client: str) -> Delegate:

@@ -17,8 +17,8 @@ from streamcache.errors import ConfigError
 from streamcache.settings import Settings, load
 
 if TYPE_CHECKING:
-    from streamcache.cache.findings import Finding, Report
-    from streamcache.cache.inspection import Inspection
+    from streamcache.inspection.findings import Finding, Report
+    from streamcache.inspection.inspection import Inspection
     from streamcache.source.filesystem import FileSystemSource
 
 
@@ -63,9 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments)
     # Not before the settings are right.
     from streamcache.cache.digests import digest
-    from streamcache.cache.findings import Report
-    from streamcache.cache.inspection import Inspection
     from streamcache.errors import CacheError
+    from streamcache.inspection.findings import Report
+    from streamcache.inspection.inspection import Inspection
 
     report, interrupted = Report(), False
     try:

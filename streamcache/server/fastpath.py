@@ -21,16 +21,16 @@ import os
 import time
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from streamcache.cache.delegate import CacheStatus
 from streamcache.cache.objects import ObjectHandle
-from streamcache.cache.reading import Ready
+from streamcache.cache.reading import Ready, Seen
 from streamcache.http.ordinary import (
-    Fields,
+    Parts,
     cut_range,
     one_range,
-    ordinary_fields,
+    ordinary_head,
     ordinary_path,
 )
 from streamcache.http.plan import Entity, FileRange, ResponsePlan, head_bytes, plan
@@ -53,7 +53,7 @@ SMALL: Final = 4096  # bytes of a file that is kept in memory, as the whole answ
 LONGEST: Final = 4096  # bytes of a request's head
 HEADS: Final = 512  # heads kept: 4 MB at worst, whatever strangers send
 LINES: Final = 1024  # request lines kept, each with the answers of its file: 12 MB at worst
-ONCE: Final = 4096  # digests of heads that came once
+ONCE: Final = 4096  # digests of heads that came once; a power of two
 
 _HEAD_ROOM: Final = 4096  # bytes for the head of an answer
 _RANGE_ROOM: Final = 64  # bytes that a Range line which is cut out may have
@@ -143,21 +143,39 @@ class _Line:
         self.answers: _Answers | None = None
 
 
+class Fields(NamedTuple):
+    """What is logged of a request's fields; "-" when absent."""
+
+    referer: str
+    user_agent: str
+    host: str
+
+
 class _Head:
     """An ordinary head without its Range, as far as it matters."""
 
-    __slots__ = ("behind", "fields", "line")
+    __slots__ = ("_host", "behind", "line", "referer", "user_agent")
 
-    def __init__(self, line: _Line, fields: Fields) -> None:
+    def __init__(self, line: _Line, parts: Parts) -> None:
+        _, self._host, agent, referer = parts
         self.line = line
-        self.fields = fields
+        self.user_agent, self.referer = _text(agent), _text(referer)
         # The count of bytes in the log.
-        self.behind = usual_behind(_OUTCOME, fields.referer, fields.user_agent)
+        self.behind = usual_behind(_OUTCOME, self.referer, self.user_agent)
+
+    @property
+    def fields(self) -> Fields:
+        return Fields(self.referer, self.user_agent, _text(self._host))
 
 
-def _range(wanted: bytes) -> str:
+def _text(value: bytes | None) -> str:
+    """A field's value as it is logged."""
+    return NOTHING if value is None else value.strip(b" \t").decode("latin-1") or NOTHING
+
+
+def _range(wanted: str) -> str:
     """A Range, or none, as it is logged."""
-    return "bytes=" + wanted.decode("ascii") if wanted else NOTHING
+    return "bytes=" + wanted if wanted else NOTHING
 
 
 class FastPath:
@@ -183,7 +201,7 @@ class FastPath:
         self._limits = limits
         self._longest = min(LONGEST, limits.head_size - _RANGE_ROOM)
         self._heads: dict[bytes, _Head] = {}
-        self._once: set[int] = set()
+        self._once = [0] * ONCE
         self._line = lru_cache(LINES)(self._read_line)
         # One buffer for all: the kernel has taken its bytes, or they are dropped, on return.
         self._buffer = memoryview(bytearray(_HEAD_ROOM + COPIED))
@@ -226,8 +244,8 @@ class FastPath:
             elif length <= COPIED:
                 sent = self._send_copy(transport, top, hot.fd, start, length)
             else:
-                end = stop if length <= MOST else window_end(start, stop)
-                sent = self._send_file(transport, top, hot.fd, start, end - start)
+                end, seen = (stop, None) if length <= MOST else (window_end(start, stop), hot.seen)
+                sent = self._send_file(transport, top, hot.fd, start, end - start, seen)
         except OSError:
             self._cache.counters.quick_cuts += 1
             self._cache.delivered(hot, client, 0)
@@ -242,7 +260,7 @@ class FastPath:
         self._cache.delivered(hot, client, length)
         log = self._log
         if log.usual:
-            range_ = "bytes=" + wanted.decode("ascii") if wanted else "-"
+            range_ = "bytes=" + wanted if wanted else NOTHING
             stamp = self._clock.stamp
             before, behind = head.line.before, head.behind
             log.add(usual_line(client, stamp, before, status, length, behind, range_))
@@ -267,10 +285,16 @@ class FastPath:
         return transport.send(out) if self._read(fd, out[size:], start) else None
 
     def _send_file(
-        self, transport: Transport, top: bytes, fd: int, start: int, length: int
+        self,
+        transport: Transport,
+        top: bytes,
+        fd: int,
+        start: int,
+        length: int,
+        seen: Seen | None,
     ) -> int | None:
         """The body without a copy; None: nothing was sent."""
-        if not self._pages.has(fd, start, start + length):
+        if not self._pages.has(fd, start, start + length, seen):
             return None
         # Not ``more``: the kernel would join the head to the first bytes of the file in a packet
         # that is then too long for one, and time the rest (128 KiB: 41 us, so 32).
@@ -317,7 +341,7 @@ class FastPath:
             return False
 
     def _log_other(
-        self, head: _Head, status: int, count: int, wanted: bytes, client: str, *, whole: bool
+        self, head: _Head, status: int, count: int, wanted: str, client: str, *, whole: bool
     ) -> None:
         """Log what the usual line does not say, or another form is wanted for."""
         if not self._log.enabled:
@@ -333,8 +357,8 @@ class FastPath:
             bytes=count,
             cache=_OUTCOME,
             whole=whole,
-            referer=head.fields.referer,
-            user_agent=head.fields.user_agent,
+            referer=head.referer,
+            user_agent=head.user_agent,
             host=head.fields.host,
             range=_range(wanted),
             ttfb=0.0 if whole else None,
@@ -344,7 +368,7 @@ class FastPath:
         self._log.served(response)
 
     def _begun(
-        self, head: _Head, wanted: bytes, client: str, part: FileRange, top: bytes, sent: int
+        self, head: _Head, wanted: str, client: str, part: FileRange, top: bytes, sent: int
     ) -> Begun:
         """Not all has left: what the complete path needs to go on with it."""
         line, answers = head.line, head.line.answers
@@ -370,23 +394,25 @@ class FastPath:
 
     def _read_head(self, key: bytes) -> _Head | None:
         """Read a head without its Range; one that comes again is kept."""
-        if len(key) > self._longest or not key.endswith(b"\r\n\r\n"):
+        if len(key) > self._longest:
             return None
-        end = key.find(b"\r\n")
-        line = self._line(key[:end])
-        fields = ordinary_fields(key[end:-4], self._limits.fields)
-        if line is None or fields is None:
+        parts = ordinary_head(key, self._limits.fields)
+        if parts is None:
             return None
-        head = _Head(line, fields)
+        line = self._line(parts[0])
+        if line is None:
+            return None
+        head = _Head(line, parts)
+        # Clients that never send the same twice must not turn the others out. A digest that meets
+        # another one in its place only has a head be read once more.
         digest = hash(key)
-        if digest in self._once:
-            if len(self._heads) >= HEADS:
-                self._heads.clear()
-            self._heads[key] = head
-        else:  # clients that never send the same twice must not turn the others out
-            if len(self._once) >= ONCE:
-                self._once.clear()
-            self._once.add(digest)
+        place = digest & (ONCE - 1)
+        if self._once[place] != digest:
+            self._once[place] = digest
+            return head
+        if len(self._heads) >= HEADS:
+            self._heads.clear()
+        self._heads[key] = head
         return head
 
     def _read_line(self, line: bytes) -> _Line | None:

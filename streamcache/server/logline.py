@@ -117,7 +117,8 @@ def usual_before(request_line: str) -> str:
 
 def usual_behind(cache: str, referer: str, user_agent: str) -> str:
     """What it says between the bytes and the range."""
-    return f' "{escape(referer)}" "{escape(user_agent)}" {cache} 0.000 "'  # nothing waited
+    escaped = NOTHING if referer is NOTHING else escape(referer)  # most have none
+    return f' "{escaped}" "{escape(user_agent)}" {cache} 0.000 "'  # nothing waited
 
 
 def usual_line(

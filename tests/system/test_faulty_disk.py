@@ -21,6 +21,9 @@ import pytest
 from streamcache import CacheStatus, StreamCache
 from streamcache.cache import headroom as headroom_module
 from streamcache.cache import health as health_module
+from streamcache.cache.database import CatalogLate
+from streamcache.cache.listing import Listing
+from streamcache.cache.selection import Selection
 from tests.content import verify, write
 from tests.requirements import missing
 from tests.server.client import Client
@@ -242,6 +245,21 @@ def test_a_disk_that_hangs(
         settle(cache, at)
     for name in COLD:
         assert_right(fetch(cache, name), name, SIZE)
+
+
+def test_a_listing_does_not_wait_for_ever_for_a_disk_that_hangs(
+    titles: Path, disk: SlowFS, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamcache.cache.ledger._LISTING_WAIT", 0.2)
+    cache = warmed(open_cache(titles, at=disk.path / "cache"), disk.path / "cache")
+    listing = Listing(Selection.of(prefix="/"))
+    names = [entry.path for entry in cache.operations.entries(listing).entries]
+    assert names == WARM
+    disk.fault("hang", operations=("open",))
+    with gevent.Timeout(10), pytest.raises(CatalogLate, match=r"no answer within 0\.2 s"):
+        cache.operations.entries(listing)
+    disk.release()
+    assert [entry.path for entry in cache.operations.entries(listing).entries] == names
 
 
 def test_a_cache_closes_while_its_disk_hangs(

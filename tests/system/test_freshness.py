@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -467,6 +468,29 @@ def test_a_source_folder_that_was_renamed_drops_nothing(
     away.rename(source)
     eventually(lambda: fetch(cache, "warm").status is CacheStatus.HIT)
     assert_right(fetch(cache, "cold"), "cold", SIZE)
+
+
+def test_an_answer_without_bytes_is_stale_too_while_the_source_fails(
+    fast: SlowFS, cache_dir: Path, open_cache: OpenCache, serve: Callable[[StreamCache], Client]
+) -> None:
+    """An empty file, or a HEAD: nothing is opened for them, and what is known of them is old."""
+    write(fast.backing, "empty", 0)
+    cache = warm_and_cold(fast.backing, fast.path, open_cache, cache_dir)
+    client = serve(cache)
+    for path in ("/empty", "/cold"):
+        assert client.ask(path, method="HEAD").status == 200
+    fast.fault("EIO")
+
+    def all_stale() -> bool:
+        for path in ("warm", "empty", "cold"):  # several that fail: it is the source
+            with contextlib.suppress(SourceUnavailable):
+                cache.find(f"/{path}").close()
+        answers = [client.ask("/empty"), client.ask("/cold", method="HEAD")]
+        states = [(answer.status, answer.fields["cache-status"]) for answer in answers]
+        return {status for status, _ in states} == {200} and all("stale" in s for _, s in states)
+
+    eventually(all_stale)
+    assert client.ask("/empty").body == b""
 
 
 @pytest.mark.parametrize("code", ["EIO", "ESTALE", "EMFILE", "ENOMEM", "ETIMEDOUT"])
