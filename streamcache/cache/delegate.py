@@ -157,7 +157,7 @@ class CachedFileDelegate(_Replaceable):
                 return self.ready(offset, stop)
             if self._handle is None:
                 raise Closed("the delegate is closed")
-        return Ready(self._handle.fd, offset, stop - offset)
+        return Ready(self._handle.fd, offset, stop - offset, seen=self._handle.seen)
 
     def close(self) -> None:
         """Release the object. Idempotent."""

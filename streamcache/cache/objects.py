@@ -19,6 +19,7 @@ import gevent
 from streamcache.cache import stored as files
 from streamcache.cache.health import Health
 from streamcache.cache.ledger import Ledger
+from streamcache.cache.reading import Seen
 from streamcache.cache.store import Store
 from streamcache.cache.stored import Fate
 from streamcache.cache.workers import WorkerPool
@@ -44,6 +45,7 @@ class ObjectHandle:
         "good_until",
         "leases",
         "name",
+        "seen",
         "spoilt",
         "trashed",
         "unchecked",
@@ -60,6 +62,7 @@ class ObjectHandle:
         # that earlier sets 0.
         self.good_until = 0.0
         self.trashed = ""  # its name in trash/
+        self.seen = Seen()
         self.spoilt = False  # it is not what it should be
         self.unchecked: Unchecked | None = None  # what must be compared before it is sent
 

@@ -19,12 +19,29 @@ from streamcache.stats import Histogram
 DELIVERED_BYTES = 1024 * 1024  # at most in one answer that goes through memory
 
 
+class Seen:
+    """Which windows of an open file were just found in the page cache; kept by who looks for them.
+
+    It belongs to the open file: a descriptor's number may soon be that of another file.
+    """
+
+    __slots__ = ("until", "windows")
+
+    def __init__(self) -> None:
+        self.until = 0.0  # s of ``time.monotonic``: what was found counts for so long
+        self.windows: dict[int, int] = {}  # by number: from which offset on, in bytes
+
+    def __repr__(self) -> str:
+        return f"<Seen windows={len(self.windows)}>"
+
+
 @dataclass(frozen=True, slots=True)
 class Ready:
     """Bytes that can be sent now: ``length`` bytes of ``fd`` at ``offset``, or ``data``.
 
     ``fd`` is open until the delegate is closed; -1: the bytes are in ``data``. The first
     ``fetched`` of them had to come from the source, the others were there when they were due.
+    ``seen`` is that of all who read this file.
     """
 
     fd: int
@@ -32,6 +49,7 @@ class Ready:
     length: int
     data: memoryview | None = None
     fetched: int = 0
+    seen: Seen | None = None
 
 
 class Reader:

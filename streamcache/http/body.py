@@ -39,14 +39,11 @@ class BodyReader:
     for a request without a body.
     """
 
-    __slots__ = (
-        *("_chunked", "_left", "_limit", "_line", "_state", "_taken", "_to_head", "_trailers"),
-    )
+    __slots__ = (*("_chunked", "_left", "_limit", "_line", "_state", "_taken", "_trailers"),)
 
     def __init__(self, request: Request, limit: int) -> None:
-        self._to_head = request.method == "HEAD"
         if request.content_length > limit:
-            raise BadRequest(413, "body too large", to_head=self._to_head)
+            raise BadRequest(413, "body too large")
         self._limit = limit
         self._taken = 0
         self._chunked = request.chunked
@@ -69,13 +66,6 @@ class BodyReader:
         Raises BadRequest: 400 for a chunk that is not framed to the letter, as the place of the
         next request is unknown then; 413 for more bytes than the limit.
         """
-        try:
-            return self._feed(data)
-        except BadRequest as refusal:
-            refusal.to_head = self._to_head
-            raise
-
-    def _feed(self, data: bytes) -> int:
         position = 0
         while position < len(data) and self._state is not _State.DONE:
             stop = min(len(data), position + self._limit - self._taken)

@@ -117,7 +117,8 @@ def plan(request: Request, entity: Entity, *, max_ranges: int, now: int) -> Resp
     if modified is not None:
         validators += (("Last-Modified", modified),)
     if verdict is Verdict.NOT_MODIFIED:
-        return _answer(request, 304, validators, (), None)
+        # RFC 9110 15.4.5: what else there is would only guide a cache that has no entity tag
+        return _answer(request, 304, validators[:1], (), None)
     if verdict is Verdict.PROCEED and request.method == "GET":
         ranges = request.headers.all("range")
         if len(ranges) == 1:  # two fields are no valid set, whatever they say (RFC 9110 5.3)

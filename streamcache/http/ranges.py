@@ -50,10 +50,14 @@ def parse_range(
     overlap so much that they add up to more than the file (RFC 9110 14.2, 17.15).
     """
     unit, equals, ranges = value.partition("=")
-    # the first member may be empty, but no blank stands before it (RFC 9110 5.6.1.2)
-    if not equals or unit.lower() != "bytes" or ranges.startswith((" ", "\t")) or not size:
+    if not equals or unit.lower() != "bytes" or not size:
         return None
-    specs = [spec for member in ranges.split(",") if (spec := member.strip(BLANK))]
+    members = ranges.split(",")
+    specs = [spec for member in members if (spec := member.strip(BLANK))]
+    # blanks stand before a comma, so also before that of an empty first member, but not before a
+    # first member that is there (RFC 9110 5.6.1.2)
+    if members[0].startswith((" ", "\t")) and members[0].strip(BLANK):
+        return None
     if not specs or len(specs) > max_ranges:
         return None
     found: list[ByteRange] = []

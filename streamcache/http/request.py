@@ -101,6 +101,11 @@ class RequestParser:
         """Whether bytes are buffered: after ``next()`` gave None, those of an incomplete head."""
         return bool(self._buffer)
 
+    @property
+    def to_head(self) -> bool:
+        """Whether what is buffered begins as a HEAD, so that its refusal has no body."""
+        return self._buffer.startswith(b"HEAD ")
+
     def feed(self, data: bytes) -> None:
         """Add bytes from the connection."""
         self._buffer += data
@@ -124,7 +129,7 @@ class RequestParser:
         try:
             return self._next()
         except BadRequest as refusal:
-            refusal.to_head = self._buffer.startswith(b"HEAD ")
+            refusal.to_head = self.to_head
             self._refusal = refusal
             raise
 

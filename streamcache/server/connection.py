@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 monotonic = time.monotonic
 
 NEVER: Final = float("inf")
+UNKNOWN: Final = 1 << 62  # bytes: more than any socket holds
 RECEIVE: Final = 16 * 1024  # bytes of one recv: holds nearly every head
 BODY_RECEIVE: Final = 2 * 1024  # bytes of one recv of a body: 0.5 ms if it is all framing
 DISCARD: Final = 64 * 1024  # bytes of one recv that is thrown away
@@ -122,7 +123,7 @@ class Connection:
         self._opening: Opening | None = Opening.SILENT
         self._preface = b""  # of a PROXY header that is not whole yet
         self._settled = service.admission is None  # no request of this peer need be asked about
-        self._unsent = 0  # bytes the client had not acknowledged when the wait began
+        self._unsent = UNKNOWN  # bytes the client had not acknowledged when last looked at
         self.phase = Phase.IDLE
         self.deadline = NEVER
         self.place: Place | None = None  # where its client's connections are counted, if they are
@@ -387,7 +388,7 @@ class Connection:
             self._service.notices.add(_EXPIRED[self._opening], self.name, level=level)
             self._cut()
         elif self.phase is Phase.HEAD:
-            self._start(BadRequest(408, "head too slow"))
+            self._start(BadRequest(408, "head too slow", to_head=self._parser.to_head))
         elif self.phase is Phase.BODY:
             self._interrupt(BadRequest(408, "body too slow"))
         elif self.phase is Phase.AWAITING:
@@ -514,9 +515,10 @@ class Connection:
 
     def sending(self) -> None:
         """A wait for the client to take bytes begins."""
+        # Few waits are as long as a tick: those that are, are looked at then (``expire``).
         self.phase = Phase.SENDING
-        self.deadline = monotonic() + self._service.limits.send_timeout
-        self._unsent = self._transport.unsent()
+        self.deadline = 0.0
+        self._unsent = UNKNOWN
 
     def resumed(self) -> None:
         """The wait is over."""

@@ -176,7 +176,8 @@ class Exchange:
         if request.has_body and not (response is not None and response.plan.close):
             try:
                 self._drain(request)
-            except BadRequest as refusal:
+            except BadRequest as refusal:  # of the body, or a body that does not come
+                refusal.to_head = request.method == "HEAD"
                 return handler.refusal(refusal)
         if response is not None:
             return response
@@ -282,7 +283,7 @@ class Exchange:
             before = writer.written
             try:
                 if ready.data is None:
-                    self._send_file(ready.fd, ready.offset, ready.offset + ready.length)
+                    self._send_file(ready)
                 else:
                     writer.send(ready.data[: ready.length])
             except (FileCut, OSError) as error:
@@ -296,23 +297,34 @@ class Exchange:
                 delegate.sent(ready, count)
                 offset += count
 
-    def _send_file(self, fd: int, offset: int, stop: int) -> None:
-        """Window by window, each of which is in the page cache when it is sent."""
-        pages = self._service.pages
+    def _send_file(self, ready: Ready) -> None:
+        """As much at once as a turn takes, all of which is in the page cache when it is sent."""
+        pages, fd, seen, turn = self._service.pages, ready.fd, ready.seen, self._writer.turn
+        offset, stop = ready.offset, ready.offset + ready.length
         while offset < stop:
-            end = window_end(offset, stop)
-            if not pages.has(fd, offset, end):
-                self._client.awaiting()
-                try:
-                    self._service.prefetch(fd, offset, end - offset)
-                except TimeoutError as error:
-                    raise DiskLate(f"disk of the cache: {error}") from error
-                except (OSError, StreamCacheError) as error:
-                    # sendfile will say what is wrong
-                    log.debug("not read ahead request_id=%s: %s", self.id, error)
-                self._client.resumed()
+            end = offset
+            while end < stop and end - offset < turn:
+                window = window_end(end, stop)
+                if not pages.has(fd, end, window, seen):
+                    break
+                end = window
+            if end == offset:
+                end = window_end(offset, stop)
+                self._prefetch(fd, offset, end - offset)
             self._writer.send_file(fd, offset, end - offset)
             offset = end
+
+    def _prefetch(self, fd: int, offset: int, count: int) -> None:
+        """Have a worker read what is not in the page cache."""
+        self._client.awaiting()
+        try:
+            self._service.prefetch(fd, offset, count)
+        except TimeoutError as error:
+            raise DiskLate(f"disk of the cache: {error}") from error
+        except (OSError, StreamCacheError) as error:
+            # sendfile will say what is wrong
+            log.debug("not read ahead request_id=%s: %s", self.id, error)
+        self._client.resumed()
 
     def _ready(self, delegate: Delegate, offset: int, stop: int) -> Ready:
         self._client.awaiting()

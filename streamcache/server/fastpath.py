@@ -25,7 +25,7 @@ from typing import Final, NamedTuple
 
 from streamcache.cache.delegate import CacheStatus
 from streamcache.cache.objects import ObjectHandle
-from streamcache.cache.reading import Ready
+from streamcache.cache.reading import Ready, Seen
 from streamcache.http.ordinary import (
     Parts,
     cut_range,
@@ -244,8 +244,8 @@ class FastPath:
             elif length <= COPIED:
                 sent = self._send_copy(transport, top, hot.fd, start, length)
             else:
-                end = stop if length <= MOST else window_end(start, stop)
-                sent = self._send_file(transport, top, hot.fd, start, end - start)
+                end, seen = (stop, None) if length <= MOST else (window_end(start, stop), hot.seen)
+                sent = self._send_file(transport, top, hot.fd, start, end - start, seen)
         except OSError:
             self._cache.counters.quick_cuts += 1
             self._cache.delivered(hot, client, 0)
@@ -285,10 +285,16 @@ class FastPath:
         return transport.send(out) if self._read(fd, out[size:], start) else None
 
     def _send_file(
-        self, transport: Transport, top: bytes, fd: int, start: int, length: int
+        self,
+        transport: Transport,
+        top: bytes,
+        fd: int,
+        start: int,
+        length: int,
+        seen: Seen | None,
     ) -> int | None:
         """The body without a copy; None: nothing was sent."""
-        if not self._pages.has(fd, start, start + length):
+        if not self._pages.has(fd, start, start + length, seen):
             return None
         # Not ``more``: the kernel would join the head to the first bytes of the file in a packet
         # that is then too long for one, and time the rest (128 KiB: 41 us, so 32).

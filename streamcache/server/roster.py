@@ -76,7 +76,7 @@ class Roster:
             counters.connections_refused += 1
             sock.close()
             return
-        connection = Connection(service, SocketTransport(sock, service.hub), name)
+        connection = Connection(service, SocketTransport(sock, service.hub, service.turns), name)
         self._open.add(connection)
         self.empty.clear()
         if refusal is not None:

@@ -39,6 +39,7 @@ from streamcache.server.roster import Roster
 from streamcache.server.service import Service
 from streamcache.server.tags import Tags
 from streamcache.server.ticker import Ticker
+from streamcache.server.turns import Turns
 
 if TYPE_CHECKING:
     from streamcache.server.certificate import Certificate
@@ -150,6 +151,7 @@ class StreamCacheServer:
             raise
         self._service = Service(
             hub=hub,
+            turns=Turns(hub),
             handler=Handler(self._cache, clock, config.limits.ranges),
             limits=config.limits,
             head_limits=_head_limits(config),
@@ -340,6 +342,7 @@ class StreamCacheServer:
         self._service.notices.close()
         if self._admission is not None:
             self._admission.close()
+        self._service.turns.close()
         self._admission = self._service = None
         self._connections.serve(None)
         self._stopped.set()

@@ -19,6 +19,7 @@ from streamcache.server.notices import Notices
 from streamcache.server.pages import PageCache
 from streamcache.server.tags import Tags
 from streamcache.server.transport import SocketTransport, Transport
+from streamcache.server.turns import Turns
 from streamcache.stats import Counters
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Service:
     """The parts and limits of a running server, and whether it drains."""
 
     hub: Hub
+    turns: Turns
     handler: Handler
     limits: LimitsConfig
     head_limits: Limits

@@ -35,6 +35,7 @@ class TlsTransport:
     """``Transport`` with encryption, over one without."""
 
     turn: Final = 512 * 1024  # each byte costs us its encryption, however full the socket is
+    fills = False
 
     __slots__ = (
         "_callback",
@@ -135,6 +136,10 @@ class TlsTransport:
     def wait_writable(self) -> None:
         """See ``Transport``."""
         self._socket.wait_writable()
+
+    def pass_turn(self) -> None:
+        """See ``Transport``."""
+        self._socket.pass_turn()
 
     def unsent(self) -> int:
         """See ``Transport``."""

@@ -19,6 +19,8 @@ from typing import Any, Final, Protocol
 
 from gevent.hub import Hub
 
+from streamcache.server.turns import Turns
+
 READ: Final = 1  # libev's event bits
 WRITE: Final = 2
 
@@ -37,6 +39,11 @@ class Transport(Protocol):
     @property
     def turn(self) -> int:
         """Bytes that one response may give it before others have their turn."""
+        ...
+
+    @property
+    def fills(self) -> bool:
+        """Whether ``sendfile`` takes all that there is room for: less than it was given is full."""
         ...
 
     @property
@@ -78,7 +85,11 @@ class Transport(Protocol):
         ...
 
     def wait_writable(self) -> None:
-        """SWITCHES until bytes can be sent; always lets the hub look at other sockets first."""
+        """SWITCHES until there is room in the socket, which was full just now, and its turn."""
+        ...
+
+    def pass_turn(self) -> None:
+        """SWITCHES; let the hub look at all other sockets."""
         ...
 
     def unsent(self) -> int:
@@ -106,15 +117,27 @@ class SocketTransport:
     turn: Final = 2 * 1024 * 1024
 
     established = True
+    fills = True
     holds = False
 
-    __slots__ = ("_closed", "_hub", "_reader", "_recv", "_send", "_socket", "_writer", "fd")
+    __slots__ = (
+        "_closed",
+        "_hub",
+        "_reader",
+        "_recv",
+        "_send",
+        "_socket",
+        "_turns",
+        "_writer",
+        "fd",
+    )
 
-    def __init__(self, sock: _socket.socket, hub: Hub) -> None:
+    def __init__(self, sock: _socket.socket, hub: Hub, turns: Turns) -> None:
         self._socket = sock
         self._recv = sock.recv  # bound once: these two run for every request
         self._send = sock.send
         self._hub = hub
+        self._turns = turns
         self.fd = sock.fileno()
         self._closed = False
         self._reader = hub.loop.io(self.fd, READ)
@@ -169,6 +192,11 @@ class SocketTransport:
         if self._writer is None:
             self._writer = self._hub.loop.io(self.fd, WRITE)
         self._hub.wait(self._writer)
+        self._turns.take()
+
+    def pass_turn(self) -> None:
+        """See ``Transport``."""
+        self._turns.pass_on()
 
     def unsent(self) -> int:
         """See ``Transport``."""

@@ -2,7 +2,8 @@
 
 Runs in the connection's greenlet. A client that drains fast never makes a send wait, so its
 greenlet would own the hub: after ``Transport.turn`` bytes it lets the others run (p99 of small
-requests beside 64 downloads without that: 8 to 90 ms; docs/performance.md).
+requests beside 64 downloads without that: 8 to 90 ms; docs/performance.md), and then goes on
+without asking whether there is room: the socket should be full when its client takes bytes.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ class Waiting(Protocol):
 class Writer:
     """Sends over one transport; ``written`` counts every byte the kernel took."""
 
-    __slots__ = ("_most", "_transport", "_turn", "_waiting", "written")
+    __slots__ = ("_transport", "_turn", "_waiting", "turn", "written")
 
     def __init__(self, transport: Transport, waiting: Waiting) -> None:
         self._transport = transport
         self._waiting = waiting
-        self._most = transport.turn
+        self.turn = transport.turn
         self._turn = 0
         self.written = 0
 
@@ -70,9 +71,10 @@ class Writer:
         """SWITCHES; send bytes of a file without reading them. Raises OSError, FileCut."""
         stop = offset + count
         while offset < stop:
-            if self._turn >= self._most:
-                self._wait()
-            taken = self._transport.sendfile(fd, offset, min(self._most, stop - offset))
+            if self._turn >= self.turn:
+                self._pass_turn()
+            wanted = min(self.turn, stop - offset)
+            taken = self._transport.sendfile(fd, offset, wanted)
             if taken is None:
                 self._wait()
                 continue
@@ -81,6 +83,8 @@ class Writer:
             self.written += taken
             self._turn += taken
             offset += taken
+            if taken < wanted and self._transport.fills:
+                self._wait()
 
     def finish(self) -> None:
         """SWITCHES until the socket has all that was sent."""
@@ -90,12 +94,17 @@ class Writer:
     def end_of_response(self) -> None:
         """SWITCHES when this connection had its turn."""
         self._turn += SMALL
-        if self._turn >= self._most:
-            self._wait()
+        if self._turn >= self.turn:
+            self._pass_turn()
 
     def _wait(self) -> None:
-        # Also to yield: the hub looks at all other sockets before it finds this one writable.
         self._waiting.sending()
         self._transport.wait_writable()
+        self._waiting.resumed()
+        self._turn = 0
+
+    def _pass_turn(self) -> None:
+        self._waiting.sending()
+        self._transport.pass_turn()
         self._waiting.resumed()
         self._turn = 0

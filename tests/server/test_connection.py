@@ -157,6 +157,17 @@ def test_a_body_above_the_limit_is_413_without_a_100(site):
     assert (answer.status, answer.fields["connection"]) == (413, "close")
 
 
+@pytest.mark.parametrize(
+    ("field", "body", "status"),
+    [("Content-Length: 1001", b"", 413), ("Transfer-Encoding: chunked", b"x\r\n", 400)],
+)
+def test_the_refusal_of_a_body_has_none_for_head(site, field, body, status):
+    client = site(limits={"body_size": 1000}).client()
+    client.send(get("/one.bin", field, method="HEAD") + body)
+    assert client.response("HEAD").status == status
+    assert client.until_closed() == b""
+
+
 def test_100_continue_is_sent_when_the_body_is_read(site):
     client = site().client()
     client.send(get("/one.bin", "Content-Length: 2", "Expect: 100-continue"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import gevent
+import pytest
 
 from streamcache.server.transport import SocketTransport
 from tests.server.client import WAIT, eventually, get
@@ -18,6 +19,22 @@ def test_a_head_that_does_not_end_is_408(site):
     client.send(b"GET /a.bin HTTP/1.1\r\n")
     answer = client.response()
     assert (answer.status, answer.fields["connection"]) == (408, "close")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"HEAD /a.bin HTTP/1.1\r\n",
+        b"\r\nHEAD /a.b",
+        get("/a.bin", "Content-Length: 10", method="HEAD") + b"hello",
+        get("/a.bin", "Transfer-Encoding: chunked", method="HEAD") + b"5\r\nhel",
+    ],
+)
+def test_408_has_no_body_for_head(site, data):
+    client = site(limits={"head_timeout": SHORT, "body_timeout": SHORT}).client()
+    client.send(data)
+    assert client.response("HEAD").status == 408
+    assert client.until_closed() == b""
 
 
 def test_bytes_do_not_extend_the_deadline_of_a_head(site):

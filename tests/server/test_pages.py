@@ -8,7 +8,9 @@ import tempfile
 
 import pytest
 
+from streamcache.cache.reading import Seen
 from streamcache.errors import Closed
+from streamcache.server import pages as pages_module
 from streamcache.server.pages import WINDOW, PageCache, window_end
 from tests.server.client import WAIT, get
 
@@ -59,6 +61,52 @@ def test_where_the_kernel_cannot_say_it_everything_counts_as_there(monkeypatch):
     assert len(asked) == 1
 
 
+@pytest.fixture
+def looks(monkeypatch):
+    """The places that were looked at; they are all in the page cache."""
+    asked = []
+    monkeypatch.setattr(os, "preadv", lambda fd, into, offset, flags: asked.append(offset))
+    return asked
+
+
+def test_what_one_reader_has_just_found_others_do_not_look_for(looks):
+    pages, seen = PageCache(), Seen()
+    assert pages.has(0, WINDOW + 5, 2 * WINDOW, seen)
+    assert len(looks) == 3
+    assert pages.has(0, WINDOW + 5, 2 * WINDOW, seen)
+    assert pages.has(0, WINDOW + 9, 2 * WINDOW, seen)
+    assert len(looks) == 3
+    assert pages.has(0, WINDOW, 2 * WINDOW, seen)  # begins before what was found
+    assert pages.has(0, 2 * WINDOW, 3 * WINDOW, seen)  # another one
+    assert pages.has(0, WINDOW, 2 * WINDOW, Seen())  # of another file
+    assert len(looks) == 12
+
+
+def test_what_was_found_counts_for_a_second(looks, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(pages_module, "monotonic", lambda: now)
+    pages, seen = PageCache(), Seen()
+    for moment, count in ((100.0, 3), (100.9, 3), (101.1, 6), (101.2, 6)):
+        now = moment
+        assert pages.has(0, 0, WINDOW, seen)
+        assert len(looks) == count
+
+
+def test_a_part_of_a_window_says_nothing_of_the_rest(looks):
+    pages, seen = PageCache(), Seen()
+    assert pages.has(0, 0, WINDOW // 2, seen)
+    assert pages.has(0, 0, WINDOW, seen)
+    assert len(looks) == 6
+
+
+def test_what_was_not_there_is_looked_at_again(file):
+    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
+    pages, seen = PageCache(), Seen()
+    assert not pages.has(file, 0, WINDOW, seen)
+    os.pread(file, WINDOW, 0)
+    assert pages.has(file, 0, WINDOW, seen)
+
+
 def test_windows_are_aligned_and_end_with_the_file():
     assert [window_end(at, SIZE) // WINDOW for at in (0, WINDOW - 1, WINDOW, SIZE - 1)] == [
         1,
@@ -71,7 +119,9 @@ def test_windows_are_aligned_and_end_with_the_file():
 
 def test_a_cold_file_is_read_ahead_window_by_window(site, monkeypatch):
     here = site()
-    monkeypatch.setattr(PageCache, "has", lambda self, fd, offset, stop: offset == WINDOW)
+    monkeypatch.setattr(
+        PageCache, "has", lambda self, fd, offset, stop, seen=None: offset == WINDOW
+    )
     answer = here.client().ask("/big.bin", f"Range: bytes=100-{3 * WINDOW - 1}")
     assert answer.body == here.contents["/big.bin"][100 : 3 * WINDOW]
     assert here.cache.prefetched == [(100, WINDOW - 100), (2 * WINDOW, WINDOW)]

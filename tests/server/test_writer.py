@@ -10,12 +10,14 @@ from streamcache.server.writer import SMALL, FileCut, Writer
 
 
 class Greedy:
-    """A transport that never blocks, and notes the bytes taken between waits."""
+    """A transport that never blocks, and notes the bytes taken in each turn, and its calls."""
 
     turn = SocketTransport.turn
+    fills = False
 
     def __init__(self, *, most: int = 1 << 30, file_size: int = 1 << 40) -> None:
         self.turns = [0]
+        self.calls = []
         self.sent = b""
         self.blocked = False
         self._most = most
@@ -25,7 +27,8 @@ class Greedy:
         return self._take(data[: self._most])
 
     def sendfile(self, fd, offset, count):
-        return self._take(b"f" * min(count, self._file_size - offset))
+        self.calls.append("sendfile")
+        return self._take(b"f" * min(count, self._most, self._file_size - offset))
 
     def _take(self, data):
         if self.blocked:
@@ -35,8 +38,12 @@ class Greedy:
         return len(data)
 
     def wait_writable(self):
-        self.turns.append(0)
+        self.calls.append("wait")
         self.blocked = False
+
+    def pass_turn(self):
+        self.calls.append("pass")
+        self.turns.append(0)
 
 
 class Waiting:
@@ -57,7 +64,23 @@ def test_a_big_file_leaves_in_turns(turn):
     writer = Writer(transport, Waiting())
     writer.send_file(3, 0, 5 * turn)
     assert transport.turns == [turn] * 5
+    assert "wait" not in transport.calls  # a socket that has never been full is not asked for room
     assert writer.written == 5 * turn
+
+
+def test_what_takes_less_than_it_was_given_is_full_and_not_tried_again_at_once():
+    transport, waiting = Greedy(most=600), Waiting()
+    transport.fills = True
+    Writer(transport, waiting).send_file(3, 0, 1000)
+    assert transport.calls == ["sendfile", "wait", "sendfile"]
+    assert waiting.calls == ["sending", "resumed"]
+
+
+def test_tls_takes_less_also_when_there_is_room():
+    transport = Greedy(most=600)
+    transport.fills = TlsTransport.fills
+    Writer(transport, Waiting()).send_file(3, 0, 1000)
+    assert transport.calls == ["sendfile", "sendfile"]
 
 
 def test_small_responses_take_turns_too():
