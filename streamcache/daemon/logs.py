@@ -12,6 +12,8 @@ import logging
 import math
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final
 
@@ -54,6 +56,19 @@ def reconfigure(config: LogConfig) -> None:
         handler.setFormatter(JsonLines(_role) if config.errors == "json" else TextLines(_role))
 
 
+@contextmanager
+def as_words() -> Iterator[None]:
+    """For a command: warnings go to stderr, in the form of its errors."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(_Words())
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+
+
 def role() -> str:
     """What this process is called in the logs; "" for the only one."""
     return _role
@@ -86,6 +101,11 @@ class _Handler(logging.Handler):
             self.handleError(record)
         else:
             _stderr.write(f"{line}\n")
+
+
+class _Words(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"streamcache: {record.levelname.lower()}: {record.getMessage()}"
 
 
 class TextLines(logging.Formatter):

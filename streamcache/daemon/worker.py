@@ -97,7 +97,7 @@ def serving(
                 board=slot.board,
                 publishing=publishing,
                 peers=Peers(admin, slot.worker),
-                draining=lambda: signals.stopping,
+                draining_since=lambda: signals.stopping_since,
                 drain=drain or partial(signals.stop, "the admin listener was asked to"),
             )
             stack.enter_context(answering(admin, subject))

@@ -7,13 +7,14 @@ import json
 import os
 import re
 import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from streamcache.commands import ls
+from streamcache.commands import ls, status
 from tests.commands.running import Ended, Terminal, call, command, environment
 from tests.content import write
 from tests.daemon_process import DaemonProcess
@@ -89,6 +90,19 @@ def test_status(site: Site) -> None:
     assert site.ask("status", "--json").out.count("\n") == 1  # as it came
 
 
+def test_stale_answers_are_hits_and_draining_has_a_time_of_its_own(site: Site) -> None:
+    told = site.json("status")
+    told["totals"]["requests"] = {"hit": 2, "stale": 4, "collapsed": 1, "miss": 1, "bypass": 0}
+    told["uptime"] = 9000
+    assert "requests     8, 75.0 % hits" in status.shown(told)
+    assert "serving for 2 h 30 min" in status.shown(told)
+    told |= {"draining": True, "draining_since": time.time() - 300}
+    told["workers"][1] = {"name": "w2", "state": "ended"}
+    shown = status.shown(told)
+    assert "draining for 5 min" in shown
+    assert "1 of 2 running (w2 ended)" in shown
+
+
 def test_warm_then_list_then_purge(site: Site) -> None:
     site.put("w/1", "w/2", "w/b/3", "w/.4")
     done = site.ask("warm", "/w/", "--dry-run")
@@ -146,8 +160,18 @@ def test_pin_and_unpin(site: Site) -> None:
     assert "  pin  /p/1" in site.ask("ls", "/p/").out
     assert ", pinned" in site.ask("show", "/p/1").out
     assert site.ask("show", "/p/2").out.splitlines()[1] == "not in the cache, pinned"
-    assert site.json("pin", "/p/", "--remove") == {"matched": 1, "paths": 2}
+    assert site.ask("pin", "--list").out == "/p/1\n/p/2\n"
+    assert site.json("pin", "--list") == {"paths": ["/p/1", "/p/2"]}
+    assert site.ask("pin", "/p/2", "--remove").out == "1 file unpinned\n"  # of what is not cached
+    assert site.ask("pin", "/p/2", "--remove").out == "0 files unpinned\n"
+    assert site.json("pin", "/p/", "--remove") == {"matched": 1, "paths": 1}
     assert "pin" not in site.ask("ls", "/p/").out.splitlines()[1]
+    done = site.ask("pin", "--list")
+    assert (done.code, done.out, done.err) == (0, "", "nothing is pinned\n")
+    done = site.ask("pin", "/p/1", "--list")
+    assert done.code == 2 and "takes no TARGET: '/p/1'" in done.err
+    done = site.ask("pin")
+    assert done.code == 2 and "name what is to be pinned" in done.err
 
 
 def test_show(site: Site) -> None:
