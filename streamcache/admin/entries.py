@@ -16,6 +16,7 @@ from streamcache.admin.sessions import Sessions
 from streamcache.admin.subject import Subject
 from streamcache.cache.entry import Entry
 from streamcache.cache.listing import MOST, Direction, Listing, SortBy
+from streamcache.cache.names import version_of
 from streamcache.cache.selection import Selection
 
 _PAGE: Final = 100
@@ -72,6 +73,15 @@ class Entries:
             {
                 "path": path,
                 "entries": [shown(entry) for entry in operations.entry(path)],
+                "partials": [
+                    {
+                        "version": version_of(partial.name),
+                        "size": partial.size,
+                        "present": partial.present,
+                        "blocks": partial.blocks,
+                    }
+                    for partial in operations.partials(path)
+                ],
                 "pinned": path in operations.pins(),
                 "sessions": sessions,
                 "knowledge": knowledge,

@@ -365,9 +365,9 @@ class WarmJob:
     def _failed(self, path: str, error: object) -> None:
         self._tally.failures += 1
         text = error if isinstance(error, str) else _text(error)
-        log.info("not warmed job=%s path=%r error=%s", self.id, path, text)
+        where = path if path.startswith("/") else "/" + path
+        log.info("not warmed job=%s path=%r error=%s", self.id, where, text)
         if len(self._tally.failed) < _MOST_FAILED:
-            where = path if path.startswith("/") else "/" + path
             self._tally.failed.append(WarmFailure(where, text))
 
 

@@ -159,9 +159,7 @@ def _summary(report: Report, arguments: argparse.Namespace) -> str:
     if not found:
         parts.append("nothing wrong" if report.finished else "nothing wrong so far")
     elif found == repaired:
-        parts.append(
-            f"{output.plural(found, 'problem')}, {'all repaired' if found > 1 else 'repaired'}"
-        )
+        parts.append(f"{output.plural(found, 'problem')}, all repaired")
     else:
         parts.append(
             output.plural(found, "problem") + (f", {repaired} repaired" if repaired else "")

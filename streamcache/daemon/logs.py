@@ -26,6 +26,7 @@ _DATE: Final = "%Y-%m-%d %H:%M:%S"
 _PR_SET_NAME: Final = 15  # prctl(2)
 
 _role = ""
+_form = "text"
 _stderr = Stderr()
 
 # What could end a line, or change the terminal that shows it.
@@ -50,10 +51,22 @@ def configure(config: LogConfig, role: str = "") -> None:
 
 def reconfigure(config: LogConfig) -> None:
     """Another level or form, after ``configure``."""
-    root = logging.getLogger()
-    root.setLevel(config.level.upper())
-    for handler in root.handlers:
-        handler.setFormatter(JsonLines(_role) if config.errors == "json" else TextLines(_role))
+    global _form
+    _form = config.errors
+    logging.getLogger().setLevel(config.level.upper())
+    _set_formatter()
+
+
+def retire() -> None:
+    """Another daemon has taken over: from now on the lines of the two are told apart."""
+    global _role
+    _role = f"old-{_role}" if _role else "old"
+    _set_formatter()
+
+
+def _set_formatter() -> None:
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(JsonLines(_role) if _form == "json" else TextLines(_role))
 
 
 @contextmanager

@@ -207,6 +207,8 @@ class _Inbox:
     def _obey(self, message: dict[str, Any]) -> None:
         match message["order"]:
             case "drain":
+                if message["retired"]:
+                    logs.retire()
                 self._signals.stop("the supervisor says so")
             case "reopen":
                 self._reopen = self._serving is None

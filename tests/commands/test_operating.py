@@ -204,6 +204,23 @@ def test_a_copy_that_is_under_way(slow: Site) -> None:
         assert "\x1b" not in top.out
 
 
+def test_what_is_left_of_a_copy_is_shown(slow: Site) -> None:
+    slow.put("f", size=8 << 20)
+    job = slow.ask("warm", "/f", "--detach").out.strip()
+    eventually(lambda: slow.json("warm", "--status", job)["bytes_done"])
+    assert slow.ask("warm", "--cancel", job).code == 0
+    eventually(lambda: slow.json("show", "/f")["partials"])
+    done = slow.ask("show", "/f")
+    assert done.code == 0
+    form = (
+        r"^unfinished  .* of 8\.39 MB \(\d+\.\d %\), and nobody copies it now; the next copy goes"
+    )
+    assert re.search(form, done.out, re.M), done.out
+    assert "not in the cache" not in done.out
+    (partial,) = slow.json("show", "/f")["partials"]
+    assert 0 < partial["present"] < partial["size"] == 8 << 20
+
+
 def test_top_is_live_on_a_terminal_and_ends_with_ctrl_c(site: Site) -> None:
     with Terminal("top", "--interval", "0.2", "--admin", site.admin) as top:
         shown = top.until("no copy is under way")

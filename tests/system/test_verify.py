@@ -310,7 +310,7 @@ def test_damage_beside_a_server_is_repaired(source: Path, at: Path, open_cache: 
         text=True,
         check=False,
     )
-    assert done.returncode == 1 and "1 problem, repaired" in done.stdout, done.stdout
+    assert done.returncode == 1 and "1 problem, all repaired" in done.stdout, done.stdout
     cache._parts.objects.let_go_of_removed()
     for name in NAMES:
         assert_right(fetch(cache, name), name, SIZE)
