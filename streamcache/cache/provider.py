@@ -350,6 +350,16 @@ class Provider:
         age = abs(time.time() - version.mtime_ns / 1e9)
         return age >= self._r.config.source.settle and self._r.space.fits(version.size)
 
+    def _refusal(self, version: Version) -> str:
+        """Why it is not copied, in words."""
+        if self._health.degraded:
+            return "the disk of the cache fails"
+        if refusal := self._r.space.refusal(version.size):
+            return refusal
+        if not self._cacheable(version):
+            return f"changed less than {self._r.config.source.settle:g} s (source.settle) ago"
+        return "another process works on it"
+
     def _start(self, found: Found, name: str, file: SourceFile) -> CopySession:
         lock, found.lock = found.lock, None
         return self.copies.start(
@@ -373,7 +383,7 @@ class Provider:
             file = None
             if name not in self.copies.sessions:
                 if found.lock is None:
-                    raise CacheError("it is still being written, or too large to be cached")
+                    raise CacheError(self._refusal(found.version))
                 file = self._source_file(found)
             session = self.copies.sessions.get(name)
             # From here on as in ``open``: nothing switches.

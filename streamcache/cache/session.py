@@ -113,6 +113,7 @@ class CopySession:
         self._keep_partial = True
         self._sharing = False  # outdated, but several readers go on to share the bytes
         self.started = time.monotonic()
+        self.resumed = 0  # bytes that its partial had already
         self._lent = -1  # the partial's descriptor, when its readers outlive the rest
         self._gone = False  # all but what readers may still hold was let go
         self._allocated = Flag()  # the question of space is settled
@@ -317,6 +318,7 @@ class CopySession:
             assert self._room.partial is not None
             self._steps.attach(self._room.partial, present)
             if there := self.map.present_bytes:
+                self.resumed = there
                 form = "copy resumed path=%r present=%d bytes=%d"
                 log.info(form, f"/{self.path}", there, self.version.size)
         except (CacheError, OSError) as error:

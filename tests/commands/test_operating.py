@@ -139,8 +139,13 @@ def test_lists_of_paths_and_what_fails(site: Site, tmp_path: Path) -> None:
     assert done.err == "not warmed: /l/none: No such file or directory\n"
     job = site.json("warm", "/l/1")
     assert (job["state"], job["files_done"]) == ("done", 1)
+    assert site.ask("warm", "/l/", "--dry-run").code == 0
     listed = site.ask("warm", "--list").out
-    assert job["id"] in listed
+    assert re.search(rf"^{job['id']}  done +/l/1  +1 of 1 file in the cache", listed, re.M), listed
+    assert re.search(r"done, dry run  /l/ +3 files, 900 kB, 3 of them there already$", listed, re.M)
+    assert site.ask("warm", "--cancel", job["id"]).out == f"{job['id']} had ended already: done\n"
+    done = site.ask("warm", "/l/", "--list")
+    assert done.code == 2 and "take no TARGET" in done.err
     assert site.json("warm", "--status", job["id"])["id"] == job["id"]
     done = site.ask("warm", "--status", "nothing")
     assert done.code == 1 and "there is no job 'nothing'" in done.err
