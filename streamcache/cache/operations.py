@@ -4,7 +4,7 @@ Hub's thread; greenlets are those of warm jobs (``warming.py``). The cache direc
 processes that share it, while sessions, what is known of the source, and open files are those of
 this process. So what was asked of one is to be asked of the others too, after it: they find
 nothing more on the disk, and let go of what they have open. Other sources' files in a shared
-directory are shown, and never touched.
+directory can be listed, and are never touched.
 """
 
 from __future__ import annotations
@@ -96,9 +96,18 @@ class Operations:
 
     # -- look
 
-    def entries(self, listing: Listing) -> Page:
-        """A page of the objects in the cache directory. Switches. Raises CatalogError."""
-        return self._ledger.page(listing)
+    def entries(self, listing: Listing, *, all_sources: bool = False) -> Page:
+        """A page of the objects in the cache directory: those of our source, or all. Switches.
+
+        Raises CatalogError, OSError.
+        """
+        if all_sources or not self._r.disk.call(self._r.store.has_other_sources, self._r.source.id):
+            return self._ledger.page(listing)
+        return self._ledger.page(listing, self._provider.key)
+
+    def is_ours(self, entry: Entry) -> bool:
+        """Whether it is of our source, and found by its path. Does not switch."""
+        return self._is_ours(entry.key, entry.path, Selection.everything())
 
     def entry(self, path: str) -> tuple[Entry, ...]:
         """The objects of a path ("/a/b.mp4"): one, or none, or old versions that are being read.
@@ -299,7 +308,9 @@ class Operations:
 
     def pins(self) -> tuple[str, ...]:
         """The pinned paths ("/a/b.mp4") in their order. Switches. Raises CatalogError."""
-        return tuple(sorted(f"/{path}" for path in self._ledger.pins().values()))
+        pins, everything = self._ledger.pins(), Selection.everything()
+        ours = (path for key, path in pins.items() if self._is_ours(key, path, everything))
+        return tuple(sorted(f"/{path}" for path in ours))
 
     # -- warm
 

@@ -114,7 +114,8 @@ def test_what_is_in_the_cache_is_listed_in_pages(server: DaemonProcess, admin: A
     second = admin.get(f"/api/entries?sort=size&order=desc&limit=1&after={first['next']}")
     assert (paths(second), second["next"]) == (["/new/b.mp4"], None)
     (entry,) = second["entries"]
-    assert (entry["size"], entry["pinned"]) == (200_000, False)
+    assert (entry["size"], entry["pinned"], entry["ours"]) == (200_000, False, True)
+    assert second["others"] == {"count": 0, "bytes": 0}
     assert entry["blocks"] >= 200_000
     assert paths(admin.get("/api/entries?prefix=/new/")) == ["/new/b.mp4"]
     assert paths(admin.get("/api/entries?glob=/*.mp4")) == ["/a.mp4"]

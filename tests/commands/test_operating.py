@@ -129,6 +129,27 @@ def test_warm_then_list_then_purge(site: Site) -> None:
     assert (done.code, done.out) == (0, "") and "nothing that is meant" in done.err
 
 
+def test_files_of_another_source_are_told_and_not_taken_for_ours(
+    site: Site, tmp_path: Path
+) -> None:
+    site.put("o/1")
+    assert site.ask("warm", "/o/").code == 0
+    (tmp_path / "films").mkdir()
+    flags = ("--cache-dir", str(site.daemon.cache_dir))
+    for theirs in start(tmp_path / "films", tmp_path, *flags, workers=1):
+        theirs.put("o/1", "o/2", size=SIZE // 2)
+        assert theirs.ask("warm", "/o/").code == 0
+        done = theirs.ask("ls", "/o/")
+        assert [line.split()[-1] for line in done.out.splitlines()] == ["PATH", "/o/1", "/o/2"]
+        assert re.match(r"1 file of other sources not shown, 30\d kB on disk", done.err), done.err
+        done = site.ask("ls", "/o/", "--all-sources")
+        assert done.err == ""
+        shown = [line.partition("/o/")[2] for line in done.out.splitlines()[1:]]
+        assert sorted(shown) == ["1", "1 (not of this source)", "2 (not of this source)"]
+        assert theirs.ask("purge", "/o/").out.startswith("2 files purged")
+    assert site.json("ls", "/o/")["count"] == 1
+
+
 def test_lists_of_paths_and_what_fails(site: Site, tmp_path: Path) -> None:
     site.put("l/1", "l/2", "l/3")
     names = tmp_path / "names"
@@ -277,6 +298,7 @@ def test_pages_are_walked_to_the_end(site: Site, monkeypatch: pytest.MonkeyPatch
     arguments = argparse.Namespace(
         targets="/pages/", exact=False, limit=0, sort="path", reverse=False, json=False
     )
+    arguments.all_sources = False
     arguments.admin = site.admin
     assert ls.run(arguments) == 0
     (table,) = shown
