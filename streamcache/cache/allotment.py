@@ -134,6 +134,11 @@ class Allotment:
         assert self.partial is not None
         self._disk.call(self.partial.write, extent, data, timeout=patience, late=late)
 
+    def sync(self) -> None:
+        """Make durable what was written so far, also while more is. Switches. Raises OSError."""
+        assert self.partial is not None
+        self._disk.call(self.partial.sync)
+
     def seal(self, mtime_ns: int) -> None:
         """Pin the mtime and make the data durable. Switches. Raises OSError."""
         partial = self.partial

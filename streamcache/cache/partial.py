@@ -8,8 +8,8 @@ Several processes may have one partial open. Locks on the bytes of the map tell 
 description per session (``locks.py``): the first byte is held shared by every session, the second
 by the one that publishes, and the byte of a block by who copies that block.
 
-``write``, ``seal``, ``poison`` and ``close`` run in worker threads; the locks and the map's bytes,
-which are in the page cache, are for the hub.
+``write``, ``sync``, ``seal``, ``poison`` and ``close`` run in worker threads; the locks and the
+map's bytes, which are in the page cache, are for the hub.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from streamcache.cache.digests import Digest, digests_of, place
 from streamcache.source.base import SourceFile
 
 FORMAT = 1
-SYNC_BYTES = 64 * 1024 * 1024  # written since the last fdatasync: no 50 GB flush at the end
 PATH_ATTRIBUTE = "user.streamcache.path"  # of an object: its path at the source
 _MAGIC = b"streamcache map\n"
 _ALIGN = 4096
@@ -110,14 +109,13 @@ def path_of(file: str) -> str:
 
 
 class Partial:
-    """The open files of one copy, and how much of them was written since the last sync."""
+    """The open files of one copy."""
 
     __slots__ = (
         "_digest",
         "_map_fd",
         "_map_start",
         "_sums_fd",
-        "_unsynced",
         "_write_fd",
         "name",
         "read_fd",
@@ -131,7 +129,6 @@ class Partial:
         self._write_fd = write_fd
         self._map_fd = map_fd
         self._map_start = map_start
-        self._unsynced = 0
         self._sums_fd = -1
         self._digest: Digest | None = None
 
@@ -146,15 +143,15 @@ class Partial:
             sums = digests_of(data, self._digest)
             _pwrite_all(self._sums_fd, memoryview(sums), place(extent.start))
         _pwrite_all(self._map_fd, memoryview(b"\1" * len(extent)), self._map_start + extent.start)
-        self._unsynced += len(data)
-        if self._unsynced >= SYNC_BYTES:
-            self._unsynced = 0
-            try:
-                os.fdatasync(self._write_fd)
-            except OSError:
-                # The kernel tells of it once: who opens the file from now on would hear nothing.
-                self.poison()
-                raise
+
+    def sync(self) -> None:
+        """Make durable what was written so far, also while more is. Raises OSError; not retried."""
+        try:
+            os.fdatasync(self._write_fd)
+        except OSError:
+            # The kernel tells of it once: who opens the file from now on would hear nothing.
+            self.poison()
+            raise
 
     def seal(self, mtime_ns: int, path: str = "") -> None:
         """Pin the modification time and make the data durable. Raises OSError; not retried.

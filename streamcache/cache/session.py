@@ -92,7 +92,13 @@ class CopySession:
         self._on_published = on_published
         self._continues = continues  # there is a partial, not yet open
         self._waiting = Waiting()
-        self._writes = Writes(self._room, self._waiting, resources.health, path)
+        self._writes = Writes(
+            self._room,
+            self._waiting,
+            resources.health,
+            path,
+            on_loss=lambda: self.handle_event(Event.SPACE_DENIED),
+        )
         self._steps = Steps(
             self,
             resources,
@@ -336,7 +342,7 @@ class CopySession:
             if self.map.complete:
                 self._copied.set()
             self._copied.wait()
-            self._steps.quiet.wait()
+            self._wait_until_quiet()
             if self.state is State.COPYING:
                 self._publish()
             self._closed.wait()
@@ -346,12 +352,17 @@ class CopySession:
             self._keep_partial = False
             self.handle_event(Event.SHUTDOWN)
         finally:
-            self._steps.quiet.wait()
+            self._wait_until_quiet()
             try:
                 self._let_go()
             finally:
                 self.ended.set()
                 self._on_change(self)
+
+    def _wait_until_quiet(self) -> None:
+        """Until no step and no sync is under way: who publishes must know what they found."""
+        self._steps.quiet.wait()
+        self._writes.synced.wait()
 
     def _publish(self) -> None:
         """All blocks are present: an object, if it is still true."""

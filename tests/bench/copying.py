@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,6 +26,9 @@ from tests.content import SETTLED, content, write
 FILE = "big.bin"
 MEMORY = "/dev/shm"
 COPY = "cp --reflink=never"
+READ_ALONG = "cp, and a client that reads along"  # what that costs without us
+UNSYNCED = "tests.bench.unsynced"
+TURN = 2 * MiB  # bytes sent at once
 PATIENCE = 120.0  # s for a copy
 SLACK = 2.0  # MB: what "no more memory" may differ by from run to run
 
@@ -43,35 +47,52 @@ def fast_source(bench: Bench) -> list[Row]:
 
 
 def _copies(bench: Bench, source: Path, root: Path, size: int, place: str) -> list[Row]:
-    received, published, alone, stalls = Results(), Results(), Results(), []
+    """Without syncs on either side, as the aim has it; then as it runs, beside a synced cp."""
+    received, alone, durably, published, stalls = *(Results() for _ in range(4)), []
+
+    def once(results: Results, name: str, sample: Sample) -> None:
+        results.samples.setdefault(name, []).append(sample)
+
     for _ in range(min(bench.rounds, 3)):
         with tempfile.TemporaryDirectory(prefix="copy-", dir=root) as name:
             there = Path(name)
             plain, synced = (_cp(source, there, size, sync=sync) for sync in (False, True))
-            for results, reference in ((received, plain), (published, synced), (alone, plain)):
-                results.samples.setdefault(COPY, []).append(reference)
-            with _copying(bench, source, there, size) as server:
-                got, durable = _read_it(bench, server, size)
-            with _copying(bench, source, there, size) as server:
-                unread = _leave_it(server, size)
+            followed = _cp(source, there, size, sync=False, read_along=True)
+            for results, reference in (
+                *((received, plain), (alone, plain)),
+                *((durably, synced), (published, synced)),
+            ):
+                once(results, COPY, reference)
+            once(received, READ_ALONG, followed)
+            for module, with_reader, without in (
+                (UNSYNCED, received, alone),
+                ("streamcache", durably, published),
+            ):
+                with _copying(bench, source, there, size, module) as server:
+                    once(with_reader, OURS, _read_it(bench, server, size))
+                with _copying(bench, source, there, size, module) as server:
+                    once(without, OURS, _leave_it(server, size))
             with _copying(bench, source, there, size) as server:
                 stalls.append(_stall(bench, server, size))
-            for results, sample in ((received, got), (published, durable), (alone, unread)):
-                results.samples.setdefault(OURS, []).append(sample)
-    what = f"copy of {size // MiB} MiB from memory to {place}"
+    what = f"copy of {size // MiB} MiB from memory to {place}, neither side syncing"
     aim = {"aim": ">= 0.8", "at_least": 0.8}
     return [
         received.row(
-            f"{what}, to the last byte that its reader gets, against cp",
-            "GB/s",
-            COPY,
+            f"{what}: to the last byte that its reader gets, against cp",
+            *("GB/s", COPY),
             **aim,
-            note="cp neither syncs nor sends; streamcache syncs each 64 MiB",
+            note="cp alone sends nothing to anybody",
         ),
         received.cost_row("... CPU of copying and sending", "s/GiB", 1.0, COPY),
-        published.row("... until it is published, against cp and fsync", "GB/s", COPY),
         alone.row("... nobody reads it: until it is published, against cp", "GB/s", COPY, **aim),
         alone.cost_row("... CPU of that", "s/GiB", 1.0, COPY, aim="<= 1.5", at_most=1.5),
+        durably.row(
+            "... as it runs, synced on the way: until its reader has it and it is published,"
+            " against cp and fsync",
+            *("GB/s", COPY),
+        ),
+        published.row("... the same, nobody reads it", "GB/s", COPY),
+        published.cost_row("... CPU of that", "s/GiB", 1.0, COPY),
         Row(
             "... longest wait of a 1 KiB hit meanwhile, beyond the usual",
             sorted(stalls)[len(stalls) // 2],
@@ -81,28 +102,64 @@ def _copies(bench: Bench, source: Path, root: Path, size: int, place: str) -> li
     ]
 
 
-def _cp(source: Path, there: Path, size: int, *, sync: bool) -> Sample:
+def _cp(source: Path, there: Path, size: int, *, sync: bool, read_along: bool = False) -> Sample:
+    """``read_along``: to the last byte that a client has, who is sent what cp has written."""
     target = there / "copied"
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    began = time.monotonic()
+    began, own = time.monotonic(), time.thread_time()
     cp = programs.require("cp")
-    subprocess.run([cp, "--reflink=never", str(source / FILE), str(target)], check=True)
+    with subprocess.Popen([cp, "--reflink=never", str(source / FILE), str(target)]) as copying:
+        if read_along:
+            _send_along(target, size)
+    seconds = time.monotonic() - began
+    if copying.returncode:
+        raise RuntimeError(f"{COPY} ended with {copying.returncode}")
     if sync:
         fd = os.open(target, os.O_RDONLY)
         os.fsync(fd)
         os.close(fd)
-    seconds = time.monotonic() - began
+        seconds = time.monotonic() - began
+    own = time.thread_time() - own
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    cpu = own + after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     target.unlink()
     os.sync()  # what it wrote must not be written out while the next one is measured
     return Sample(size / seconds / 1e9, cpu, seconds, size / GiB)
 
 
+def _send_along(target: Path, size: int) -> None:
+    """Send the file that grows there over loopback to a client that throws it away."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = threading.Thread(target=_throw_away, args=(listener.getsockname(), size))
+        client.start()
+        peer = listener.accept()[0]
+    deadline = time.monotonic() + PATIENCE
+    while not target.exists() and time.monotonic() < deadline:
+        time.sleep(0.0001)
+    with peer, open(target, "rb") as file:
+        sent = 0
+        while sent < size and time.monotonic() < deadline:
+            there = os.fstat(file.fileno()).st_size
+            if there - sent < min(MiB, size - sent):
+                time.sleep(0.0002)
+            else:
+                sent += os.sendfile(peer.fileno(), file.fileno(), sent, min(TURN, there - sent))
+    client.join()
+
+
+def _throw_away(address: tuple[str, int], size: int) -> None:
+    with socket.create_connection(address, timeout=PATIENCE) as peer:
+        buffer = bytearray(MiB)
+        while size > 0 and (count := peer.recv_into(buffer, 0, socket.MSG_TRUNC)):
+            size -= count
+
+
 @contextlib.contextmanager
-def _copying(bench: Bench, source: Path, there: Path, size: int) -> Iterator[StreamCache]:
+def _copying(
+    bench: Bench, source: Path, there: Path, size: int, module: str = "streamcache"
+) -> Iterator[StreamCache]:
     """A server with an empty cache, in which one file is copied inside; its bytes are compared."""
-    with StreamCache(source, there / "server") as server:
+    with StreamCache(source, there / "server", module=module) as server:
         bench.warm([server], (SMALL, SMALL_SIZE))
         yield server
         [copied] = [path for path in server.objects() if path.stat().st_size == size]
@@ -111,14 +168,15 @@ def _copying(bench: Bench, source: Path, there: Path, size: int) -> Iterator[Str
     os.sync()
 
 
-def _read_it(bench: Bench, server: StreamCache, size: int) -> tuple[Sample, Sample]:
-    """To the last byte received, and to the object under its name."""
+def _read_it(bench: Bench, server: StreamCache, size: int) -> Sample:
+    """To the last byte received; with its syncs, also to the object under its name."""
     with Load("bulk", server.address, FILE, size, cores=bench.cores.all) as client:
         client.started()
         meter = Meter(server)
         said = client.result()
         got = meter.sample(said["bytes"] / said["seconds"] / 1e9, size / GiB)
-    return got, _published(server, meter, size)
+    durable = _published(server, meter, size)
+    return got if server.module == UNSYNCED else durable
 
 
 def _leave_it(server: StreamCache, size: int) -> Sample:

@@ -82,11 +82,13 @@ class StreamCache(Server):
         *flags: str,
         workers: int = 1,
         connections: int = 0,
+        module: str = "streamcache",
     ) -> None:
         """``connections``: more than half of the descriptors that a process may have."""
         super().__init__("streamcache", directory)
         self.cache = directory / "cache"
         self._source = source
+        self.module = module
         self._flags = ("--log-level", "warning", "--workers", str(workers), *flags)
         self._environment = {"STREAMCACHE_LOG_ACCESS": str(directory / "access.log")}
         if connections:
@@ -99,6 +101,7 @@ class StreamCache(Server):
             *self._flags,
             cache_dir=self.cache,
             cache_size="30GB",
+            module=self.module,
             environment=self._environment,
         )
         self.address, self.pid = self._process.address, self._process.pid

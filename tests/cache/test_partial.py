@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamcache.cache import partial as partial_module
 from streamcache.cache.blockmap import BLOCK, Extent
 from streamcache.cache.partial import Partial, PartialHeader
 from streamcache.cache.store import Store
@@ -148,13 +147,21 @@ def test_data_that_cannot_be_written_is_not_promised(
     assert not on_disk(store, ".map").read_bytes()[-5:].strip(b"\0")
 
 
-def test_data_is_made_durable_on_the_way(partial: Partial, monkeypatch: pytest.MonkeyPatch) -> None:
-    synced: list[int] = []
-    monkeypatch.setattr(os, "fdatasync", synced.append)
-    monkeypatch.setattr(partial_module, "SYNC_BYTES", 3 * BLOCK)
-    for block in range(4):
-        partial.write(Extent(block, block + 1), memoryview(bytes(BLOCK)))
-    assert len(synced) == 1
+def test_a_sync_that_fails_spoils_the_map(
+    partial: Partial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells of it once: who opens the file from now on would hear nothing."""
+
+    def fail(fd: int) -> None:
+        raise OSError(errno.EIO, "no")
+
+    partial.write(Extent(0, 1), memoryview(bytes(BLOCK)))
+    partial.sync()
+    assert not partial.is_poisoned
+    monkeypatch.setattr(os, "fdatasync", fail)
+    with pytest.raises(OSError, match="no"):
+        partial.sync()
+    assert partial.is_poisoned
 
 
 def test_the_pinned_time_survives_the_close_of_the_writer(partial: Partial) -> None:

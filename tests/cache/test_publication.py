@@ -191,11 +191,11 @@ def test_what_could_not_be_made_durable_on_the_way_is_published_by_nobody(
     def fail(fd: int) -> None:
         raise OSError(errno.EIO, "no")
 
-    monkeypatch.setattr("streamcache.cache.partial.SYNC_BYTES", BLOCK)
+    one.write(Extent(0, 1), memoryview(bytes(BLOCK)))
     with monkeypatch.context() as patch:
         patch.setattr(os, "fdatasync", fail)
         with pytest.raises(OSError, match="no"):
-            one.write(Extent(0, 1), memoryview(bytes(BLOCK)))
+            one.sync()
     with pytest.raises(CacheBusy, match=r"not quite|durable"):
         two = processes[1].open()
         fill(two)
