@@ -14,7 +14,7 @@ from streamcache.admin.routes import Routes
 from streamcache.admin.selecting import choice, selection_in
 from streamcache.admin.sessions import Sessions
 from streamcache.admin.subject import Subject
-from streamcache.cache.catalog import Entry
+from streamcache.cache.entry import Entry
 from streamcache.cache.listing import MOST, Direction, Listing, SortBy
 from streamcache.cache.selection import Selection
 

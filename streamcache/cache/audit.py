@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from streamcache.cache.catalog import ENTRY, Catalog, Entry
+from streamcache.cache.catalog import Catalog
 from streamcache.cache.database import translated
+from streamcache.cache.entry import ENTRY, Entry
 
 
 def rows_of(catalog: Catalog, folder: str) -> dict[str, Entry]:

@@ -12,14 +12,11 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 from streamcache.cache.account import Account
 from streamcache.cache.database import (
-    CatalogCorrupt,
-    CatalogError,
     CatalogReplaced,
     Database,
     State,
@@ -27,81 +24,12 @@ from streamcache.cache.database import (
     set_aside,
     translated,
 )
+from streamcache.cache.entry import ENTRY, Entry, NewEntry, Victim
 from streamcache.cache.pins import PinTable
 from streamcache.cache.policy import POLICIES, Policy, PolicyName
 from streamcache.cache.queues import pack, unpack
 from streamcache.errors import CacheInUse
 from streamcache.units import format_size
-
-__all__ = [
-    "Catalog",
-    "CatalogCorrupt",
-    "CatalogError",
-    "CatalogReplaced",
-    "Entry",
-    "NewEntry",
-    "Victim",
-    "set_aside",
-]
-
-# What `Entry.of` reads; the last one says whether it is pinned.
-ENTRY: Final = (
-    "SELECT name, path, size, blocks, created, used, hits,"
-    " EXISTS (SELECT 1 FROM pins WHERE key = substr(name, 1, 16)) FROM objects"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One object of the cache.
-
-    `name` is "<key>.<version>", `blocks` the bytes it takes on disk (st_blocks * 512), `created`
-    and `used` are seconds since the epoch, `hits` its touches. A `pinned` one is not evicted.
-    """
-
-    name: str
-    path: str
-    size: int
-    blocks: int
-    created: float
-    used: float
-    hits: int
-    pinned: bool = False
-
-    @classmethod
-    def of(cls, row: Sequence[Any]) -> Entry:
-        """From a row of `ENTRY`."""
-        name, path, size, blocks, created, used, hits, pinned = row
-        text = path.decode("utf-8", "surrogateescape")
-        return cls(unpack(name), text, size, blocks, created, used, hits, bool(pinned))
-
-    @property
-    def key(self) -> str:
-        return self.name[:32]
-
-    @property
-    def version(self) -> str:
-        """32 hex digits, the entity tag that clients see."""
-        return self.name[33:]
-
-
-@dataclass(frozen=True, slots=True)
-class NewEntry:
-    """What `Catalog.add` needs to know of an object; times in seconds since the epoch."""
-
-    name: str
-    path: str
-    size: int
-    blocks: int
-    created: float
-
-
-@dataclass(frozen=True, slots=True)
-class Victim:
-    """An object that should go, and the bytes it takes on disk."""
-
-    name: str
-    blocks: int
 
 
 class Catalog:

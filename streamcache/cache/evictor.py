@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol
 
 import gevent
 
-from streamcache.cache.catalog import Victim
+from streamcache.cache.entry import Victim
 from streamcache.cache.space import Space
 from streamcache.errors import CacheError
 

@@ -16,13 +16,14 @@ from typing import Any, TypeVar
 import gevent
 
 from streamcache.cache.account import Order, Reserved, Trashed
-from streamcache.cache.catalog import Catalog, Entry, NewEntry, Victim
+from streamcache.cache.catalog import Catalog
 from streamcache.cache.database import (
     CatalogCorrupt,
     CatalogError,
     CatalogLate,
     CatalogReplaced,
 )
+from streamcache.cache.entry import Entry, NewEntry, Victim
 from streamcache.cache.health import Health
 from streamcache.cache.listing import Listing, Page, entries, page
 from streamcache.cache.mender import Files, Mender, open_catalog

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
-from streamcache.cache.catalog import ENTRY, Entry
 from streamcache.cache.database import BUSY, CatalogReplaced, translated
+from streamcache.cache.entry import ENTRY, Entry
 from streamcache.cache.queues import pack
 from streamcache.cache.selection import Selection
 

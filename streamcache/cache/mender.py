@@ -24,7 +24,7 @@ from gevent import monkey
 from gevent.event import Event
 
 from streamcache.cache.account import Totals
-from streamcache.cache.catalog import Catalog, NewEntry
+from streamcache.cache.catalog import Catalog
 from streamcache.cache.database import (
     CatalogCorrupt,
     CatalogError,
@@ -34,6 +34,7 @@ from streamcache.cache.database import (
     take_lock,
     translated,
 )
+from streamcache.cache.entry import NewEntry
 from streamcache.cache.space import Space
 from streamcache.cache.store import Store
 from streamcache.cache.stored import StoredObject

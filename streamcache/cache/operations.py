@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from streamcache.cache.catalog import Entry
+from streamcache.cache.entry import Entry
 from streamcache.cache.freshness import Freshness
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.listing import Listing, Page

@@ -16,7 +16,7 @@ import gevent
 from gevent.pool import Group
 
 from streamcache.cache.allotment import LOCK_WAIT
-from streamcache.cache.catalog import CatalogError
+from streamcache.cache.database import CatalogError
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.locks import KeyLock
 from streamcache.cache.names import key_of

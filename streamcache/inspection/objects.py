@@ -9,8 +9,8 @@ import time
 from typing import Final
 
 from streamcache.cache import audit
-from streamcache.cache.catalog import Entry, NewEntry
 from streamcache.cache.digests import SUFFIX, Digest, Digests
+from streamcache.cache.entry import Entry, NewEntry
 from streamcache.cache.names import blocks_of, is_name
 from streamcache.cache.partial import path_of
 from streamcache.cache.stored import Fate

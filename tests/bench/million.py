@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from streamcache.cache.account import Order
-from streamcache.cache.catalog import Catalog, NewEntry
+from streamcache.cache.catalog import Catalog
+from streamcache.cache.entry import NewEntry
 from streamcache.cache.store import Store
 from tests.bench.beside import make_cold
 from tests.bench.client import get

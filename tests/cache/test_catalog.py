@@ -21,13 +21,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from streamcache.cache.catalog import (
-    Catalog,
-    CatalogCorrupt,
-    CatalogError,
-    NewEntry,
-    set_aside,
-)
+from streamcache.cache.catalog import Catalog
+from streamcache.cache.database import CatalogCorrupt, CatalogError, set_aside
+from streamcache.cache.entry import NewEntry
 from streamcache.cache.policy import PolicyName
 
 GiB = 1 << 30

@@ -13,7 +13,8 @@ import gevent
 import gevent.event
 import pytest
 
-from streamcache.cache.catalog import CatalogError, NewEntry, Victim
+from streamcache.cache.database import CatalogError
+from streamcache.cache.entry import NewEntry, Victim
 from streamcache.cache.evictor import BATCH_FILES, Evictor
 from streamcache.cache.listing import Listing
 from streamcache.cache.policy import POLICIES, PolicyName

@@ -13,8 +13,7 @@ import pytest
 from streamcache.cache import ledger as ledger_module
 from streamcache.cache import mender as mender_module
 from streamcache.cache.blockmap import Extent
-from streamcache.cache.catalog import CatalogError
-from streamcache.cache.database import create, take_lock
+from streamcache.cache.database import CatalogError, create, take_lock
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.listing import Listing
 from streamcache.cache.partial import PartialHeader

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from streamcache.cache.catalog import Catalog, Entry, NewEntry
+from streamcache.cache.catalog import Catalog
 from streamcache.cache.database import CatalogCorrupt, CatalogReplaced
+from streamcache.cache.entry import Entry, NewEntry
 from streamcache.cache.listing import MOST, Listing, SortBy, entries, page
 from streamcache.cache.selection import Selection
 from tests.cache.test_catalog import object_name

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from streamcache.cache import mender as mender_module
-from streamcache.cache.catalog import CatalogError
+from streamcache.cache.database import CatalogError
 from streamcache.cache.space import Draw, Space, footprint
 from streamcache.errors import NoSpace
 from tests.cache.accounts import Sharer, checked, name, until

@@ -12,7 +12,7 @@ import pytest
 
 from streamcache import CacheStatus, StreamCache
 from streamcache.cache import ledger
-from streamcache.cache.catalog import CatalogError
+from streamcache.cache.database import CatalogError
 from tests.content import verify, write
 from tests.daemon_process import REPOSITORY
 from tests.system.conftest import OpenCache

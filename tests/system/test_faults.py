@@ -14,7 +14,7 @@ import gevent
 import pytest
 
 from streamcache import CacheStatus, StreamCache
-from streamcache.cache.catalog import CatalogError
+from streamcache.cache.database import CatalogError
 from streamcache.errors import CacheError, Closed, ConfigError, SourceChanged, SourceError
 from tests.content import write
 from tests.requirements import missing

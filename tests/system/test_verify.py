@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -23,22 +22,16 @@ from streamcache import CacheStatus, StreamCache
 from streamcache.cache.blockmap import BLOCK
 from streamcache.cli import main
 from tests.content import write
+from tests.inspection.filled import NAMES, PARTIAL_SIZE, SIZE, fill, objects, sql
 from tests.system.conftest import OpenCache
 from tests.system.site import (
     MiB,
     assert_right,
-    at_rest,
-    config,
-    eventually,
     fetch,
     files_below,
-    opened,
     settle,
-    take,
 )
 
-SIZE = 300_000
-NAMES = [f"film{number}" for number in range(6)]
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -50,24 +43,8 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def at(source: Path, tmp_path: Path) -> Path:
-    """A cache that nobody uses: six objects with digests, and a partial."""
     at = tmp_path / "cache"
-    for name in NAMES:
-        write(source, name, SIZE)
-    write(source, "partial", 4 * MiB)
-    options = config(
-        cache={"checksum": "xxh3"}, copy={"when_idle": "stop", "max_bandwidth": MiB // 4}
-    )
-    with StreamCache(source, at, "1GB", config=options) as cache:
-        for name in NAMES:
-            fetch(cache, name)
-        eventually(lambda: at_rest(cache))
-        with opened(cache, "partial") as film:
-            for offset in (0, MiB, 2 * MiB):
-                take(film, offset, offset + 1000)
-            (session,) = cache._parts.provider.copies.sessions.values()
-            eventually(lambda: session.map.present > 2)
-        eventually(lambda: at_rest(cache))
+    fill(source, at)
     return at
 
 
@@ -81,18 +58,8 @@ def verify(capsys: pytest.CaptureFixture[str], at: Path, *flags: str) -> tuple[i
     return code, out + err
 
 
-def objects(at: Path) -> list[Path]:
-    return [path for path in sorted(at.glob("objects/*/*")) if path.suffix != ".sums"]
-
-
 def contents(at: Path) -> dict[str, tuple[int, int]]:
     return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in files_below(at).items()}
-
-
-def sql(at: Path, statement: str) -> None:
-    with sqlite3.connect(at / "catalog.sqlite") as db:
-        db.execute(statement)
-    db.close()
 
 
 # Each is done to a sound cache: what is found then.
@@ -121,7 +88,7 @@ def rotten(at: Path, source: Path) -> None:
 
 def rotten_partial(at: Path, source: Path) -> None:
     with open(next(at.glob("partial/*.data")), "r+b") as file:
-        for offset in range(0, 4 * MiB, BLOCK):  # whichever are there
+        for offset in range(0, PARTIAL_SIZE, BLOCK):  # whichever are there
             os.pwrite(file.fileno(), b"\0rot", offset)
 
 
@@ -164,7 +131,8 @@ def foreign_files(at: Path, source: Path) -> None:
 
 
 def lonely_digests(at: Path, source: Path) -> None:
-    (objects(at)[0].parent / ("ab" * 16 + "." + "cd" * 16 + ".sums")).write_text("")
+    folder = objects(at)[0].parent
+    (folder / f"{folder.name}{'ab' * 15}.{'cd' * 16}.sums").write_text("")
 
 
 def broken_map(at: Path, source: Path) -> None:
