@@ -56,7 +56,7 @@ class Selection:
         if self.prefix is None:
             return f"/{self.glob}"
         folder = not self.prefix or self.prefix.endswith("/")
-        return f"/{self.prefix}" if folder else f"/{self.prefix}**"
+        return f"/{self.prefix}" if folder else f"/{self.prefix}..."
 
     @property
     def is_everything(self) -> bool:
