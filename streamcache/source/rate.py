@@ -8,6 +8,7 @@ import time
 FIRST_STEP = 64 * 1024  # bytes: the first block of a seek
 MAX_STEP = 4 * 1024 * 1024  # bytes
 NEAR_STEP = 1024 * 1024  # bytes: larger ones fall out of the processor's cache before the write
+NEAR = 0.5e9  # bytes/s: a step takes 2 ms at most, so there is little latency to hide
 START_STEP = 256 * 1024  # bytes, until the source's rate is known
 _SAMPLE_TIME = 0.05  # s of busy source that make one sample of its rate
 _SAMPLE_BYTES = 2 * MAX_STEP
@@ -31,6 +32,11 @@ class Rate:
         self._busy = 0.0  # s
         self._since = 0.0
         self._flying = 0
+
+    @property
+    def is_near(self) -> bool:
+        """Whether it delivers nearly as fast as memory."""
+        return self._rate >= NEAR
 
     def reconfigure(self, step_time: float, in_flight: int) -> None:
         """Other options, for the samples that end from now on."""

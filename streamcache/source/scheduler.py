@@ -38,6 +38,7 @@ from streamcache.stats import Counters
 _WRITE_TIME = 0.02  # s that an append gets between its times and its size
 _LATE = 2.0  # s after which a step no longer counts as in flight
 _LATE_WAITED_FOR = 2  # late steps of a file for its readers, until one of them comes back
+_NEAR_HELD = 3  # steps of a near source, read or stored, that are as fast as more
 _QUICK = 0.0002  # s: a look at a file that takes no longer asks no server
 
 
@@ -177,10 +178,12 @@ class Scheduler:
         self._demands.clear()
         for step in self._busy:
             self._demands.give(step.key, step.length)
-        # Bytes that wait for the cache take memory as well: one buffer more than are in flight.
+        # Bytes that wait for the cache take memory as well: one buffer more than are in flight,
+        # unless those are enough, as the source is near.
+        most = self._limit + (self._limit < _NEAR_HELD or not self._rate.is_near)
         while (
             self._running < self._limit
-            and self._running + self._storing <= self._limit
+            and self._running + self._storing < most
             and self._affordable()
         ):
             queue = self._reading or self._idle

@@ -174,6 +174,7 @@ class SteadyRate:
     """Steps of one size: what is read when must not depend on how fast the machine is."""
 
     step = START_STEP
+    is_near = False
 
     def begin(self) -> float:
         return 0.0

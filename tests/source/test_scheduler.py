@@ -444,6 +444,27 @@ def test_a_cache_that_stores_nothing_holds_one_buffer_more_than_are_in_flight(
     assert feed.bytes == 64 << 20
 
 
+@pytest.mark.parametrize(("in_flight", "held"), [(1, 2), (2, 3), (3, 3), (4, 4)])
+def test_of_a_near_source_three_buffers_are_enough(
+    reads: Reads, monkeypatch: pytest.MonkeyPatch, in_flight: int, held: int
+) -> None:
+    scheduler = made(reads, in_flight=in_flight)
+    monkeypatch.setattr(type(scheduler._rate), "is_near", True)
+    reads.shut = False
+    scheduler.add(FakeFeed("b", size=START_STEP), idle=False)
+    turn()  # now it is known that looks are quick
+    feed = FakeFeed("a", size=64 << 20)
+    feed.keep = Event()
+    scheduler.add(feed, idle=False)
+    for _ in range(50):
+        turn()
+    assert len(feed.looked) == held
+    feed.keep.set()
+    for _ in range(1000):
+        turn()
+    assert feed.bytes == 64 << 20
+
+
 @pytest.mark.parametrize("in_flight", [1, 3])
 def test_a_step_that_leaves_the_source_counts_as_one_that_is_stored_at_once(
     reads: Reads, in_flight: int
@@ -585,6 +606,13 @@ def test_a_step_is_what_the_source_delivers_in_step_time(
 ) -> None:
     scheduler = stepped(reads, Clock(monkeypatch), rate)
     assert least <= scheduler._rate.step <= most
+
+
+@pytest.mark.parametrize(("rate", "near"), [(20e6, False), (100e6, False), (2e9, True)])
+def test_a_source_that_delivers_nearly_as_fast_as_memory_is_near(
+    reads: Reads, monkeypatch: pytest.MonkeyPatch, rate: float, near: bool
+) -> None:
+    assert stepped(reads, Clock(monkeypatch), rate)._rate.is_near == near
 
 
 def test_steps_of_a_far_source_cover_its_latency(
