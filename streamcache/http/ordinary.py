@@ -86,8 +86,8 @@ def cut_range(head: bytes) -> tuple[bytes, str]:
     if not found:
         return head, ""
     value, end, rest = behind.partition(b"\r\n")
-    if not end:
-        return b"", ""  # no whole head
+    if not rest:  # no whole head, or the line stands behind the end of one
+        return b"", ""
     # An empty range is no range either, but must not look like none.
     return before + end + rest, value.decode("latin-1") or "-"
 

@@ -93,6 +93,9 @@ class Backend(Protocol):
         """
         ...
 
-    def prefetch(self, fd: int, offset: int, count: int) -> None:
-        """SWITCHES until these bytes are in the page cache. OSError (TimeoutError), Closed."""
+    def prefetch(self, fd: int, offset: int, count: int) -> bool:
+        """SWITCHES until these bytes are in the page cache; whether they were there already.
+
+        OSError (TimeoutError), Closed.
+        """
         ...

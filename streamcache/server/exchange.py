@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from typing import Protocol
+from typing import Final, Protocol
 
 from streamcache.cache.delegate import Delegate
 from streamcache.cache.reading import Ready
@@ -28,6 +28,10 @@ from streamcache.server.writer import FileCut, Writer
 log = logging.getLogger(__name__)
 
 monotonic = time.monotonic
+
+# Where pages were missing, three that are there say little of the others: the kernel fetches what
+# is looked at, and ahead of what is sent. So windows are read until so many were all there.
+BELIEVED: Final = 16
 
 Task = Request | BadRequest | Begun
 
@@ -93,6 +97,7 @@ class Exchange:
     __slots__ = (
         "_begun",
         "_client",
+        "_cold",
         "_first",
         "_first_out",
         "_head_size",
@@ -122,6 +127,7 @@ class Exchange:
         self._first: Ready | None = None  # the bytes that the head waited for
         self._first_out = 0.0  # when the first byte of the answer left; s of ``monotonic``
         self._waited = 0.0  # s for bytes of the file
+        self._cold = 0  # windows to be read in full before looks are believed again
         self._keep = False
         self.id = task.request_id if isinstance(task, Begun) else self._identify(task)
 
@@ -303,7 +309,7 @@ class Exchange:
         offset, stop = ready.offset, ready.offset + ready.length
         while offset < stop:
             end = offset
-            while end < stop and end - offset < turn:
+            while not self._cold and end < stop and end - offset < turn:
                 window = window_end(end, stop)
                 if not pages.has(fd, end, window, seen):
                     break
@@ -318,7 +324,8 @@ class Exchange:
         """Have a worker read what is not in the page cache."""
         self._client.awaiting()
         try:
-            self._service.prefetch(fd, offset, count)
+            there = self._service.prefetch(fd, offset, count)
+            self._cold = max(0, self._cold - 1) if there else BELIEVED
         except TimeoutError as error:
             raise DiskLate(f"disk of the cache: {error}") from error
         except (OSError, StreamCacheError) as error:

@@ -38,7 +38,7 @@ from streamcache.server.pages import PageCache
 from streamcache.server.roster import Roster
 from streamcache.server.service import Service
 from streamcache.server.tags import Tags
-from streamcache.server.ticker import Ticker
+from streamcache.server.ticker import Seconds, Ticker
 from streamcache.server.turns import Turns
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ class StreamCacheServer:
         self._service: Service | None = None
         self._admission: Admission | None = None  # kept while nothing restricts: its threads
         self._ticker: Ticker | None = None
+        self._seconds: Seconds | None = None
         self._connections = Roster(addresses or AddressTable(1).row(0))
         self._stopped = Event()
 
@@ -170,6 +171,8 @@ class StreamCacheServer:
         )
         self._show(certificate)
         self._apply(config, access)
+        self._seconds = Seconds(hub, clock.update)
+        self._seconds.start()
         self._stopped.clear()
         connections = self._connections
         connections.serve(self._service)
@@ -266,7 +269,6 @@ class StreamCacheServer:
 
     def _tick(self) -> None:
         assert self._service is not None
-        self._service.clock.update(time.time())
         self._service.access_log.flush()
         self._service.notices.tick(time.monotonic())
         if self._acceptor is not None:
@@ -334,10 +336,11 @@ class StreamCacheServer:
         self._listener.close()
 
     def _finish(self) -> None:
-        if self._ticker is None or self._service is None:
+        if self._ticker is None or self._seconds is None or self._service is None:
             return
         self._ticker.stop()
-        self._ticker = None
+        self._seconds.stop()
+        self._ticker = self._seconds = None
         self._service.access_log.close()
         self._service.notices.close()
         if self._admission is not None:

@@ -40,7 +40,7 @@ class Service:
     counters: Counters
     tags: Tags
     pages: PageCache
-    prefetch: Callable[[int, int, int], None]  # see ``Backend.prefetch``
+    prefetch: Callable[[int, int, int], bool]  # see ``Backend.prefetch``
     fast: FastPath | None  # None: not any more, or not at all
     closed: Callable[[Connection], None]  # called once for each connection, in any greenlet
     introduced: Callable[[Connection], bool]  # its client is known now: may it stay?

@@ -1,4 +1,4 @@
-"""One coarse timer per server: deadlines of its connections, and what is due once a second.
+"""The timers of a server: a coarse one for all deadlines of its connections, and the time of day.
 
 Runs in the hub. A timer per wait costs a small hit a third of its throughput; a sweep over
 10,000 connections every half second costs 0.1 % of a core. Deadlines are late by at
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from gevent.hub import Hub
 
@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 TICK: Final = 0.5  # s; shorter only if a configured time-out is shorter than two ticks
 SHORTEST_TICK: Final = 0.02  # s
+_BEHIND: Final = 0.001  # s after a second has begun: a timer may be a little early
 
 monotonic = time.monotonic
 
@@ -65,3 +66,34 @@ class Ticker:
             except Exception:
                 log.exception("deadline of %r", late)
         self._each_tick()
+
+
+class Seconds:
+    """Calls ``update(now)`` as each second of the time of day begins, until ``stop``.
+
+    A clock that is set is followed within a second. ``now``: s since the epoch.
+    """
+
+    def __init__(self, hub: Hub, update: Callable[[float], None]) -> None:
+        self._loop = hub.loop
+        self._update = update
+        self._timer: Any = None
+
+    def start(self) -> None:
+        """Call from now on."""
+        self._next()
+
+    def stop(self) -> None:
+        """Call no more; idempotent."""
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer.close()
+            self._timer = None
+
+    def _next(self) -> None:
+        self.stop()
+        now = time.time()
+        # One that fires a little early finds the same second, and is there again when it is over.
+        self._timer = self._loop.timer(1.0 - now % 1.0 + _BEHIND, ref=False)
+        self._timer.start(self._next)
+        self._update(now)

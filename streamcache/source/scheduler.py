@@ -83,7 +83,7 @@ class Scheduler:
         self._max_bandwidth = max_bandwidth
         self._seeks: deque[tuple[Feed, int, int]] = deque()  # with the share when they came
         self._demands: Turns[tuple[Feed, int]] = Turns()
-        self._look_time = 1.0  # s that the last look at a file took
+        self._look_time = 1.0  # s that a look at a file takes
         self._reading: dict[Feed, None] = {}  # feeds with readers, in turn
         self._idle: dict[Feed, None] = {}
         self._steps: set[_Step] = set()  # in flight, and not late
@@ -177,7 +177,7 @@ class Scheduler:
         self._demands.clear()
         for step in self._busy:
             self._demands.give(step.key, step.length)
-        # Bytes that wait for the cache take memory as well: two buffers more than are in flight.
+        # Bytes that wait for the cache take memory as well: one buffer more than are in flight.
         while (
             self._running < self._limit
             and self._running + self._storing <= self._limit
@@ -268,15 +268,13 @@ class Scheduler:
             feed.failed(piece, SourceUnavailable(str(error)))
         else:
             self._breaker.answered(question)
+            self._keep_place(step)
             self._give_back(step)
-            self._storing += 1
-            try:
-                feed.arrived(piece, data, now)
-            finally:
-                self._storing -= 1
+            feed.arrived(piece, data, now)
         finally:
             if buffer:
                 self._buffers.give(buffer)
+            self._storing -= step.storing
             self.pump()
 
     def _read(
@@ -290,9 +288,11 @@ class Scheduler:
         started, count, now = self._rate.begin(), 0, None
         try:
             if self._look_time < _QUICK:
-                count, now, self._look_time = self._pool.call(
+                count, now, took = self._pool.call(
                     _read_and_look, self.source, feed.file, view, piece.offset
                 )
+                # One that took long has waited for the interpreter, perhaps; three in a row, no.
+                self._look_time = min(took, 2 * max(self._look_time, _QUICK / 8))
             else:
                 count = self._pool.call(self.source.read_into, feed.file, view, piece.offset)
         finally:
@@ -300,10 +300,17 @@ class Scheduler:
             saturated = self._running >= self._limit - 1
             self._rate.end(count, saturated=saturated, started=started)
         # The source must wait neither for its own fstat nor for the cache disk.
+        if now is not None:
+            self._keep_place(step)
         self._leave(step)
         self._counters.source_reads += 1
         self._counters.bytes_from_source += count
         return view[:count], now
+
+    def _keep_place(self, step: _Step) -> None:
+        """Its bytes are on their way to the cache: from now until its end. Idempotent."""
+        self._storing += not step.storing
+        step.storing = True
 
     def _leave(self, step: _Step) -> None:
         """It takes no place at the source any more; once."""
@@ -382,7 +389,7 @@ def _read_and_look(
 class _Step:
     """A step in flight."""
 
-    __slots__ = ("feed", "key", "length", "seek", "started", "waited_for")
+    __slots__ = ("feed", "key", "length", "seek", "started", "storing", "waited_for")
 
     def __init__(self, feed: Feed, length: int, *, seek: bool, waited_for: bool) -> None:
         self.feed = feed
@@ -390,6 +397,7 @@ class _Step:
         self.length = length
         self.seek = seek
         self.waited_for = waited_for
+        self.storing = False  # its bytes are on their way to the cache
         self.started = time.monotonic()
 
 

@@ -133,6 +133,7 @@ def test_these_are_ordinary(data):
         head(HOST) + head(HOST),
         head(HOST) + b"x",
         head(HOST) + b"Range: bytes=0-1\r\n\r\n",
+        head(HOST) + b"Range: bytes=0-1\r\n",
         head(HOST)[:-1],
         head(HOST)[:-2],
         head(HOST, "Range: bytes=0-1")[:-2],

@@ -140,6 +140,7 @@ class FakeCache:
         self.clients: list[str] = []
         self.prefetched: list[tuple[int, int]] = []
         self.prefetch_error: Exception | None = None
+        self.missing: set[int] = set()  # windows that who reads ahead finds not to be there
         self._hot: dict[str, ObjectHandle] = {}
 
     def file(self, path: str) -> str:
@@ -191,12 +192,13 @@ class FakeCache:
         self.delegates.append(FakeDelegate(self, hot.name, CacheStatus.HIT))
         return self.delegates[-1]
 
-    def prefetch(self, fd: int, offset: int, count: int) -> None:
+    def prefetch(self, fd: int, offset: int, count: int) -> bool:
         self.prefetched.append((offset, count))
         gevent.sleep(0)
         if self.prefetch_error is not None:
             raise self.prefetch_error
         os.pread(fd, count, offset)
+        return offset not in self.missing
 
     def close(self) -> None:
         for handle in self._hot.values():

@@ -71,6 +71,7 @@ OTHERS = [
     get("/a.bin", "X y"),
     b"\r\n" + get("/a.bin"),
     get("/a.bin") + get("/b.bin", "Range: bytes=3-4"),
+    get("/a.bin") + b"Range: bytes=3-4\r\n",
     head(HOST, " folded"),
     head(line="GET /a.bin HTTP/1.1"),
 ]

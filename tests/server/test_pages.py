@@ -9,6 +9,7 @@ import tempfile
 import pytest
 
 from streamcache.cache.reading import Seen
+from streamcache.cache.streamcache import StreamCache
 from streamcache.errors import Closed
 from streamcache.server import pages as pages_module
 from streamcache.server.pages import WINDOW, PageCache, window_end
@@ -125,6 +126,37 @@ def test_a_cold_file_is_read_ahead_window_by_window(site, monkeypatch):
     answer = here.client().ask("/big.bin", f"Range: bytes=100-{3 * WINDOW - 1}")
     assert answer.body == here.contents["/big.bin"][100 : 3 * WINDOW]
     assert here.cache.prefetched == [(100, WINDOW - 100), (2 * WINDOW, WINDOW)]
+
+
+def test_who_reads_ahead_says_whether_all_was_there(file, tmp_path):
+    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
+    (tmp_path / "source").mkdir()
+    with StreamCache(tmp_path / "source", tmp_path / "cache", "100MB") as cache:
+        assert not cache.prefetch(file, WINDOW, WINDOW)
+        assert cache.prefetch(file, WINDOW, WINDOW)
+        assert PageCache().has(file, WINDOW, 2 * WINDOW)
+        cache.prefetch(file, SIZE - 10, 10 * WINDOW)  # ends with the file
+        assert PageCache().has(file, SIZE - 10, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("missing", "read"),
+    [
+        ({0}, [0, 1, 2]),
+        ({0, WINDOW}, [0, 1, 2, 3]),
+        (set(), [0]),  # somebody else was quicker
+    ],
+)
+def test_where_pages_were_missing_looks_are_not_believed_until_enough_was_read(
+    site, monkeypatch, missing, read
+):
+    """Three places that are there say little then: the kernel fetches what is looked at."""
+    monkeypatch.setattr("streamcache.server.exchange.BELIEVED", 2)
+    here = site()
+    monkeypatch.setattr(PageCache, "has", lambda self, fd, offset, stop, seen=None: offset > 0)
+    here.cache.missing = missing
+    assert here.client().ask("/big.bin").body == here.contents["/big.bin"]
+    assert here.cache.prefetched == [(number * WINDOW, WINDOW) for number in read]
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "EIO"), Closed("the cache is closed")])

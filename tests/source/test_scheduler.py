@@ -426,7 +426,7 @@ def test_the_source_does_not_wait_for_the_cache(reads: Reads) -> None:
 
 
 @pytest.mark.parametrize("in_flight", [1, 3])
-def test_a_cache_that_stores_nothing_holds_two_buffers_more_than_are_in_flight(
+def test_a_cache_that_stores_nothing_holds_one_buffer_more_than_are_in_flight(
     reads: Reads, in_flight: int
 ) -> None:
     """10 GiB take no more memory than 10 MiB do."""
@@ -437,11 +437,64 @@ def test_a_cache_that_stores_nothing_holds_two_buffers_more_than_are_in_flight(
     scheduler.add(feed, idle=False)
     for _ in range(50):
         turn()
-    assert len(feed.looked) == in_flight + 2
+    assert len(feed.looked) == in_flight + 1
     feed.keep.set()
     for _ in range(1000):
         turn()
     assert feed.bytes == 64 << 20
+
+
+@pytest.mark.parametrize("in_flight", [1, 3])
+def test_a_step_that_leaves_the_source_counts_as_one_that_is_stored_at_once(
+    reads: Reads, in_flight: int
+) -> None:
+    """Its successor starts at that moment, and takes a buffer more."""
+    scheduler = made(reads, in_flight=in_flight)
+    feed = FakeFeed("a")
+    scheduler.add(feed, idle=False)
+    turn()
+    for _ in range(in_flight):  # from now on it is known that looks are quick
+        reads.let(reads.waiting[0])
+    feed.keep = Event()
+    feed.looked.clear()
+    for _ in range(in_flight + 3):
+        if reads.waiting:
+            reads.let(reads.waiting[0])
+        assert len(reads.waiting) + len(feed.looked) <= in_flight + 1
+    assert len(feed.looked) == in_flight + 1
+    feed.keep.set()
+
+
+@pytest.mark.parametrize(("slow", "together"), [(1, True), (2, True), (3, False)])
+def test_looks_are_made_together_with_the_reads_until_three_in_a_row_took_long(
+    reads: Reads, monkeypatch: pytest.MonkeyPatch, slow: int, together: bool
+) -> None:
+    """One may have waited for the interpreter; a server that is asked is slow each time."""
+    clock = Clock(monkeypatch)
+    took, calls = [0.0] * 3 + [0.005] * slow, []
+
+    def look(file: SourceFile) -> Fingerprint:
+        clock.now += took.pop(0)
+        return STILL
+
+    call = reads.call
+    monkeypatch.setattr(reads, "fingerprint", look)
+    monkeypatch.setattr(
+        reads, "call", lambda function, *args: calls.append(0) or call(function, *args)
+    )
+    reads.shut = False
+    scheduler = made(reads, in_flight=1)
+    steps = len(took)
+    scheduler.add(FakeFeed("a", size=steps * START_STEP), idle=False)
+    for _ in range(3 * steps):
+        turn()
+    assert len(calls) == steps + 1, "the first look is one by itself"
+    took.append(0.0)
+    calls.clear()
+    scheduler.add(FakeFeed("b", size=START_STEP), idle=False)
+    for _ in range(3):
+        turn()
+    assert (len(calls) == 1) == together
 
 
 def test_a_step_that_fails_is_told_and_others_go_on(reads: Reads) -> None:
