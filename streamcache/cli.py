@@ -70,7 +70,8 @@ def main(argv: Sequence[str] | None = None, *, parts: Parts | None = None) -> in
     try:
         return command.run(arguments)
     except ConfigError as error:
-        _complain(error)
+        for problem in error.args:
+            _complain(problem)
         return CONFIGURATION
     except BrokenPipeError:  # who reads has enough: "| head"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
