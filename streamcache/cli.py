@@ -72,7 +72,8 @@ def main(argv: Sequence[str] | None = None, *, parts: Parts | None = None) -> in
         command: Command = arguments.command
         return command.run(arguments)
     except ConfigError as error:
-        _complain(error)
+        for problem in error.args:
+            _complain(problem)
         return CONFIGURATION
     except BrokenPipeError:  # who reads has enough: "| head"
         _forget_output()

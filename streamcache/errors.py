@@ -8,7 +8,11 @@ class StreamCacheError(Exception):
 
 
 class ConfigError(StreamCacheError):
-    """A setting that cannot be used; the message names where it stands and what is allowed."""
+    """Settings that cannot be used; of each a message names where it stands and what is allowed."""
+
+    def __str__(self) -> str:
+        """All messages in one line; each of them is one of ``args``."""
+        return "; ".join(map(str, self.args))
 
 
 class SourceError(StreamCacheError, OSError):
@@ -41,6 +45,10 @@ class SourceChanged(StreamCacheError):
 
 class CacheError(StreamCacheError):
     """The cache directory cannot be used; a request is then served from the source (I15)."""
+
+
+class CacheForeign(CacheError):
+    """The directory has what is not ours, so it is left alone; says what is allowed."""
 
 
 class CacheInUse(CacheError):

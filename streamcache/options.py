@@ -63,6 +63,7 @@ class Option:
     minimum: float = 0
     maximum: float = math.inf
     choices: tuple[str, ...] = ()
+    form: str = ""  # how a text is written: "HOST:PORT"
     per_second: bool = False  # a size per second
     word: str = ""  # stands for what the machine says: "cores"
     word_means: str = ""
@@ -95,7 +96,7 @@ class Option:
             case Kind.DURATION:
                 return limits + DURATION_FORMS
             case Kind.SHARE:
-                return "a number from 0 to 1"
+                return 'a number from 0 to 1, or a percentage such as "95%"'
             case Kind.COUNT:
                 word = f"{quoted(self.word)} ({self.word_means}) or " if self.word else ""
                 return word + limits + "a whole number"
@@ -106,7 +107,7 @@ class Option:
             case Kind.PATH:
                 return "a path"
             case Kind.TEXT:
-                return "text"
+                return f"text in quotes: {self.form}" if self.form else "text in quotes"
 
     def parse(self, value: object) -> Value:
         """The value that ``value`` stands for: text in any of its forms, or a value already.

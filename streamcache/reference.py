@@ -22,7 +22,8 @@ The environment overrides this file, and flags override both: [cache] size is
 STREAMCACHE_CACHE_SIZE in the environment, and --cache-size on the command line.
 
 A change takes effect when the server is told to reload (SIGHUP, systemctl reload) where it says
-"reload", and with a restart or an upgrade (SIGUSR2) where it says "restart".
+"reload", and with a restart where it says "restart". An upgrade (SIGUSR2) does for those too, but
+not for cache.size and cache.policy: the old server still uses the directory, and both must agree.
 
 Sizes:      4096 (bytes), "500MB" (500 000 000 bytes), "10GiB" (10 x 2^30 bytes).
 Durations:  2 (seconds), "250ms", "2s", "5m" (minutes), "1h", "1d".

@@ -54,21 +54,19 @@ def load(
 ) -> Settings:
     """Settings from all four places; ``flags`` maps "section.key" to a value.
 
-    Raises ConfigError that names the place, the key, the value and what is allowed.
+    Raises ConfigError that names the place, the key, the value and what is allowed, of all that is
+    wrong.
     """
     given: dict[str, _Given] = {}
+    problems: list[str] = []
     file = file or environ.get(CONFIG_VARIABLE) or None
     if file is not None:
-        given |= _from_file(file)
-    given |= _from_environment(environ)
-    given |= _from_flags(flags or {})
-    try:
-        config = _build(given)
-    except ConfigError as error:
-        # Found by a section as a whole, which cannot know whence its values came.
-        name = str(error).partition(":")[0]
-        origin = given[name].origin if name in given else "default"
-        raise ConfigError(f"{origin}: {error}" if origin != "default" else str(error)) from None
+        given |= _from_file(file, problems)
+    given |= _from_environment(environ, problems)
+    given |= _from_flags(flags or {}, problems)
+    if problems:
+        raise ConfigError(*problems)
+    config = _build(given)
     origins = {
         f"{section}.{key}": given[f"{section}.{key}"].origin
         if f"{section}.{key}" in given
@@ -85,78 +83,89 @@ def variable(section: str, key: str) -> str:
 
 
 def _build(given: Mapping[str, _Given]) -> Config:
-    return Config(
-        **{
-            section: kind(
-                **{
-                    key: given[f"{section}.{key}"].value
-                    for key in TABLE[section]
-                    if f"{section}.{key}" in given
-                }
-            )
-            for section, kind in SECTIONS.items()
-        }
-    )
+    sections, problems = {}, []
+    for section, kind in SECTIONS.items():
+        names = {key: f"{section}.{key}" for key in TABLE[section]}
+        values = {key: given[name].value for key, name in names.items() if name in given}
+        try:
+            sections[section] = kind(**values)
+        except ConfigError as error:
+            # Found by a section as a whole, which cannot know whence its values came.
+            name = str(error).partition(":")[0]
+            origin = f"{given[name].origin}: " if name in given else ""
+            problems.append(f"{origin}{error}")
+    if problems:
+        raise ConfigError(*problems)
+    return Config(**sections)
 
 
-def _from_file(path: str) -> dict[str, _Given]:
+def _from_file(path: str, problems: list[str]) -> dict[str, _Given]:
     try:
         with open(path, "rb") as stream:
             document = tomllib.load(stream)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        problems.append(f"{path}: cannot be read: {error.strerror}")
+        return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not TOML: {error}") from None
-    given = {}
+        problems.append(f"{path}: is not TOML: {error}")
+        return {}
+    given: dict[str, _Given] = {}
     for section, body in document.items():
         if section not in TABLE:
-            raise ConfigError(
+            problems.append(
                 f"{path}: unknown section [{section}]; {_nearest(section, TABLE, 'sections')}"
             )
+            continue
         if not isinstance(body, dict):
-            raise ConfigError(
+            problems.append(
                 f"{path}: {section} = {_shown(body)}: {section} is a section, written [{section}]"
             )
+            continue
         for key, value in body.items():
-            if key not in TABLE[section]:
-                raise ConfigError(
-                    f"{path}: unknown option {section}.{key} = {_shown(value)}; "
-                    + _nearest(key, TABLE[section], f"options of [{section}]")
-                )
-            given[f"{section}.{key}"] = _read(section, key, value, path)
+            if key in TABLE[section]:
+                given |= _read(section, key, value, path, problems)
+                continue
+            problems.append(
+                f"{path}: unknown option {section}.{key} = {_shown(value)}; "
+                + _nearest(key, TABLE[section], f"options of [{section}]")
+            )
     return given
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
+def _from_environment(environ: Mapping[str, str], problems: list[str]) -> dict[str, _Given]:
     names = {variable(section, key): (section, key) for section in TABLE for key in TABLE[section]}
-    given = {}
+    given: dict[str, _Given] = {}
     for name, text in environ.items():
         if not name.startswith(PREFIX) or name == CONFIG_VARIABLE:
             continue
         if name in names:
-            section, key = names[name]
-            given[f"{section}.{key}"] = _read(section, key, text, f"${name}")
+            given |= _read(*names[name], text, f"${name}", problems)
         elif _INJECTED.fullmatch(name.removeprefix(PREFIX)) is None:
-            raise ConfigError(
+            problems.append(
                 f"${name}: unknown option, with the value {_shown(text)}; "
                 + _nearest(name, names, "variables")
             )
     return given
 
 
-def _from_flags(flags: Mapping[str, object]) -> dict[str, _Given]:
-    given = {}
+def _from_flags(flags: Mapping[str, object], problems: list[str]) -> dict[str, _Given]:
+    given: dict[str, _Given] = {}
     for name, value in flags.items():
         section, _, key = name.partition(".")
-        given[name] = _read(section, key, value, TABLE[section][key].flag)
+        given |= _read(section, key, value, TABLE[section][key].flag, problems)
     return given
 
 
-def _read(section: str, key: str, value: object, origin: str) -> _Given:
+def _read(
+    section: str, key: str, value: object, origin: str, problems: list[str]
+) -> dict[str, _Given]:
+    """The one value by its name; or one more of the ``problems``."""
+    name = f"{section}.{key}"
     try:
-        return _Given(TABLE[section][key].parse(value), origin)
+        return {name: _Given(TABLE[section][key].parse(value), origin)}
     except ValueError as error:
-        raise ConfigError(f"{origin}: {section}.{key}: {error}") from None
+        problems.append(f"{origin}: {name}: {error}")
+        return {}
 
 
 def _nearest(name: str, known: Iterable[str], noun: str) -> str:

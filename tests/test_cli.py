@@ -135,6 +135,42 @@ def test_what_cannot_run_is_one_line_on_stderr_and_2(
     assert message in err
 
 
+def test_each_mistake_has_a_line_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "its.toml"
+    file.write_text("[server]\nlisten = 8080\n[cache]\nhigh_watermark = 95\n")
+    code, out, err = exits(["check", "--config", os.fspath(file)], capsys)
+    first, second = err.splitlines()
+    assert (code, out) == (2, "")
+    assert first.startswith(f"streamcache: error: {file}: server.listen: 8080 is not allowed; ")
+    assert second.startswith(f"streamcache: error: {file}: cache.high_watermark: 95 is not")
+
+
+@pytest.mark.parametrize("command", ["serve", "check", "verify"])
+@pytest.mark.parametrize("names", [["letter.txt", "docs/"], ["objects/", "objects/ab/"], ["lock/"]])
+def test_a_mistyped_cache_directory_stays_as_it_is(
+    source: str, tmp_path: Path, command: str, names: list[str]
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in names:
+        (home / name).mkdir() if name.endswith("/") else (home / name).touch()
+    home.chmod(0o755)
+    before = home.stat()
+    arguments = ["verify"] if command == "verify" else [command, source, *ANY_PORT]
+    done = run(*arguments, "--cache-dir", os.fspath(home))
+    (line,) = done.err.splitlines()
+    assert (done.code, done.out) == (2, "")
+    assert str(home) in line
+    assert ("is no cache" if command == "verify" else "is not empty and not a cache") in line
+    assert {f"{path.relative_to(home)}/".strip("/") for path in home.rglob("*")} == {
+        name.strip("/") for name in names
+    }
+    after = home.stat()
+    assert (after.st_mode, after.st_mtime_ns) == (before.st_mode, before.st_mtime_ns)
+
+
 def test_check_prints_what_would_run_and_makes_nothing(
     source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

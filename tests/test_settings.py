@@ -113,6 +113,27 @@ def test_what_is_wrong_in_a_file_is_named_with_the_file(
         load(file=write(text), environ={})
 
 
+def test_all_that_is_wrong_is_named_each_on_its_own(write: Write) -> None:
+    file = write("[cahce]\n[cache]\nsize = []\nsizes = 1\npolicy = 'lru'\n[log]\nlevel = 'loud'\n")
+    with pytest.raises(ConfigError) as caught:
+        load(file=file, environ={"STREAMCACHE_X": "7"}, flags={"server.workers": "two"})
+    starts = [
+        *(f"{file}: unknown section [cahce]", f"{file}: cache.size: []"),
+        *(f"{file}: unknown option cache.sizes = 1", f"{file}: log.level: 'loud'"),
+        *("$STREAMCACHE_X: unknown option", "--workers: server.workers: 'two'"),
+    ]
+    assert len(caught.value.args) == len(starts)
+    for problem, start in zip(caught.value.args, starts, strict=True):
+        assert problem.startswith(start)
+    assert str(caught.value) == "; ".join(caught.value.args)
+    file = write('[cache]\nlow_watermark = 0.99\n[server]\numask = "8"\n')
+    with pytest.raises(ConfigError) as caught:
+        load(file=file, environ={})
+    first, second = caught.value.args
+    assert first.startswith(f"{file}: cache.low_watermark: 0.99")
+    assert second.startswith(f"{file}: server.umask: '8'")
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.toml: cannot be read: No such file"):
         load(file=str(tmp_path / "none.toml"), environ={})

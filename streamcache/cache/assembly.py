@@ -80,7 +80,7 @@ class Assembly:
             seen = self.source.mount_point
             expected = self.disk.call(self.store.mount_point, self.source.id, seen)
         except OSError as error:
-            raise CacheError(f"cache directory {self.store.root!r}: {error.strerror}") from error
+            raise _unusable(self.store.root, error) from error
         if expected != seen:
             log.error(
                 "source is not mounted source=%r expected=%r; if it moved, remove %r",
@@ -256,6 +256,12 @@ class Assembly:
                 log.warning("threads left behind %r", pool)
         self.keys.use(-1)
         self.store.close()
+
+
+def _unusable(root: str, error: OSError) -> CacheError:
+    """Names the file that is in the way, if it is not the directory itself."""
+    file = "" if error.filename in (None, root) else f"{error.filename!r}: "
+    return CacheError(f"cache directory {root!r}: {file}{error.strerror}")
 
 
 def _open_source(config: SourceConfig) -> FileSystemSource:

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+from typing import Final
 
+FOLDERS: Final = ("objects", "partial", "trash", "pins")
+LOST: Final = "lost+found"  # made by mkfs.ext4 where the directory is a mount point
+
+_FILES: Final = frozenset({"format", "lock", "evictor", "mounts", "mounts.new", "probe"})
 _HEX = frozenset("0123456789abcdef")
+
+
+def is_file_of_ours(name: str) -> bool:
+    """Whether we give a file beside the folders this name: one of a few, or of the catalog."""
+    return name in _FILES or name.startswith("catalog")
 
 
 def is_name(text: str) -> bool:
@@ -41,6 +52,18 @@ def blocks_of(path: str) -> int:
         return os.lstat(path).st_blocks * 512
     except FileNotFoundError:
         return 0
+
+
+def sync_directory(path: str) -> None:
+    """Make the names in it durable. Worker thread. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that has no such thing
+            raise
+    finally:
+        os.close(fd)
 
 
 def remove_foreign(path: str) -> None:

@@ -22,14 +22,14 @@ from dataclasses import dataclass
 
 from streamcache.cache import locks
 from streamcache.cache.digests import Digest
-from streamcache.cache.ownership import make_ours
-from streamcache.cache.partial import FORMAT
+from streamcache.cache.marker import MARK, read_mark, write_mark
+from streamcache.cache.names import FOLDERS
+from streamcache.cache.ownership import ALLOWED, expect_cache, make_ours
 from streamcache.cache.partials import PartialFolder
 from streamcache.cache.pins import PinFolder
 from streamcache.cache.stored import ObjectFolder
-from streamcache.errors import CacheBusy, CacheError
+from streamcache.errors import CacheBusy, CacheError, CacheForeign
 
-_DIRECTORIES = ("objects", "partial", "trash", "pins")
 _PROBE = "probe"
 _PROBE_BYTES = 64 * 1024
 # A byte of ``lock`` beyond those of the keys. Shared: uses the directory; exclusive: opens it.
@@ -61,21 +61,21 @@ class Store:
 
     def prepare(self) -> bool:
         """Make the directories; whether no other process uses them. Then nobody else comes in
-        before ``share``. Raises CacheError, CacheBusy, OSError.
+        before ``share``. Raises CacheForeign, and has changed nothing; CacheError, CacheBusy,
+        OSError.
         """
-        os.makedirs(self.root, mode=0o700, exist_ok=True)
-        self._device = make_ours(self.root).st_dev
-        marker = os.path.join(self.root, "format")
-        present = [name for name in _DIRECTORIES if os.path.lexists(self._path(name))]
-        if present and not os.path.exists(marker):
+        expect_cache(self.root)
+        try:
+            os.makedirs(self.root, mode=0o700, exist_ok=True)
+        except OSError as error:
             raise CacheError(
-                f"cache directory {self.root!r} has a {present[0]!r} that streamcache did not make;"
-                " name an empty directory"
-            )
+                f"cache directory {self.root!r} cannot be made: {error.strerror}"
+            ) from error
+        self._device = make_ours(self.root).st_dev
         self.lock = self._open_lock()
         alone = self._enter(self.lock)
         if alone:
-            self._mark(marker)
+            self._mark()
         self._make_folders()
         return alone
 
@@ -84,15 +84,12 @@ class Store:
 
         Raises CacheError, CacheBusy, OSError.
         """
-        marker, text = self._path("format"), f"streamcache {FORMAT}\n"
         try:
-            with open(marker, encoding="ascii", errors="replace") as file:
-                found = file.read(200)
+            if read_mark(self.root) != MARK:
+                raise FileNotFoundError
             self.lock = os.open(self._path("lock"), os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             raise CacheError(f"{self.root!r} is no cache directory of streamcache") from None
-        if found != text:
-            raise CacheError(f"cache directory {self.root!r} is of another format")
         self._device = os.stat(self.root).st_dev
         deadline = time.monotonic() + _OPEN_WAIT
         while not locks.try_lock(self.lock, _USE, 1, shared=True):
@@ -104,7 +101,7 @@ class Store:
         """Whether the directory is what it was when it was prepared. Raises CacheError, OSError."""
         if not self._has_lock():
             raise CacheError(f"cache directory {self.root!r} was removed")
-        for name in _DIRECTORIES:
+        for name in FOLDERS:
             if not stat.S_ISDIR(os.lstat(self._path(name)).st_mode):
                 raise CacheError(f"{self._path(name)!r} is no directory any more")
 
@@ -123,7 +120,7 @@ class Store:
                 lock = self._open_lock()
                 stack.callback(os.close, lock)
                 if self._enter(lock):
-                    self._mark(self._path("format"))
+                    self._mark()
             lost = not os.path.lexists(self._path("objects"))
             self._make_folders()
             self._write_and_sync(self._path(_PROBE))
@@ -204,7 +201,7 @@ class Store:
             return False
 
     def _make_folders(self) -> None:
-        for name in _DIRECTORIES:
+        for name in FOLDERS:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(self._path(name), 0o700)
             if os.path.islink(self._path(name)):
@@ -236,22 +233,12 @@ class Store:
                 raise CacheBusy(f"cache directory {self.root!r} is being opened by another process")
             time.sleep(_OPEN_POLL)
 
-    def _mark(self, marker: str) -> None:
-        text = f"streamcache {FORMAT}\n"
-        try:
-            with open(marker, encoding="ascii", errors="replace") as file:
-                found = file.read(200)
-        except FileNotFoundError:
-            found = ""
-        if not found:  # new, or a crash came between making and writing it
-            with open(marker, "w", encoding="ascii") as file:
-                file.write(text)
-            return
-        if found != text:
-            raise CacheError(
-                f"cache directory {self.root!r} is of another format ({found.strip()!r}, not"
-                f" {text.strip()!r}); name another directory or empty it"
-            )
+    def _mark(self) -> None:
+        mark = read_mark(self.root)
+        if not mark:  # new, or a crash came between making and writing it
+            write_mark(self.root)
+        elif mark != MARK:
+            raise CacheForeign(f"cache directory {self.root!r} is somebody else's now; {ALLOWED}")
 
 
 def _boot_id() -> str:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from streamcache.cache.digests import SUFFIX
-from streamcache.cache.names import blocks_of, is_name, remove_foreign
+from streamcache.cache.names import blocks_of, is_name, remove_foreign, sync_directory
 from streamcache.cache.partial import path_of
 from streamcache.cache.partials import PartialFolder
 from streamcache.errors import CacheBusy
@@ -69,7 +69,7 @@ class ObjectFolder:
         except FileExistsError:
             pass
         else:
-            _sync_directory(self._path("objects"))
+            sync_directory(self._path("objects"))
         recorded = _sync_file(sums)
         os.rename(data, target)
         try:
@@ -77,7 +77,7 @@ class ObjectFolder:
                 os.rename(sums, target + SUFFIX)
             else:
                 remove_foreign(target + SUFFIX)
-            _sync_directory(folder)
+            sync_directory(folder)
             return blocks_of(target) + blocks_of(target + SUFFIX)
         except OSError:
             os.unlink(target)  # in no account: nobody would ever evict it
@@ -322,14 +322,3 @@ def _sync_file(path: str) -> bool:
     finally:
         os.close(fd)
     return True
-
-
-def _sync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that has no such thing
-            raise
-    finally:
-        os.close(fd)

@@ -17,7 +17,7 @@ _MORE: Final = """\
 
 It is the same as "streamcache serve ... --check". An address that is in use is told and is no
 error, as it may be the server's that runs. Exit codes: 0 all is well, 2 something must be changed
-first, and one line on stderr says what."""
+first, and stderr says what: one line, or a line for each option that cannot be read."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -31,6 +31,7 @@ class ServerConfig:
             " 0.0.0.0 or [::] let other machines in",
             flag="--listen",
             metavar="HOST:PORT",
+            form="HOST:PORT, [IPv6]:PORT or unix:PATH",
         ),
     )
     workers: int = field(
@@ -58,6 +59,7 @@ class ServerConfig:
             " of operators",
             flag="--admin",
             metavar="ADDRESS",
+            form="HOST:PORT, [IPv6]:PORT, unix:PATH or off",
             zero="a Unix socket for this user only, in $RUNTIME_DIRECTORY, else in the user's"
             " runtime directory",
         ),
@@ -99,6 +101,7 @@ class ServerConfig:
             " socket; the cache directory must be that user's; empty: it stays who it is",
             flag="--user",
             metavar="NAME",
+            form="a name or number",
         ),
     )
     group: str = field(
@@ -108,6 +111,7 @@ class ServerConfig:
             "the group, by name or number; empty: the user's own",
             flag="--group",
             metavar="NAME",
+            form="a name or number",
         ),
     )
     pid_file: str = field(
@@ -126,6 +130,7 @@ class ServerConfig:
             Kind.TEXT,
             'octal, as in umask(1): which rights new log files and Unix sockets do not get, "0027"'
             " say; the cache directory is always the user's alone; empty: as it was started",
+            form="octal digits",
         ),
     )
 

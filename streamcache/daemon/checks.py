@@ -14,12 +14,15 @@ import stat
 from typing import Final
 
 from streamcache.admin.sockets import parse as parse_admin
+from streamcache.cache.digests import digest
+from streamcache.cache.ownership import expect_cache
 from streamcache.daemon.identity import user_name
-from streamcache.errors import ConfigError
+from streamcache.errors import CacheForeign, ConfigError
 from streamcache.server.accessfiles import read_access
 from streamcache.server.address import Address, SocketFile
 from streamcache.settings import Settings
 from streamcache.source.mounts import mount_of
+from streamcache.units import MiB, format_size
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,12 @@ _NETWORK_FUSE: Final = (
     *("goofys", "httpdirfs", "juicefs", "mfs", "mount-s3", "mountpoint-s3", "rclone", "s3fs"),
     *("seaweedfs", "smbnetfs", "sshfs"),
 )
+# Those of the kernel, in which nobody can make a directory of their own, root included.
+_KERNEL: Final = (
+    *("binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "efivarfs"),
+    *("fusectl", "mqueue", "proc", "pstore", "securityfs", "selinuxfs", "sysfs", "tracefs"),
+)
+_PORTS_OF_ROOT: Final = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 
 _ADDRESS_ERRORS: Final = frozenset(
     {
@@ -55,6 +64,7 @@ def check(settings: Settings) -> None:
     check_source(settings)
     check_cache_dir(settings)
     check_apart(settings)
+    check_checksum(settings)
     check_access_log(settings)
     check_access(settings)
     check_certificate(settings)
@@ -84,12 +94,13 @@ def check_source(settings: Settings) -> None:
 
 
 def check_cache_dir(settings: Settings) -> None:
-    """The cache directory is there or can be made, is writable, and lies on a local disk."""
+    """The cache directory can be made, or is empty or a cache; writable, and on a local disk.
+
+    Changes nothing.
+    """
     path = settings.config.cache.dir
     where = settings.where("cache", "dir")
-    there = path
-    while not os.path.lexists(there):
-        there = os.path.dirname(there)
+    there = _closest(where, path)
     if not os.path.isdir(there):
         raise ConfigError(f"{where}: {there} is not a directory; allowed: a writable directory")
     mount = mount_of(os.path.realpath(path))
@@ -97,6 +108,11 @@ def check_cache_dir(settings: Settings) -> None:
         raise ConfigError(
             f"{where}: {path} is on a network file system ({mount.type} at {mount.point});"
             " allowed: a directory on a local disk"
+        )
+    if mount is not None and mount.type in _KERNEL:
+        raise ConfigError(
+            f"{where}: {path} cannot be made: {mount.point} is the kernel's ({mount.type}), and no"
+            " disk; allowed: a directory on a local disk"
         )
     owner, user = os.stat(there).st_uid, os.geteuid()
     if there == path and user not in (0, owner):
@@ -108,6 +124,63 @@ def check_cache_dir(settings: Settings) -> None:
     if not os.access(there, os.W_OK | os.X_OK):
         problem = "is not writable" if there == path else f"cannot be made: {there} is not writable"
         raise ConfigError(f"{where}: {path} {problem}; allowed: a writable directory")
+    try:
+        expect_cache(path)
+    except CacheForeign as error:
+        raise ConfigError(f"{where}: {error}") from None
+    except OSError as error:
+        raise ConfigError(
+            f"{where}: {path} cannot be read ({error.strerror}); allowed: a directory of one's own"
+        ) from None
+    _warn_of_size(settings, there)
+
+
+def _closest(where: str, path: str) -> str:
+    """``path``, or the closest directory above it that is there."""
+    there = path
+    while True:
+        try:
+            os.lstat(there)
+            return there
+        except (FileNotFoundError, NotADirectoryError):
+            there = os.path.dirname(there)
+        except OSError as error:
+            raise ConfigError(
+                f"{where}: {path} cannot be made: {error.strerror}; allowed: a writable directory"
+            ) from None
+
+
+def _warn_of_size(settings: Settings, there: str) -> None:
+    """Less would be cached than was asked for, whatever else lies there is removed."""
+    disk = os.statvfs(there)
+    size, most = settings.config.cache.size, disk.f_blocks * disk.f_frsize
+    if 0 < most < size:  # 0: it does not tell
+        log.warning(
+            "%s: %s is more than the file system of %s holds at all, %d MiB",
+            *(settings.where("cache", "size"), format_size(size)),
+            *(settings.config.cache.dir, most // MiB),
+        )
+
+
+def warn_of_owner(settings: Settings) -> None:
+    """Root may look for the user whose cache it is, and cannot itself serve with it."""
+    path = settings.config.cache.dir
+    if os.geteuid() == 0 and os.path.isdir(path) and (owner := os.stat(path).st_uid) != 0:
+        log.warning(
+            "%s: %s belongs to %s: only a server that runs as that user can use it",
+            *(settings.where("cache", "dir"), path, user_name(owner)),
+        )
+
+
+def check_checksum(settings: Settings) -> None:
+    """The package that digests are made with is there, if there are to be any."""
+    if settings.config.cache.checksum == "off":
+        return
+    try:
+        digest()
+    except ConfigError as error:
+        name, _, problem = str(error).partition(" = ")
+        raise ConfigError(f"{settings.where(*name.split('.'))} = {problem}") from None
 
 
 def check_apart(settings: Settings) -> None:
@@ -239,10 +312,25 @@ def cannot_listen(settings: Settings, error: OSError) -> ConfigError:
     """The one line about an address that cannot be had."""
     text = settings.config.server.listen
     reason = (error.strerror or str(error)).lower()
+    more = ""
+    if error.errno in (errno.EACCES, errno.EPERM) and (first := _ports_of_root(text)):
+        reason += f", as ports below {first} need root or the right CAP_NET_BIND_SERVICE"
+        more = f" from {first} on"
     return ConfigError(
         f"{settings.where('server', 'listen')}: cannot listen on {text}: {reason};"
-        " allowed: an address of this machine and a port that is free (port 0 takes any)"
+        f" allowed: an address of this machine and a port{more} that is free (port 0 takes any)"
     )
+
+
+def _ports_of_root(listen: str) -> int:
+    """The first port that everybody may listen on, if this one lies below it, else 0."""
+    address = Address.parse(listen)
+    try:
+        with open(_PORTS_OF_ROOT, encoding="ascii") as file:
+            first = int(file.read())
+    except (OSError, ValueError):
+        first = 1024
+    return first if not address.path and 0 < address.port < first else 0
 
 
 def is_address_error(error: OSError) -> bool:

@@ -49,7 +49,7 @@ def fork(place: Place, live: Callable[[Line], int]) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
     theirs.close()
     place.occupy(pid, ours)
-    log.info("started worker=%s pid=%d", place.name, pid)
+    log.debug("forked worker=%s pid=%d", place.name, pid)
 
 
 def _live(live: Callable[[Line], int], line: Line) -> None:

@@ -26,6 +26,7 @@ def check(settings: Settings) -> Settings:
     if identity is not None:
         identity.become(settings)
     checks.check(settings)
+    checks.warn_of_owner(settings)
     return settings
 
 

@@ -316,6 +316,7 @@ class _Supervisor:
                     log.error("not reloaded worker=%s: %s", place.name, message["problem"])
                 continue
             place.accepts = True
+            log.info("started worker=%s pid=%d", place.name, place.pid)
             if not self._announced and place.index == 0:
                 self._main.found_size(message["size"])
                 if not self._draining:

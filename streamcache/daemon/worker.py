@@ -32,7 +32,14 @@ from streamcache.daemon import logs
 from streamcache.daemon.line import Line
 from streamcache.daemon.parts import CachePart, Parts, ServerPart
 from streamcache.daemon.signals import STOPPING, Signals
-from streamcache.errors import CacheError, CacheInUse, ConfigError, SourceError, StreamCacheError
+from streamcache.errors import (
+    CacheError,
+    CacheForeign,
+    CacheInUse,
+    ConfigError,
+    SourceError,
+    StreamCacheError,
+)
 from streamcache.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -123,7 +130,7 @@ def cannot_start(settings: Settings, error: CacheError | OSError) -> ConfigError
     if isinstance(error, SourceError):
         return ConfigError(f"{settings.where('source', 'path')}: {error}; allowed: a directory")
     where = settings.where("cache", "dir")
-    if isinstance(error, CacheInUse):  # says what those who share it allow
+    if isinstance(error, CacheInUse | CacheForeign):  # say what is allowed
         return ConfigError(f"{where}: {error}")
     return ConfigError(f"{where}: {error}; allowed: a writable directory on a local disk")
 

@@ -5,21 +5,16 @@ from __future__ import annotations
 import os
 import stat
 from functools import partial
-from typing import Final
 
+from streamcache.cache.names import FOLDERS, LOST, is_file_of_ours
 from streamcache.inspection.directory import CacheDirectory
 from streamcache.inspection.findings import Finding, Kind
-
-_OURS: Final = frozenset(
-    {"format", "lock", "evictor", "mounts", "mounts.new", "probe", "catalog.lock"}
-)
-_FOLDERS: Final = ("objects", "partial", "trash", "pins")
 
 
 def inspect_layout(directory: CacheDirectory) -> bool:
     """Whether there is more to look at. Raises OSError."""
     whole = True
-    for folder in _FOLDERS:
+    for folder in FOLDERS:
         path = directory.path(folder)
         try:
             kind = os.lstat(path).st_mode
@@ -32,9 +27,14 @@ def inspect_layout(directory: CacheDirectory) -> bool:
             directory.tell(Finding(Kind.LAYOUT, folder, "no directory"))
             whole = False
     for file in sorted(os.listdir(directory.path())):
-        if file not in _OURS and file not in _FOLDERS and not file.startswith("catalog"):
+        if file not in FOLDERS and not (is_file_of_ours(file) or _is_lost(directory.path(file))):
             directory.tell_foreign(file)
     return whole
+
+
+def _is_lost(path: str) -> bool:
+    """Whether this is the folder that a file system keeps at its top for what it finds again."""
+    return os.path.basename(path) == LOST and stat.S_ISDIR(os.lstat(path).st_mode)
 
 
 def _make(path: str) -> bool:

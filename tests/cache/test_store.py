@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from streamcache.cache import store as store_module
+from streamcache.cache.marker import MARK
 from streamcache.cache.store import Store
-from streamcache.errors import CacheBusy, CacheError
+from streamcache.errors import CacheBusy, CacheError, CacheForeign
 
 
 @pytest.fixture
@@ -80,20 +81,103 @@ def test_a_lock_that_is_given_up_is_given_up_once(store: Store) -> None:
     store.close()
 
 
-def test_a_directory_with_something_else_in_it_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "objects").mkdir()
-    with pytest.raises(CacheError, match="did not make"):
-        Store(str(tmp_path)).prepare()
-    assert os.listdir(tmp_path) == ["objects"]
+def put(folder: Path, names: str) -> None:
+    """Make files; those that end with a slash are folders, "a=b" has the text "b", or the mark."""
+    folder.mkdir()
+    for name in names.split():
+        if name.endswith("/"):
+            (folder / name).mkdir(parents=True)
+        else:
+            name, _, text = name.partition("=")
+            (folder / name).write_text(MARK if text == "MARK" else text)
 
 
-@pytest.mark.parametrize("text", ["streamcache 2\n", "\xff\xfe"])
-def test_a_directory_of_another_format_is_refused(store: Store, text: str) -> None:
+def state(folder: Path) -> list[tuple[str, int, int, int]]:
+    """Everything in it, with the rights, sizes and times."""
+    paths = [folder, *sorted(folder.rglob("*"))]
+    looks = [(path, path.lstat()) for path in paths]
+    return [(str(path), it.st_mode, it.st_size, it.st_mtime_ns) for path, it in looks]
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        ("letter.txt docs/", "docs"),
+        ("objects/ab/", "objects"),
+        ("objects/ trash/ partial/ pins/x/", "pins"),
+        ("lock/", "lock"),  # as /var has it
+        ("lock=4711", "lock"),
+        ("lock .hidden", ".hidden"),
+        ("lost+found", "lost+found"),
+        ("format letter.txt", "letter.txt"),
+        ("format=pdf letter.txt", "format"),
+        ("format/", "format"),
+    ],
+)
+def test_a_directory_with_something_else_in_it_is_refused_and_stays_as_it_is(
+    tmp_path: Path, names: str, told: str
+) -> None:
+    folder = tmp_path / "home"
+    put(folder, names)
+    folder.chmod(0o755)
+    before = state(folder)
+    store = Store(str(folder))
+    with pytest.raises(CacheForeign) as caught:
+        store.prepare()
+    line = f"cache directory '{folder}' is not empty and not a cache of streamcache"
+    assert str(caught.value) == f"{line} (it has '{told}'); allowed: a new or an empty directory"
+    assert state(folder) == before
+    with pytest.raises(CacheError, match="is no cache directory of streamcache"):
+        store.join()
+    assert state(folder) == before
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "",
+        "lost+found/",
+        "lost+found/ lock",
+        "lock format",
+        "lock evictor objects/ partial/ trash/ pins/",
+        "lock format=MARK objects/",
+        "format lock evictor mounts={} catalog.lock objects/ab/ partial/",  # without its text
+    ],
+)
+def test_what_a_start_that_was_cut_short_has_left_is_taken_up(tmp_path: Path, names: str) -> None:
+    folder = tmp_path / "cache"
+    put(folder, names)
+    folder.chmod(0o755)
+    store = Store(str(folder))
+    assert store.prepare() is True
     store.close()
-    Path(store.root, "format").write_text(text, encoding="latin-1")
+    assert (folder / "format").read_text() == "streamcache 1\n"
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_format_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "format")
+    with pytest.raises(CacheForeign, match=r"it has 'format'"):
+        Store(str(tmp_path)).prepare()
+
+
+def test_a_directory_that_cannot_be_made_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CacheError, match=r"/file/cache' cannot be made: Not a directory"):
+        Store(f"{tmp_path}/file/cache/").prepare()
+    with pytest.raises(CacheError, match="cache directory '/proc/x' cannot be made: No such file"):
+        Store("/proc/x").prepare()
+
+
+def test_a_directory_of_another_format_is_refused(store: Store) -> None:
+    store.close()
+    Path(store.root, "format").write_text("streamcache 2\n")
+    Path(store.root).chmod(0o755)
     second = Store(store.root)
-    with pytest.raises(CacheError, match="another format"):
-        second.prepare()
+    for use in (second.prepare, second.join):
+        with pytest.raises(CacheForeign, match="another format"):
+            use()
+    assert Path(store.root).stat().st_mode & 0o777 == 0o755
     second.close()
 
 
@@ -115,9 +199,17 @@ def test_a_directory_that_is_a_link_is_refused(store: Store, tmp_path: Path, nam
     (tmp_path / "elsewhere").mkdir()
     Path(store.root, name).symlink_to(tmp_path / "elsewhere")
     second = Store(store.root)
-    with pytest.raises(CacheError, match="symbolic link"):
+    with pytest.raises(CacheForeign, match=f"/cache/{name}' is in the way, where a directory"):
         second.prepare()
     second.close()
+
+
+def test_a_directory_in_place_of_the_lock_is_named(store: Store) -> None:
+    store.close()
+    Path(store.root, "lock").unlink()
+    Path(store.root, "lock").mkdir()
+    with pytest.raises(CacheForeign, match="/cache/lock' is in the way, where a file is needed"):
+        Store(store.root).prepare()
 
 
 def test_the_lock_is_not_inherited(store: Store) -> None:

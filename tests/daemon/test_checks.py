@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from streamcache.daemon.paths import resolve
 from streamcache.errors import ConfigError
 from streamcache.settings import Settings, load
 from streamcache.source.mounts import Mount
+from tests.requirements import missing
 
 Make = Callable[..., Settings]
 
@@ -113,6 +115,68 @@ def test_a_cache_that_cannot_be_written_is_refused(
     assert f"{tmp_path / 'a' / 'b'} cannot be made: {tmp_path} is not writable" in line
 
 
+def test_a_directory_with_foreign_content_is_no_cache_and_is_not_touched(
+    make: Make, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    (home / "docs").mkdir(parents=True)
+    home.chmod(0o755)
+    before = home.stat()
+    settings = make(cache__dir=home)
+    for check in (checks.check_cache_dir, checks.check):
+        line = refused(check, settings)
+        assert line.startswith(f"--cache-dir: cache.dir: cache directory '{home}' is not empty and")
+        assert line.endswith("(it has 'docs'); allowed: a new or an empty directory")
+    assert (home.stat().st_mode, home.stat().st_mtime_ns) == (before.st_mode, before.st_mtime_ns)
+    assert os.listdir(home) == ["docs"]
+    (home / "docs").rmdir()
+    checks.check_cache_dir(settings)
+    assert home.stat().st_mode == before.st_mode and os.listdir(home) == []
+
+
+def test_a_cache_that_the_kernel_or_a_name_does_not_allow_is_told_so(
+    make: Make, tmp_path: Path
+) -> None:
+    line = refused(checks.check_cache_dir, make(cache__dir="/proc/x"))
+    assert "cache.dir: /proc/x cannot be made: /proc is the kernel's (proc), and no disk" in line
+    line = refused(checks.check_cache_dir, make(cache__dir=tmp_path / ("x" * 300)))
+    assert "cannot be made: File name too long" in line
+
+
+def test_a_size_that_no_disk_there_has_is_warned_of(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = os.statvfs(tmp_path)
+    most = disk.f_blocks * disk.f_frsize
+    checks.check_cache_dir(make(cache__size=str(most)))
+    assert not caplog.records
+    checks.check_cache_dir(make(cache__size=str(most + 1)))
+    (record,) = caplog.records
+    assert f"--cache-size: cache.size: {most + 1} is more than the file system of" in record.message
+
+
+def test_root_is_told_whose_the_cache_is(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    if os.geteuid() != 0:
+        missing("root, to give a directory away")
+    (tmp_path / "cache").mkdir(0o700)
+    checks.warn_of_owner(make())
+    assert not caplog.records
+    os.chown(tmp_path / "cache", 12345, -1)
+    checks.warn_of_owner(make())
+    assert "cache belongs to 12345: only a server that runs as that user can use it" in caplog.text
+
+
+def test_digests_need_their_package(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = make(cache__checksum="xxh3")
+    checks.check(settings)
+    monkeypatch.setitem(sys.modules, "xxhash", None)
+    line = refused(checks.check, settings)
+    assert 'cache.checksum = "xxh3": needs the package xxhash; allowed: "off", or after' in line
+    checks.check(make())
+
+
 def test_a_cache_on_a_network_file_system_is_refused_with_its_type(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +251,26 @@ def test_a_port_in_use_is_said_and_may_be_that_of_the_server_that_runs(
 def test_an_address_of_another_machine_is_named(make: Make) -> None:
     line = refused(checks.check_address, make(server__listen="192.0.2.1:8080"))
     assert "cannot listen on 192.0.2.1:8080: cannot assign requested address" in line
+
+
+def test_a_port_that_needs_a_right_is_told_so(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "first").write_text("1000\n")
+    monkeypatch.setattr(checks, "_PORTS_OF_ROOT", str(tmp_path / "first"))
+    error = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    def line(listen: str, error: OSError = error) -> str:
+        return str(checks.cannot_listen(make(server__listen=listen), error))
+
+    told = "permission denied, as ports below 1000 need root or the right CAP_NET_BIND_SERVICE;"
+    assert told in line("127.0.0.1:999")
+    assert "a port from 1000 on that is free" in line("127.0.0.1:999")
+    others = [line("127.0.0.1:1000"), line("127.0.0.1:0"), line(f"unix:{tmp_path}/s")]
+    others.append(line("127.0.0.1:80", OSError(errno.EADDRINUSE, "in use")))
+    assert not [text for text in others if "CAP_NET" in text]
+    (tmp_path / "first").unlink()
+    assert "ports below 1024 need" in line("127.0.0.1:1023")
 
 
 def test_a_unix_socket_is_checked_and_not_left_behind(

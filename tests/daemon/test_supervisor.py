@@ -147,6 +147,19 @@ def test_a_worker_that_cannot_start_ends_the_daemon_with_its_one_line(
     assert wanted in failed(daemon, code)
 
 
+def test_what_the_first_worker_finds_wrong_is_the_only_line(start: Start) -> None:
+    assert "is used by process 4711" in failed(start(fake="in-use@w1", workers=2))
+
+
+def test_a_worker_that_accepts_is_said_with_its_number(start: Start) -> None:
+    daemon = start(workers=2)
+    daemon.ready_line()
+    for number, pid in enumerate(children(daemon.process.pid), 1):
+        daemon.wait_for(f"started worker=w{number} pid={pid}\n")
+    daemon.signal(signal.SIGTERM)
+    assert daemon.end()[0] == 0
+
+
 def test_an_address_in_use_is_2_and_nothing_is_started(start: Start, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         listen = f"127.0.0.1:{other.getsockname()[1]}"

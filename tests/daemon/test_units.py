@@ -70,6 +70,17 @@ def test_times_of_the_unit_are_longer_than_ours() -> None:
     assert said["Type"] == ["notify", "notify-reload"]
 
 
+def test_the_page_that_the_unit_points_to_is_where_the_install_steps_put_it(tmp_path: Path) -> None:
+    found = re.search(r"^Documentation=file://(\S+)$", UNIT.read_text(), re.M)
+    assert found is not None
+    page = Path(found[1])
+    steps = (REPOSITORY / "docs" / "operations.md").read_text().splitlines()
+    (step,) = [line for line in steps if line.startswith("install ") and str(page.parent) in line]
+    command = step.replace(str(page.parent), f"'{tmp_path}/doc'")
+    subprocess.run(command, shell=True, cwd=REPOSITORY, check=True)
+    assert (tmp_path / "doc" / page.name).read_text() == "\n".join([*steps, ""])
+
+
 def test_the_daemon_does_all_its_work_in_the_sandbox_of_the_unit(
     cache_dir: Path, tmp_path: Path
 ) -> None:

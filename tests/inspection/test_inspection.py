@@ -71,6 +71,14 @@ def test_a_cache_of_a_version_without_pins_is_sound(at: Path) -> None:
     assert look(at, repair=True).findings == []
 
 
+def test_what_a_file_system_keeps_at_its_top_is_nobodys_finding(at: Path) -> None:
+    (at / "lost+found").mkdir()
+    assert look(at).findings == []
+    (at / "lost+found").rmdir()
+    (at / "lost+found").touch()
+    assert only(look(at)).name == "lost+found"
+
+
 def test_what_lies_beside_our_folders_is_left_alone(at: Path) -> None:
     (at / "note.txt").write_text("somebody's")
     found = only(look(at, repair=True))
