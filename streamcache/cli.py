@@ -35,6 +35,8 @@ from streamcache.commands.command import CONFIGURATION, FAILURE, Command
 from streamcache.errors import ConfigError, StreamCacheError
 
 if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
     from streamcache.daemon.parts import Parts
 
 COMMANDS: Final = (
@@ -64,20 +66,21 @@ full, what is worth least is removed."""
 
 def main(argv: Sequence[str] | None = None, *, parts: Parts | None = None) -> int:
     """Run the command that ``argv`` asks for; the exit code. ``parts`` is for tests."""
-    arguments = _parser().parse_args(argv)
-    arguments.parts = parts
-    command: Command = arguments.command
     try:
+        arguments = _parser().parse_args(argv)
+        arguments.parts = parts
+        command: Command = arguments.command
         return command.run(arguments)
     except ConfigError as error:
         for problem in error.args:
             _complain(problem)
         return CONFIGURATION
     except BrokenPipeError:  # who reads has enough: "| head"
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return 128 + signal.SIGPIPE
     except (StreamCacheError, OSError) as error:
         _complain(error)
+        _forget_output()
         logging.getLogger(__name__).debug("failed", exc_info=True)
         return FAILURE
     except KeyboardInterrupt:  # before the daemon took over the signals
@@ -85,7 +88,13 @@ def main(argv: Sequence[str] | None = None, *, parts: Parts | None = None) -> in
 
 
 class _Parser(argparse.ArgumentParser):
-    """Complains in one line."""
+    """Complains in one line, and does not hide that its help could not be written."""
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        if message:
+            (file or sys.stderr).write(message)
+            if sys.stdout is not None:
+                sys.stdout.flush()
 
     def error(self, message: str) -> NoReturn:
         _complain(f"{message} (see {self.prog} --help)")
@@ -114,6 +123,15 @@ def _parser() -> argparse.ArgumentParser:
         command.add(its)
         its.set_defaults(command=command, parser=parser)
     return parser
+
+
+def _forget_output() -> None:
+    """What stdout did not take: else the interpreter tries again at its end, with a traceback."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(problem: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ SOURCE: Final[Bounds] = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5
 AGE: Final[Bounds] = (60, 600, 3600, 21600, 86400, 259200, 604800, 2592000, 7776000)
 
 STATUSES: Final = ("hit", "stale", "collapsed", "miss", "bypass")  # of the cache
+_HITS: Final = ("hit", "stale")  # answered from objects, whether the source could be asked or not
 OUTCOMES: Final = (*STATUSES, "none")  # the last one: it was not asked
 CLASSES: Final = ("2xx", "3xx", "4xx", "5xx")
 
@@ -46,6 +48,11 @@ class Distribution:
     def seconds(self) -> float:
         """All of them together."""
         return self.microseconds / _MICROSECONDS
+
+
+def hits_of(requests: Mapping[str, int]) -> int:
+    """Of requests by status: those that were answered from objects."""
+    return sum(requests.get(status, 0) for status in _HITS)
 
 
 class Histogram:

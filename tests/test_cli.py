@@ -45,6 +45,40 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert exits(["--version"], capsys) == (0, f"streamcache {streamcache.__version__}\n", "")
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["--version"]])
+def test_help_that_nobody_reads_or_that_cannot_be_written_is_no_traceback(
+    arguments: list[str],
+) -> None:
+    command = [sys.executable, "-m", "streamcache", *arguments]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as unread:
+        done = subprocess.run(command, stdout=unread, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (141, b"")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 1
+    assert done.stderr == b"streamcache: error: [Errno 28] No space left on device\n"
+
+
+def test_ctrl_c_while_the_program_is_still_imported_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'streamcache.commands.warm': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "streamcache", "serve", "/"],
+        env={**os.environ, "PYTHONPATH": os.fspath(tmp_path)},
+        cwd=REPOSITORY,
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (130, b"")
+
+
 def test_help_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = exits(["--help"], capsys)
     assert code == 0

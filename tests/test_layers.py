@@ -13,19 +13,20 @@ MODULES = sorted(ROOT.rglob("*.py"))
 LONGEST = 600  # lines
 
 # What each layer may import, beside itself. A module beside the layers is a layer of its own.
-LEAVES = {"errors", "units", "globs"}
+LEAVES = {"errors", "units", "globs", "extras"}
 SETTINGS = {"options", "config", *LEAVES}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "units": {"errors"},
     "globs": set(),
+    "extras": set(),
     "stats": set(),
     "options": LEAVES,
     "config": {"options", "access", *LEAVES},
     "settings": SETTINGS,
     "reference": {"settings", *SETTINGS},
     "http": {"errors"},
-    "access": {"http", "errors", "units"},
+    "access": {"http", "errors", "extras", "units"},
     "source": {"stats", *SETTINGS},
     "cache": {"source", "stats", *SETTINGS},
     "inspection": {"cache", "source", "errors"},
@@ -43,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "daemon",
         "cache",
         "source",
+        "stats",
         "settings",
         *SETTINGS,
     },

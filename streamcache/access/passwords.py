@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from streamcache.errors import ConfigError
+from streamcache.extras import installing
 
 REMEMBERED: Final = 300.0  # s from its last use that a right password is good without a hash
 REMEMBERED_WRONG: Final = 5.0  # s that a wrong one is wrong: players repeat what failed
@@ -175,6 +176,6 @@ def load_bcrypt() -> Any:
         return importlib.import_module("bcrypt")
     except ImportError as error:
         raise ConfigError(
-            "passwords need the bcrypt library, which is not installed;"
-            ' it comes with the extra "auth": pip install "streamcache[auth]"'
+            "passwords need the bcrypt library, which is not installed; install it:"
+            f" {installing('bcrypt')}"
         ) from error

@@ -37,6 +37,7 @@ from streamcache.stats import (
     Distribution,
     Responses,
     Statistics,
+    hits_of,
 )
 
 LAG: Final[Bounds] = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
@@ -91,7 +92,7 @@ class Totals:
     def __str__(self) -> str:
         """The line of the log."""
         return (
-            f"served requests={sum(self.requests.values())} hits={self.requests.get('hit', 0)}"
+            f"served requests={sum(self.requests.values())} hits={hits_of(self.requests)}"
             f" bytes={sum(self.bytes.values())} from_source={self.bytes_from_source}"
         )
 

@@ -16,6 +16,7 @@ from streamcache.admin.sessions import Sessions
 from streamcache.admin.subject import Subject
 from streamcache.cache.entry import Entry
 from streamcache.cache.listing import MOST, Direction, Listing, SortBy
+from streamcache.cache.names import version_of
 from streamcache.cache.selection import Selection
 
 _PAGE: Final = 100
@@ -37,7 +38,7 @@ class Entries:
     def entries(self, question: Question) -> Answer:
         """SWITCHES; a page of the objects."""
         query = question.query
-        only(query, ("prefix", "glob", "sort", "order", "limit", "after"))
+        only(query, ("prefix", "glob", "sort", "order", "limit", "after", "sources"))
         if "prefix" in query or "glob" in query:
             selection = selection_in(query)
         else:
@@ -50,9 +51,16 @@ class Entries:
             )
         except ValueError as error:
             raise Refusal(400, str(error)) from None
-        page = self._subject.cache.operations.entries(listing)
-        rest = {"next": page.next or None, "count": page.count}
-        return Answer.listing("entries", map(shown, page.entries), rest)
+        sources = choice(query.get("sources", "own"), "sources", ("own", "all"))
+        operations = self._subject.cache.operations
+        page = operations.entries(listing, all_sources=sources == "all")
+        rest = {
+            "next": page.next or None,
+            "count": page.count,
+            "others": dataclasses.asdict(page.others),
+        }
+        entries = (shown(each, ours=operations.is_ours(each)) for each in page.entries)
+        return Answer.listing("entries", entries, rest)
 
     def entry(self, question: Question) -> Answer:
         """SWITCHES; all that is known of one path, in all workers."""
@@ -71,7 +79,16 @@ class Entries:
         return Answer.of(
             {
                 "path": path,
-                "entries": [shown(entry) for entry in operations.entry(path)],
+                "entries": [shown(entry, ours=True) for entry in operations.entry(path)],
+                "partials": [
+                    {
+                        "version": version_of(partial.name),
+                        "size": partial.size,
+                        "present": partial.present,
+                        "blocks": partial.blocks,
+                    }
+                    for partial in operations.partials(path)
+                ],
                 "pinned": path in operations.pins(),
                 "sessions": sessions,
                 "knowledge": knowledge,
@@ -85,7 +102,7 @@ class Entries:
         return Answer.of({"paths": self._subject.cache.operations.pins()})
 
 
-def shown(entry: Entry) -> Json:
+def shown(entry: Entry, *, ours: bool) -> Json:
     """An object as the API shows it."""
     return {
         "path": f"/{entry.path}",
@@ -96,6 +113,7 @@ def shown(entry: Entry) -> Json:
         "used": entry.used,
         "hits": entry.hits,
         "pinned": entry.pinned,
+        "ours": ours,
     }
 
 

@@ -21,6 +21,7 @@ from streamcache.admin.publishing import latest
 from streamcache.admin.routes import Routes
 from streamcache.admin.status import STATES, state_of
 from streamcache.admin.subject import Subject
+from streamcache.extras import installing
 from streamcache.stats import CLASSES, Distribution
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Metrics:
             from prometheus_client.exposition import choose_encoder
         except ImportError:
             raise Refusal(
-                501, 'prometheus_client is missing; install it: pip install "streamcache[metrics]"'
+                501, f"prometheus_client is missing; install it: {installing('prometheus-client')}"
             ) from None
         encode, type_ = choose_encoder(question.accept)
         parts = []
@@ -82,12 +83,14 @@ class Metrics:
         )
         started = self._subject.board.born
         yield _gauge("start_time_seconds", "When the server started, since the epoch.", started)
-        draining = float(self._subject.draining())
-        yield _gauge("draining", "1 while running responses are finished before the end.", draining)
-        states = [state_of(worker) for worker in workers]
+        draining = self._subject.draining_since() is not None
+        yield _gauge(
+            "draining", "1 while running responses are finished before the end.", float(draining)
+        )
+        states = [state_of(worker, draining=draining) for worker in workers]
         yield _gauge(
             "workers",
-            "Worker processes; one that has not written for 5 s is hanging.",
+            "Worker processes; hanging: not written for 5 s; ended: while the server drains.",
             [((state,), states.count(state)) for state in STATES],
             ("state",),
         )

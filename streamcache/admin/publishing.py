@@ -18,7 +18,7 @@ import gevent
 from streamcache.admin.board import LAG, Slot, Worker
 from streamcache.admin.rates import Rates
 from streamcache.admin.subject import Cache, Server
-from streamcache.stats import Histogram
+from streamcache.stats import Histogram, hits_of
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class Publishing:
             time=time.time(),
             bytes_out=sum(totals.bytes.values()),
             requests=sum(totals.requests.values()),
-            hits=totals.requests["hit"],
+            hits=hits_of(totals.requests),
             source_bytes=totals.bytes_from_source,
             usage=latest(board.workers()).usage,
             connections=totals.connections,

@@ -43,7 +43,7 @@ class Purge:
             mode = choice(text(body, "mode"), "mode", get_args(PurgeMode))
         dry_run = flag(body, "dry_run")
         purged = self._subject.cache.operations.purge(
-            selection_in(body), mode=mode, dry_run=dry_run
+            selection_in(body), mode=mode, dry_run=dry_run, repeated=question.local
         )
         told = {**dataclasses.asdict(purged), "unanswered": ()}
         if not (question.local or dry_run):

@@ -17,7 +17,7 @@ from streamcache.admin.publishing import latest
 from streamcache.admin.routes import Routes
 from streamcache.admin.subject import Subject
 
-STATES: Final = ("running", "hanging", "dead")
+STATES: Final = ("running", "hanging", "dead", "ended")
 LATE: Final = 5.0  # s since a worker wrote to the board, after which it counts as hanging
 
 
@@ -41,7 +41,7 @@ class Status:
 
     def ready(self, _: Question) -> Answer:
         """Whether new clients should come."""
-        if self._subject.draining():
+        if self._subject.draining_since() is not None:
             return Answer.text("draining", 503)
         return Answer.text("ready")
 
@@ -66,7 +66,7 @@ class Status:
         only(question.query, ())
         subject = self._subject
         board, config = subject.board, subject.cache.config
-        now, workers = time.time(), board.workers()
+        now, workers, since = time.time(), board.workers(), subject.draining_since()
         known = latest(workers)
         living = [worker for worker in workers if worker.pid]
         totals = dataclasses.asdict(board.totals())
@@ -77,8 +77,9 @@ class Status:
                 "url": subject.server.url,
                 "started": board.born,
                 "uptime": max(0.0, now - board.born),
-                "draining": subject.draining(),
-                "workers": [_shown(worker) for worker in workers],
+                "draining": since is not None,
+                "draining_since": since,
+                "workers": [_shown(worker, draining=since is not None) for worker in workers],
                 "source": {
                     "path": config.source.path,
                     "answers": all(worker.source_answers for worker in living),
@@ -103,19 +104,19 @@ class Status:
         )
 
 
-def state_of(worker: Worker) -> str:
-    """One of ``STATES``."""
+def state_of(worker: Worker, *, draining: bool) -> str:
+    """One of ``STATES``. While the server drains nobody follows who has ended."""
     if not worker.pid:
-        return "dead"
+        return "ended" if draining else "dead"
     return "running" if abs(time.time() - worker.seen) < LATE else "hanging"
 
 
-def _shown(worker: Worker) -> Json:
+def _shown(worker: Worker, *, draining: bool) -> Json:
+    told: dict[str, Json] = {"name": worker.name, "state": state_of(worker, draining=draining)}
     if not worker.pid:
-        return {"name": worker.name, "state": state_of(worker)}
+        return told
     return {
-        "name": worker.name,
-        "state": state_of(worker),
+        **told,
         "pid": worker.pid,
         "started": worker.born,
         "seen": worker.seen,

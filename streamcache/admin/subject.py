@@ -58,5 +58,5 @@ class Subject:
     board: Board
     publishing: Publishing
     peers: Peers
-    draining: Callable[[], bool]
+    draining_since: Callable[[], float | None]  # s since the epoch; None: it does not drain
     drain: Callable[[], object]  # the whole server, as SIGTERM does

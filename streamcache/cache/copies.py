@@ -60,8 +60,8 @@ class Copies:
             on_published=self._published,
         )
         self.sessions[name] = session
-        self._removal.remove_others(key_of(name), file.version)
-        log.info("copy started path=%r bytes=%d name=%s", path, file.version.size, name)
+        self._removal.remove_others(key_of(name), file.version, path)
+        log.info("copy started path=%r bytes=%d name=%s", f"/{path}", file.version.size, name)
         return session
 
     def outdate(self, is_meant: Callable[[CopySession], bool]) -> set[str]:
@@ -101,7 +101,7 @@ class Copies:
             if session is not None:
                 self.fills.changed(session)
         except StreamCacheError as error:
-            log.info("paused copy not resumed path=%r error=%s", path, error)
+            log.info("paused copy not resumed path=%r error=%s", f"/{path}", error)
         finally:
             self.fills.resumed(path)
 
@@ -128,4 +128,4 @@ class Copies:
         name = session.name
         self._removal.enter(name, session.path, session.version.size, blocks, lock)
         if session.state is not State.COPYING and not self._ended:  # outdated while it was renamed
-            self._removal.remove([name])
+            self._removal.remove([name], session.path)

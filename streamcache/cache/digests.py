@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from streamcache.cache.blockmap import BLOCK
 from streamcache.errors import ConfigError
+from streamcache.extras import installing
 
 SUFFIX: Final = ".sums"
 _HEADER: Final = b"streamcache sums xxh3 65536\n".ljust(64, b"\0")
@@ -37,7 +38,7 @@ def digest() -> Digest:
     except ImportError:
         raise ConfigError(
             'cache.checksum = "xxh3": needs the package xxhash; allowed: "off", or after'
-            ' pip install "streamcache[checksum]"'
+            f" {installing('xxhash')}"
         ) from None
     function: Digest = xxhash.xxh3_64_intdigest
     return function

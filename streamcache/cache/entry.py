@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from streamcache.cache.names import version_of
 from streamcache.cache.queues import unpack
 
 # What `Entry.of` reads; the last one says whether it is pinned.
@@ -46,7 +47,7 @@ class Entry:
     @property
     def version(self) -> str:
         """32 hex digits, the entity tag that clients see."""
-        return self.name[33:]
+        return version_of(self.name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,7 +214,7 @@ class Evictor:
         except Exception as error:
             if function not in self._failures:
                 known = isinstance(error, CacheError | OSError)
-                log.error("look failed error=%r", error, exc_info=not known)
+                log.error("look failed error=%s", _words(error), exc_info=not known)
             self._failures.add(function)
 
     def _round(self) -> None:
@@ -229,12 +229,15 @@ class Evictor:
             # A broken catalog or disk costs caching, never the Evictor (I15).
             if not self._failing:
                 known = isinstance(error, CacheError | OSError)
-                log.error("eviction failed error=%r", error, exc_info=not known)
+                log.error("eviction failed error=%s", _words(error), exc_info=not known)
             self._failing, done, reason = True, False, "eviction failed"
         if not done:
             space.give_up(reason)
             if not self._starved and not self._failing:
-                log.warning("nothing more to evict %r", space)
+                log.warning(
+                    "nothing more to evict used=%d limit=%d objects=%d reserved=%d trash=%d",
+                    *(space.used, space.limit, space.objects, space.reserved, space.trash),
+                )
         self._starved = not done
         self.rounds += 1
         if self.evicted_bytes > freed or self.evicted_objects > objects:
@@ -291,3 +294,7 @@ class Evictor:
         """Runs in the catalog's thread."""
         used = self._catalog.last_used(names)
         return self._catalog.remove_victims(names), used
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -120,7 +120,7 @@ class IdleFills:
         else:
             if len(self._paused) < _QUEUED:
                 self._paused[session.path] = None
-            log.debug("copy paused path=%r", session.path)
+            log.debug("copy paused path=%r", f"/{session.path}")
             session.handle_event(Event.IDLE)
 
     def resumed(self, path: str) -> None:

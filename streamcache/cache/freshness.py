@@ -76,7 +76,7 @@ class Flight:
         try:
             fd = os.dup(file.fd)
         except OSError as error:  # EMFILE: says nothing about the file (I15)
-            raise SourceUnavailable(error.errno, error.strerror, self.path) from error
+            raise SourceUnavailable(error.errno, error.strerror, f"/{self.path}") from error
         return SourceFile(fd, file.version, file.fingerprint, file.ahead, file.path)
 
     def leave(self) -> SourceFile | None:
@@ -160,7 +160,7 @@ class Freshness:
         """The answer. Switches. Raises what the source raised; SourceTimeout after the time."""
         flight.result.wait(timeout=max(0.0, timeout))
         if not flight.result.ready():
-            raise SourceTimeout(f"{flight.path}: no answer from the source")
+            raise SourceTimeout(f"/{flight.path}: no answer from the source")
         version = flight.result.get()
         assert version is not None  # land() was called, or an exception set
         return version
@@ -225,7 +225,7 @@ class Freshness:
             self._breaker.failed(question, error)
             flight.result.set_exception(error)
         except Exception as error:  # a fault of ours: those who wait need not wait in vain (I11)
-            log.exception("question to the source broke path=%r", path)
+            log.exception("question to the source broke path=%r", f"/{path}")
             self._breaker.failed(question, error)
             flight.result.set_exception(error)
         else:
@@ -249,7 +249,7 @@ class Freshness:
         if time.monotonic() - flight.started < self._config.timeout:
             return False
         self.unanswered(flight.path)
-        late = SourceTimeout(f"{flight.path}: the source's answer came too late")
+        late = SourceTimeout(f"/{flight.path}: the source's answer came too late")
         flight.result.set_exception(late)
         return True
 

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, TypeVar
 
 import gevent
@@ -189,9 +190,9 @@ class Ledger:
         """See ``Mender.call``. Switches. Raises what the function raises."""
         return self._mender.call(function, *args)
 
-    def page(self, listing: Listing) -> Page:
-        """A page of the objects that there are. Switches. Raises CatalogError."""
-        return self._look(page, listing)
+    def page(self, listing: Listing, key: Callable[[str], str] | None = None) -> Page:
+        """See ``listing.page``. Switches. Raises CatalogError."""
+        return self._look(partial(page, key=key), listing)
 
     def entries(self, listing: Listing) -> tuple[tuple[Entry, ...], str]:
         """See ``listing.entries``. Switches. Raises CatalogError."""

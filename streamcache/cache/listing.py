@@ -11,9 +11,10 @@ import binascii
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal, get_args
 
 from streamcache.cache.database import BUSY, CatalogReplaced, translated
@@ -78,20 +79,39 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
+class Others:
+    """Objects of other sources, and their bytes on disk."""
+
+    count: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
-    """Entries, the cursor of the next page ("": this is the last one), and how many there are."""
+    """Entries, the cursor of the next page ("": this is the last one), and how many there are.
+
+    ``others`` are meant too, and left out.
+    """
 
     entries: tuple[Entry, ...]
     next: str
     count: int
+    others: Others = Others()
 
 
-def page(catalog: str, listing: Listing) -> Page:
-    """One page from the catalog at this path. Worker thread. Raises CatalogError."""
-    with _reading(catalog, listing.selection) as db:
+def page(catalog: str, listing: Listing, key: Callable[[str], str] | None = None) -> Page:
+    """One page from the catalog at this path, without objects of other sources if ``key`` gives the
+    keys of ours: each row is then looked at. Worker thread. Raises CatalogError.
+    """
+    with _reading(catalog, listing.selection, key) as db:
         where, args = _where(listing.selection)
-        count = db.execute(f"SELECT count(*) FROM objects WHERE {where}", args).fetchone()[0]
-        return Page(*_entries(db, listing), count)
+        if key is None:
+            count = db.execute(f"SELECT count(*) FROM objects WHERE {where}", args).fetchone()[0]
+            return Page(*_entries(db, listing), count)
+        query = f"SELECT ours(name, path), count(*), sum(blocks) FROM objects WHERE {where}"
+        found = {ours: rest for ours, *rest in db.execute(f"{query} GROUP BY 1", args)}
+        count, others = found.get(1, [0])[0], Others(*found.get(0, ()))
+        return Page(*_entries(db, listing, " AND ours(name, path)"), count, others)
 
 
 def entries(catalog: str, listing: Listing) -> tuple[tuple[Entry, ...], str]:
@@ -102,8 +122,11 @@ def entries(catalog: str, listing: Listing) -> tuple[tuple[Entry, ...], str]:
         return _entries(db, listing)
 
 
-def _entries(db: sqlite3.Connection, listing: Listing) -> tuple[tuple[Entry, ...], str]:
+def _entries(
+    db: sqlite3.Connection, listing: Listing, also: str = ""
+) -> tuple[tuple[Entry, ...], str]:
     where, args = _where(listing.selection, listing if listing.sort == "path" else None)
+    where += also
     if listing.place is not None:
         than = ">" if listing.order == "asc" else "<"
         where += f" AND ({listing.sort}, name) {than} (?, ?)"
@@ -135,7 +158,9 @@ def _where(selection: Selection, by_path: Listing | None = None) -> tuple[str, t
 
 
 @contextmanager
-def _reading(path: str, selection: Selection) -> Iterator[sqlite3.Connection]:
+def _reading(
+    path: str, selection: Selection, key: Callable[[str], str] | None = None
+) -> Iterator[sqlite3.Connection]:
     real = os.path.realpath(path)
     if not os.path.exists(real):
         raise CatalogReplaced(f"{path}: is being made")
@@ -149,9 +174,17 @@ def _reading(path: str, selection: Selection) -> Iterator[sqlite3.Connection]:
                 lambda path: selection.matches(path.decode("utf-8", "surrogateescape")),
                 deterministic=True,
             )
+            if key is not None:
+                db.create_function("ours", 2, partial(_is_ours, key), deterministic=True)
             yield db
         finally:
             db.close()
+
+
+def _is_ours(key: Callable[[str], str], name: bytes, path: bytes) -> bool:
+    """Also one whose path was lost with a catalog: nobody can say whose it is."""
+    text = path.decode("utf-8", "surrogateescape")
+    return not text or bytes.fromhex(key(text)) == name[:16]
 
 
 def _encode(path: str) -> bytes:

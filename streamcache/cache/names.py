@@ -31,6 +31,11 @@ def key_of(name: str) -> str:
     return name[:32]
 
 
+def version_of(name: str) -> str:
+    """The version in a name."""
+    return name[33:]
+
+
 def key_for(source: str, identity: str, path: str) -> str:
     """The key of a path ("a/b.mp4") at the source of this id, with ``source.identity``."""
     digest = hashlib.blake2b(digest_size=16, person=b"key")

@@ -4,7 +4,7 @@ Hub's thread; greenlets are those of warm jobs (``warming.py``). The cache direc
 processes that share it, while sessions, what is known of the source, and open files are those of
 this process. So what was asked of one is to be asked of the others too, after it: they find
 nothing more on the disk, and let go of what they have open. Other sources' files in a shared
-directory are shown, and never touched.
+directory can be listed, and are never touched.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from streamcache.cache.freshness import Freshness
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.listing import Listing, Page
 from streamcache.cache.names import key_of
+from streamcache.cache.partials import Idle, Leftover
 from streamcache.cache.picture import CopyPicture, picture_of
 from streamcache.cache.provider import Provider
 from streamcache.cache.removal import Removal
@@ -95,9 +96,18 @@ class Operations:
 
     # -- look
 
-    def entries(self, listing: Listing) -> Page:
-        """A page of the objects in the cache directory. Switches. Raises CatalogError."""
-        return self._ledger.page(listing)
+    def entries(self, listing: Listing, *, all_sources: bool = False) -> Page:
+        """A page of the objects in the cache directory: those of our source, or all. Switches.
+
+        Raises CatalogError, OSError.
+        """
+        if all_sources or not self._r.disk.call(self._r.store.has_other_sources, self._r.source.id):
+            return self._ledger.page(listing)
+        return self._ledger.page(listing, self._provider.key)
+
+    def is_ours(self, entry: Entry) -> bool:
+        """Whether it is of our source, and found by its path. Does not switch."""
+        return self._is_ours(entry.key, entry.path, Selection.everything())
 
     def entry(self, path: str) -> tuple[Entry, ...]:
         """The objects of a path ("/a/b.mp4"): one, or none, or old versions that are being read.
@@ -106,6 +116,19 @@ class Operations:
         """
         found = [entry for entries in self._ours(Selection.of(path=path)) for entry in entries]
         return tuple(found)
+
+    def partials(self, path: str) -> tuple[Idle, ...]:
+        """What is left of a copy of a path ("/a/b.mp4") that nobody works on, to be gone on with.
+
+        Nothing of a key that is being worked on. Switches. Raises CatalogError, OSError.
+        """
+        key = self._provider.key(path.removeprefix("/"))
+        names = self._ledger.reserved(key)
+        if not names or (lock := self._r.keys.try_acquire(key)) is None:
+            return ()
+        with lock:
+            found = [self._r.disk.call(self._r.store.partials.look, name) for name in names]
+        return tuple(each for each in found if each is not None and each.kind is Leftover.PARTIAL)
 
     def known(self, path: str) -> Knowledge | None:
         """What the source said of a path last; None: nothing. Does not switch."""
@@ -135,19 +158,25 @@ class Operations:
     # -- purge
 
     def purge(
-        self, selection: Selection, *, mode: PurgeMode = "hard", dry_run: bool = False
+        self,
+        selection: Selection,
+        *,
+        mode: PurgeMode = "hard",
+        dry_run: bool = False,
+        repeated: bool = False,
     ) -> Purged:
         """Take these files out of the cache, or have them asked for again before the next use.
 
         "hard": objects and partials go, copies under way end as if their files had changed. Who
         reads goes on with the version and the bytes that he has, or is cut where a copy cannot go
         on; nobody joins. A pin of the path stays. "soft": what is there stays, and the source is
-        asked before it is used again. Switches. Raises CatalogError, OSError.
+        asked before it is used again. ``repeated``: another process was asked first, so a line in
+        the log is for what only this one had. Switches. Raises CatalogError, OSError.
         """
         if mode not in get_args(PurgeMode):
             raise ValueError(f"mode {mode!r} is not one of {', '.join(get_args(PurgeMode))}")
         if mode == "soft":
-            return self._soft_purge(selection, dry_run=dry_run)
+            return self._soft_purge(selection, dry_run=dry_run, repeated=repeated)
         running: set[str] = set()
         if not dry_run:
             # First of all: from here on nothing new is joined or answered with what is to go.
@@ -166,19 +195,18 @@ class Operations:
                 freed += reserved
         if not dry_run:
             self._r.objects.let_go_of_missing()
-            log.info(
-                "purged files=%r matched=%d removed=%d bytes=%d",
-                str(selection),
-                matched,
-                removed,
-                freed,
-            )
+            if matched or not repeated:
+                log.info(
+                    "purged files=%r matched=%d removed=%d bytes=%d",
+                    *(str(selection), matched, removed, freed),
+                )
         return Purged(matched, removed, freed, dry_run)
 
-    def _soft_purge(self, selection: Selection, *, dry_run: bool) -> Purged:
+    def _soft_purge(self, selection: Selection, *, dry_run: bool, repeated: bool) -> Purged:
         if not dry_run:
             self._expire(selection)
-            log.info("purged files=%r mode=soft", str(selection))
+            if not repeated:
+                log.info("purged files=%r mode=soft", str(selection))
         return Purged(sum(map(len, self._ours(selection))), 0, 0, dry_run)
 
     def _expire(self, selection: Selection) -> None:
@@ -280,7 +308,9 @@ class Operations:
 
     def pins(self) -> tuple[str, ...]:
         """The pinned paths ("/a/b.mp4") in their order. Switches. Raises CatalogError."""
-        return tuple(sorted(f"/{path}" for path in self._ledger.pins().values()))
+        pins, everything = self._ledger.pins(), Selection.everything()
+        ours = (path for key, path in pins.items() if self._is_ours(key, path, everything))
+        return tuple(sorted(f"/{path}" for path in ours))
 
     # -- warm
 

@@ -44,6 +44,8 @@ class Idle:
     kind: Leftover
     path: str  # at the source, "" if its map does not say
     blocks: int  # bytes on disk
+    size: int = 0  # bytes of the whole file, of a PARTIAL
+    present: int = 0  # of these, those in blocks that are there
 
 
 class PartialFolder:
@@ -306,10 +308,15 @@ class PartialFolder:
             data = os.stat(self.data(name), follow_symlinks=False)
         except FileNotFoundError:
             return Idle(name, Leftover.JOURNAL, path, 0)
-        sound = self._read(raw, data.st_size) is not None
+        found = self._read(raw, data.st_size)
         blocks = (data.st_blocks + os.fstat(map_fd).st_blocks) * 512
         blocks += blocks_of(self.sums(name))
-        return Idle(name, Leftover.PARTIAL if sound else Leftover.UNSOUND, path, blocks)
+        if found is None:
+            return Idle(name, Leftover.UNSOUND, path, blocks)
+        size, present = data.st_size, found[1].count(1) * BLOCK
+        if found[1].endswith(b"\1"):  # the last block ends with the file
+            present -= len(found[1]) * BLOCK - size
+        return Idle(name, Leftover.PARTIAL, path, blocks, size, present)
 
 
 def _opened(stack: contextlib.ExitStack, path: str, flags: int) -> int:

@@ -88,7 +88,7 @@ class Provider:
         known = self._freshness.fresh(path)
         if known is not None:
             if known.version is None:
-                raise NotFound(errno.ENOENT, "no such file at the source", path)
+                raise NotFound(errno.ENOENT, "no such file at the source", f"/{path}")
             stale = known.failing_since is not None
             if not stale or self._freshness.may_be_stale(known):
                 return self._found(path, known.version, stale=stale)
@@ -134,7 +134,7 @@ class Provider:
             self._freshness.unanswered(path)
             had = self._had(path)
             if had is not None:
-                log.debug("served stale path=%r error=%s", path, error)
+                log.debug("served stale path=%r error=%s", f"/{path}", error)
                 return had, True
         timeout = self._r.config.source.timeout
         return self._freshness.wait(flight, timeout - age), False
@@ -244,7 +244,7 @@ class Provider:
             try:
                 found.lock = self._r.keys.acquire(key_of(name), LOCK_WAIT)
             except CacheError as error:
-                log.warning("not cached path=%r reason=%s", found.path, error)
+                log.warning("not cached path=%r reason=%s", f"/{found.path}", error)
             else:
                 with suppress(CacheError), gevent.Timeout(PATIENCE, CatalogLate("no answer")):
                     found.continues = self._r.space.generation(name) > 0
@@ -297,10 +297,11 @@ class Provider:
         """
         if tells_of_damage(error) and self._r.objects.spoil(handle):
             log.warning(
-                "object damaged, dropped path=%r name=%s error=%s", path, handle.name, error
+                "object damaged, dropped path=%r name=%s error=%s",
+                *(f"/{path}", handle.name, error),
             )
             self._r.counters.objects_damaged += 1
-            self._removal.remove_damaged(handle)
+            self._removal.remove_damaged(handle, path)
         return self._past_the_cache(path, handle.version)
 
     def _instead_of_copy(self, session: CopySession, error: Exception) -> Delegate:
@@ -308,7 +309,7 @@ class Provider:
         if session.handle is not None:
             return self._instead_of_object(session.handle, session.path, error)
         if tells_of_damage(error):
-            log.warning("partial damaged, dropped path=%r error=%s", session.path, error)
+            log.warning("partial damaged, dropped path=%r error=%s", f"/{session.path}", error)
             session.handle_event(Event.SPACE_DENIED)
         return self._past_the_cache(session.path, session.version)
 
@@ -339,7 +340,7 @@ class Provider:
             self._r.meta.post(file.close)
             self._outdated(found.path, found.version)
             self._freshness.forget(found.path)  # the next look brings its file along
-            raise SourceChanged(f"{found.path}: changed at the source")
+            raise SourceChanged(f"/{found.path}: changed at the source")
         return file
 
     def _cacheable(self, version: Version) -> bool:
@@ -348,6 +349,16 @@ class Provider:
             return False
         age = abs(time.time() - version.mtime_ns / 1e9)
         return age >= self._r.config.source.settle and self._r.space.fits(version.size)
+
+    def _refusal(self, version: Version) -> str:
+        """Why it is not copied, in words."""
+        if self._health.degraded:
+            return "the disk of the cache fails"
+        if refusal := self._r.space.refusal(version.size):
+            return refusal
+        if not self._cacheable(version):
+            return f"changed less than {self._r.config.source.settle:g} s (source.settle) ago"
+        return "another process works on it"
 
     def _start(self, found: Found, name: str, file: SourceFile) -> CopySession:
         lock, found.lock = found.lock, None
@@ -372,7 +383,7 @@ class Provider:
             file = None
             if name not in self.copies.sessions:
                 if found.lock is None:
-                    raise CacheError("it is still being written, or too large to be cached")
+                    raise CacheError(self._refusal(found.version))
                 file = self._source_file(found)
             session = self.copies.sessions.get(name)
             # From here on as in ``open``: nothing switches.
@@ -389,17 +400,17 @@ class Provider:
     def _outdated(self, path: str, version: Version) -> None:
         """The path has another version now: readers of the old one go on, nobody joins them."""
         name = self._name(path, version)
-        log.info("source changed path=%r", path)
+        log.info("source changed path=%r", f"/{path}")
         session = self.copies.sessions.get(name)
         if session is not None:
             session.handle_event(Event.OUTDATED)
-        self._removal.remove([name])
+        self._removal.remove([name], path)
 
     def _gone(self, path: str) -> None:
         """Proven: the source has no such file any more."""
         key = self.key(path)
         self.copies.outdate(lambda session: session.name.startswith(key))
-        self._removal.remove_others(key, None)
+        self._removal.remove_others(key, None, path)
 
     # -- the end
 
@@ -427,5 +438,5 @@ def _relative(path: str) -> str:
     relative = path.removeprefix("/")
     parts = relative.split("/")
     if "\0" in path or any(part in ("", ".", "..") for part in parts):
-        raise NotFound(errno.ENOENT, "no such file at the source", path)
+        raise NotFound(errno.ENOENT, "no such file at the source", f"/{relative}")
     return relative

@@ -14,7 +14,7 @@ from streamcache.cache.ledger import Ledger
 from streamcache.cache.locks import KeyLocks
 from streamcache.cache.names import key_of
 from streamcache.cache.objects import Objects
-from streamcache.cache.partials import Leftover
+from streamcache.cache.partials import Idle, Leftover
 from streamcache.cache.space import Space
 from streamcache.cache.store import Store
 from streamcache.cache.workers import WorkerPool
@@ -79,17 +79,19 @@ class Recovery:
             if lock is None:
                 continue
             with lock:
-                if self._enter_published(row.name):
+                idle = self._disk.call(self._store.partials.look, row.name)
+                if self._enter_published(row.name, idle):
                     continue
                 if self._disk.call(self._store.partials.remove, row.name) == 0:
                     self._space.settle(row.name, row.generation, 0)
                     freed += row.bytes
-                    log.info("partial dropped name=%s", row.name)
+                    log.info("partial dropped path=%r name=%s", _shown(idle), row.name)
         return freed
 
     def _settle(self, name: str, row: Reserved | None) -> None:
         """Its reservation, ``row``, becomes what it takes on disk, unless it is worked on."""
-        if self._enter_published(name):
+        idle = self._disk.call(self._store.partials.look, name)
+        if self._enter_published(name, idle):
             return
         generation = self._space.generation(name)
         if not (generation or self._space.known):
@@ -103,11 +105,10 @@ class Recovery:
             self._settled[name] = generation
         else:
             self._space.settle(name, generation, blocks)
-            log.info("partial settled name=%s bytes=%d", name, blocks)
+            log.info("partial settled path=%r name=%s bytes=%d", _shown(idle), name, blocks)
 
-    def _enter_published(self, name: str) -> bool:
+    def _enter_published(self, name: str, idle: Idle | None) -> bool:
         """An object that was published, and whose process ended before the catalog knew."""
-        idle = self._disk.call(self._store.partials.look, name)
         if idle is None or idle.kind is not Leftover.JOURNAL:
             return False
         found = self._disk.call(self._store.objects.find, name)
@@ -115,7 +116,7 @@ class Recovery:
             return False
         self._ledger.add(name, idle.path, found.version.size, found.blocks)
         self._disk.call(self._store.partials.drop_map, name)
-        log.info("object entered name=%s", name)
+        log.info("object entered path=%r name=%s", _shown(idle), name)
         return True
 
     def _empty_trash(self) -> int:
@@ -131,3 +132,8 @@ class Recovery:
     def _sweep_trash(self) -> None:
         files = [file for file, _ in self._disk.call(self._store.objects.trash)]
         self._objects.empty_trash(sorted({*files, *(row.file for row in self._ledger.trash())}))
+
+
+def _shown(idle: Idle | None) -> str:
+    """Its path as clients have it; "-": its map does not say."""
+    return f"/{idle.path}" if idle is not None and idle.path else "-"

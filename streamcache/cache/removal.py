@@ -46,11 +46,11 @@ class Removal:
         """A new object: the catalog learns of it, then ``lock``, the key's, is released."""
         self._tasks.spawn(self._enter, name, path, size, blocks, lock)
 
-    def remove(self, names: Collection[str]) -> None:
-        """These objects and partials go. Does not switch."""
-        self._tasks.spawn(self._remove, lambda: names)
+    def remove(self, names: Collection[str], path: str) -> None:
+        """These objects and partials of a path go. Does not switch."""
+        self._tasks.spawn(self._remove, lambda: names, path)
 
-    def remove_damaged(self, handle: ObjectHandle) -> None:
+    def remove_damaged(self, handle: ObjectHandle, path: str) -> None:
         """This file is not what its name says: it goes, if it has that name still. Its lease is
         the caller's. Does not switch.
         """
@@ -60,10 +60,12 @@ class Removal:
             there = self._r.disk.call(self._r.store.objects.is_at_its_name, handle.name, inode)
             return [handle.name] if there else []
 
-        self._tasks.spawn(self._remove, damaged)
+        self._tasks.spawn(self._remove, damaged, path)
 
-    def remove_others(self, key: str, version: Version | None) -> None:
-        """Every object and partial of this key goes but that version's. Does not switch."""
+    def remove_others(self, key: str, version: Version | None, path: str) -> None:
+        """Every object and partial of this key, the path's, goes but that version's. Does not
+        switch.
+        """
         kept = None if version is None else f"{key}.{version.id}"
 
         def others() -> list[str]:
@@ -71,7 +73,7 @@ class Removal:
             names = {*(found.name for found in stored), *self._ledger.reserved(key)}
             return [name for name in names if name != kept]
 
-        self._tasks.spawn(self._remove, others)
+        self._tasks.spawn(self._remove, others, path)
 
     def purge(self, name: str) -> bool:
         """The object and the partial of this name go now, also while they are read or worked on.
@@ -100,26 +102,29 @@ class Removal:
                     self._r.disk.call(self._r.store.partials.drop_map, name)
                     return
                 except (StreamCacheError, OSError) as error:
-                    log.warning("object not entered in the catalog path=%r error=%s", path, error)
+                    log.warning(
+                        "object not entered in the catalog path=%r error=%s", f"/{path}", error
+                    )
                     if not isinstance(error, CatalogError) or attempt == _TRIES - 1:
                         return
                 gevent.sleep(_PAUSE)
 
-    def _remove(self, names: Callable[[], Collection[str]]) -> None:
+    def _remove(self, names: Callable[[], Collection[str]], path: str) -> None:
         """Greenlet. What cannot be removed now goes by eviction: nobody asks for it any more."""
         try:
             going = names()
         except (OSError, StreamCacheError) as error:
-            log.warning("not removed error=%s", error)
+            log.warning("not removed path=%r error=%s", f"/{path}", error)
             return
         for name in going:
             try:
                 with self._r.keys.acquire(key_of(name), LOCK_WAIT):
                     self._drop_partial(name)
                     if self._r.objects.discard(name):
-                        log.info("object removed name=%s", name)
+                        log.info("object removed path=%r name=%s", f"/{path}", name)
             except (OSError, StreamCacheError) as error:
-                log.warning("not removed name=%s error=%s", name, error)
+                form = "not removed path=%r name=%s error=%s"
+                log.warning(form, f"/{path}", name, error)
 
     def _drop_partial(self, name: str) -> bool:
         """Whether there is none now: one that is worked on is left to who leaves it last."""

@@ -55,8 +55,8 @@ class Reopening:
             gevent.sleep(DELAY)
             result.set(None)
         except Exception as error:  # a fault of ours: who waits need not wait in vain (I11)
-            log.exception("file not opened anew path=%r", self._file.path)
-            result.set_exception(SourceChanged(f"{self._file.path}: {error}"))
+            log.exception("file not opened anew path=%r", f"/{self._file.path}")
+            result.set_exception(SourceChanged(f"/{self._file.path}: {error}"))
         finally:
             self._under_way = None
 

@@ -53,7 +53,10 @@ class Selection:
     def __str__(self) -> str:
         if self.path is not None:
             return f"/{self.path}"
-        return f"/{self.prefix}*" if self.prefix is not None else f"/{self.glob}"
+        if self.prefix is None:
+            return f"/{self.glob}"
+        folder = not self.prefix or self.prefix.endswith("/")
+        return f"/{self.prefix}" if folder else f"/{self.prefix}..."
 
     @property
     def is_everything(self) -> bool:

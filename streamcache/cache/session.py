@@ -113,6 +113,7 @@ class CopySession:
         self._keep_partial = True
         self._sharing = False  # outdated, but several readers go on to share the bytes
         self.started = time.monotonic()
+        self.resumed = 0  # bytes that its partial had already
         self._lent = -1  # the partial's descriptor, when its readers outlive the rest
         self._gone = False  # all but what readers may still hold was let go
         self._allocated = Flag()  # the question of space is settled
@@ -142,7 +143,7 @@ class CopySession:
     def inc_ref(self, client: str = "") -> Reader:
         """One reader more; a session that is closed takes none (Closed)."""
         if self.state is State.CLOSED:
-            raise Closed(f"{self.path}: the copy session is closed")
+            raise Closed(f"/{self.path}: the copy session is closed")
         reader = Reader(client)
         self.readers.add(reader)
         self.schedule()
@@ -170,7 +171,7 @@ class CopySession:
         waited = 0  # bytes that are not there yet when they are due
         while True:
             if self.state is State.CLOSED:
-                raise Closed(f"{self.path}: the copy session is closed")
+                raise Closed(f"/{self.path}: the copy session is closed")
             reader.position, reader.stop = offset, stop
             if self._continues:
                 # What the partial has need not be read again: it is open in a moment.
@@ -206,7 +207,7 @@ class CopySession:
             finally:
                 self._waiting.leave(read)
         if not read.result.ready():
-            raise SourceTimeout(f"{self.path}: no bytes within {timeout} s")
+            raise SourceTimeout(f"/{self.path}: no bytes within {timeout} s")
         return read.result.get()
 
     @property
@@ -225,7 +226,7 @@ class CopySession:
         before, self.state = self.state, after(self.state, event)
         if self.state is before:
             return
-        log.debug("session %s -> %s event=%s path=%r", before, self.state, event, self.path)
+        log.debug("session %s -> %s event=%s path=%r", before, self.state, event, f"/{self.path}")
         if self.state is State.COPYING:
             self.schedule()
         elif self.state is State.DETACHED:
@@ -236,7 +237,7 @@ class CopySession:
             if before in (State.NEW, State.COPYING):
                 self._r.counters.copies_cancelled += 1
             self._r.scheduler.remove(self._steps)
-            self._waiting.fail(Closed(f"{self.path}: the copy session is closed"))
+            self._waiting.fail(Closed(f"/{self.path}: the copy session is closed"))
             self._allocated.set()
             self._copied.set()
             self._closed.set()
@@ -252,6 +253,11 @@ class CopySession:
             self.failure, SourceChanged
         )
         self._sharing = event is Event.OUTDATED
+        if event is Event.OUTDATED:
+            log.info(
+                "copy given up, file changed or purged path=%r present=%d bytes=%d readers=%d",
+                *(f"/{self.path}", self.map.present_bytes, self.version.size, len(self.readers)),
+            )
         self._allocated.set()
         self._copied.set()
         self.schedule()
@@ -286,7 +292,7 @@ class CopySession:
         """What is missing cannot be read: who waits gets the error, and the copy ends."""
         if self.failure is None:
             self.failure = error
-            log.warning("copy failed path=%r error=%s", self.path, error)
+            log.warning("copy failed path=%r error=%s", f"/{self.path}", error)
         self._waiting.fail(error)
         self.handle_event(Event.COPY_FAILED)
 
@@ -311,8 +317,12 @@ class CopySession:
             present = self._room.open(header, lock)
             assert self._room.partial is not None
             self._steps.attach(self._room.partial, present)
+            if there := self.map.present_bytes:
+                self.resumed = there
+                form = "copy resumed path=%r present=%d bytes=%d"
+                log.info(form, f"/{self.path}", there, self.version.size)
         except (CacheError, OSError) as error:
-            log.info("not cached path=%r reason=%s", self.path, error)
+            log.info("not cached path=%r reason=%s", f"/{self.path}", error)
             self._r.health.failed(error)
             self.handle_event(Event.SPACE_DENIED)
         else:
@@ -330,7 +340,7 @@ class CopySession:
             self._room.let_go(keep=keep)
         except (OSError, CacheError, Closed) as error:
             # Its reservation stands until a look through what is left finds it unused.
-            log.warning("partial not settled path=%r error=%s", self.path, error)
+            log.warning("partial not settled path=%r error=%s", f"/{self.path}", error)
 
     # -- the copy
 
@@ -347,8 +357,8 @@ class CopySession:
                 self._publish()
             self._closed.wait()
         except Exception:
-            log.exception("copy session broke path=%r", self.path)
-            self.failure = self.failure or Closed(f"{self.path}: internal error")
+            log.exception("copy session broke path=%r", f"/{self.path}")
+            self.failure = self.failure or Closed(f"/{self.path}: internal error")
             self._keep_partial = False
             self.handle_event(Event.SHUTDOWN)
         finally:
@@ -378,7 +388,7 @@ class CopySession:
             if isinstance(error, SourceError):
                 self.fail(error)
             else:
-                log.warning("copy not published path=%r error=%s", self.path, error)
+                log.warning("copy not published path=%r error=%s", f"/{self.path}", error)
                 self._r.health.failed(error)
                 self.handle_event(Event.SPACE_DENIED)
         except StreamCacheError as error:
@@ -392,7 +402,8 @@ class CopySession:
         if done.lock is not None:
             self._r.counters.copies_finished += 1
             self._on_published(self, done.blocks, done.lock)
-        log.info("copy complete path=%r bytes=%d name=%s", self.path, self.version.size, self.name)
+        form = "copy complete path=%r bytes=%d name=%s"
+        log.info(form, f"/{self.path}", self.version.size, self.name)
         self.handle_event(Event.ALL_COPIED)
         if not self.readers:
             self.handle_event(Event.IDLE)

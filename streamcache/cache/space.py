@@ -123,12 +123,19 @@ class Space:
 
     def fits(self, size: int) -> bool:
         """Whether a file of `size` bytes could be cached: now, if nothing is ever evicted."""
+        return not self.refusal(size)
+
+    def refusal(self, size: int) -> str:
+        """Why such a file cannot be cached; "": it can."""
         if self.max_file_size and size > self.max_file_size:
-            return False
-        if not self.cleanup and self.used >= self.high_mark:
-            return False
-        room = self.limit if self.cleanup else self.limit - self.used
-        return footprint(size) <= room
+            return f"too large: cache.max_file_size is {self.max_file_size} bytes"
+        if footprint(size) > self.limit:
+            return f"too large: the cache has {self.limit} bytes"
+        if self.cleanup:
+            return ""
+        if self.used >= self.high_mark or footprint(size) > self.limit - self.used:
+            return "the cache is full, and cache.cleanup is off"
+        return ""
 
     def draw(self, name: str, amount: int, footprint: int, *, timeout: float | None = None) -> Draw:
         """Reserve `amount` bytes more for the partial `name`, but `footprint` at most in all.

@@ -228,7 +228,7 @@ class Steps:
         try:
             if self._is_changed(now) or len(data) < piece.length:
                 self._copy.fail(
-                    SourceChanged(f"{self._copy.path}: changed at the source while it was read")
+                    SourceChanged(f"/{self._copy.path}: changed at the source while it was read")
                 )
                 return
             self._retried.discard(extent.start)
@@ -263,11 +263,13 @@ class Steps:
         again = extent.start not in self._retried and self._copy.state is not State.CLOSED
         if again:
             self._retried.add(extent.start)
-            log.info("source read failed, trying again path=%r error=%s", self._copy.path, error)
+            log.info(
+                "source read failed, trying again path=%r error=%s", f"/{self._copy.path}", error
+            )
             try:
                 now = self._reopening.prepare(error, self.seen)
                 if now is not None and self._is_changed(now):
-                    raise SourceChanged(f"{self._copy.path}: replaced at the source")
+                    raise SourceChanged(f"/{self._copy.path}: replaced at the source")
             except SourceChanged as changed:
                 again, error = False, changed
         if isinstance(piece, Borrowed):
@@ -318,5 +320,5 @@ class Steps:
             if self._room.grow():
                 self._copy.schedule()
         except NoSpace as full:
-            log.info("copy has no room path=%r reason=%s", self._copy.path, full)
+            log.info("copy has no room path=%r reason=%s", f"/{self._copy.path}", full)
             self._copy.handle_event(Event.SPACE_DENIED)

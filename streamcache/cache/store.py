@@ -173,6 +173,10 @@ class Store:
         before = self._seen_mounts().get(source, "")
         return before if isinstance(before, str) and len(before) > len(now) else now
 
+    def has_other_sources(self, source: str) -> bool:
+        """Whether servers of another source have used this directory."""
+        return any(known != source for known in self._seen_mounts())
+
     def _seen_mounts(self) -> dict[str, object]:
         try:
             with open(self._path("mounts"), encoding="utf-8", errors="surrogateescape") as file:

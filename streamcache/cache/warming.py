@@ -76,7 +76,11 @@ class WarmOrder:
             raise ValueError(f"max_bandwidth {self.max_bandwidth} is below 0")
 
     def __str__(self) -> str:
-        return str(self.selection) if self.selection is not None else f"{len(self.paths)} paths"
+        if self.selection is not None:
+            return str(self.selection)
+        return (
+            f"{len(self.paths)} paths" if len(self.paths) > 1 else f"/{self.paths[0].lstrip('/')}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +96,13 @@ class WarmStatus:
     """How far a job is. Bytes and files are those that are in the cache now, and before it began.
 
     ``files`` and ``bytes`` grow until ``walked``. "full": some were ``left_out`` for want of room.
+    In a ``dry_run`` none is brought.
     """
 
     id: str
     state: WarmState
     what: str
+    dry_run: bool
     files: int
     files_done: int
     bytes: int
@@ -172,6 +178,7 @@ class WarmJob:
             id=self.id,
             state=self.state,
             what=str(self.order),
+            dry_run=self.order.dry_run,
             files=tally.files,
             files_done=tally.files_done,
             bytes=tally.bytes,
@@ -199,7 +206,8 @@ class WarmJob:
         files: Queue[Walked | None] = Queue(maxsize=_AHEAD)
         parts = [gevent.spawn(self._copy_each, files) for _ in range(self.order.at_once)]
         measuring = gevent.spawn(self._measure)
-        log.info("warming job=%s files=%r", self.id, str(self.order))
+        verb = "counting" if self.order.dry_run else "warming"
+        log.info(f"{verb} job=%s files=%r", self.id, str(self.order))
         try:
             self._await_all()
             self._budget = float("inf") if self.order.pin else self._room()
@@ -222,7 +230,7 @@ class WarmJob:
             self.over.set()
             tally = self._tally
             log.info(
-                "warming ended job=%s state=%s files=%d of=%d failed=%d left_out=%d",
+                f"{verb} ended job=%s state=%s files=%d of=%d failed=%d left_out=%d",
                 self.id,
                 self.state,
                 tally.files_done,
@@ -286,11 +294,14 @@ class WarmJob:
     def _try(self, found: Walked) -> bool:
         """False: source or cache have gone meanwhile: that says nothing of the file. Switches."""
         try:
-            if self.order.dry_run:
-                if self._provider.has(found.path):
-                    self._done(found)
-            elif self._has_room_for(found):
+            if not self._has_room_for(found):
+                return True
+            if not self.order.dry_run:
                 self._warm(found)
+            elif self._provider.has(found.path):
+                self._done(found)
+            else:
+                self._tally.bytes_brought += footprint(found.size)
         except (StreamCacheError, OSError) as error:  # of the disk, when it is pinned
             if not self._can_copy():
                 return False
@@ -298,10 +309,13 @@ class WarmJob:
         return True
 
     def _has_room_for(self, found: Walked) -> bool:
-        if self._tally.bytes_brought + footprint(found.size) <= self._budget:
+        refusal = self._r.space.refusal(found.size)
+        if not refusal and self._tally.bytes_brought + footprint(found.size) <= self._budget:
             return True
         if self._provider.has(found.path):
             return True
+        if refusal:
+            raise CacheError(refusal)
         self._tally.left_out += 1
         return False
 
@@ -346,7 +360,7 @@ class WarmJob:
         before = self._copying.pop(session, None)
         if before is None:
             return
-        self._copied += session.map.present_bytes - before
+        self._copied += _brought(session, before)
         if session.pace is self._pace:  # else another job has it, too
             session.pace = Pace(0)
         self._provider.copies.fills.release(session, stop=stop)
@@ -356,7 +370,7 @@ class WarmJob:
         last, before = time.monotonic(), 0
         while True:
             gevent.sleep(_MEASURE)
-            running = sum(s.map.present_bytes - b for s, b in self._copying.items())
+            running = sum(_brought(session, before) for session, before in self._copying.items())
             now, copied = time.monotonic(), self._copied + running
             weight = min(1.0, (now - last) / _SMOOTH) if self._rate else 1.0
             self._rate += weight * (max(0, copied - before) / (now - last) - self._rate)
@@ -365,10 +379,15 @@ class WarmJob:
     def _failed(self, path: str, error: object) -> None:
         self._tally.failures += 1
         text = error if isinstance(error, str) else _text(error)
-        log.info("not warmed job=%s path=%r error=%s", self.id, path, text)
+        where = path if path.startswith("/") else "/" + path
+        log.info("not warmed job=%s path=%r error=%s", self.id, where, text)
         if len(self._tally.failed) < _MOST_FAILED:
-            where = path if path.startswith("/") else "/" + path
             self._tally.failed.append(WarmFailure(where, text))
+
+
+def _brought(session: CopySession, before: int) -> int:
+    """Bytes that came since it had ``before``, and not with the partial that it goes on with."""
+    return session.map.present_bytes - max(before, session.resumed)
 
 
 def _text(error: object) -> str:

@@ -68,7 +68,7 @@ class Writes:
         """Data, then map; False: the disk would not. Switches, for as long as it takes."""
 
         def late() -> None:
-            log.info("cache disk is slow path=%r bytes=%d", self._path, len(data))
+            log.info("cache disk is slow path=%r bytes=%d", f"/{self._path}", len(data))
             self._late[extent] = data
             self._waiting.deliver(extent, data)
 
@@ -82,7 +82,7 @@ class Writes:
             patience = None if extent in self._late else max(0.0, due - time.monotonic())
             self._room.write(extent, data, patience=patience, late=late)
         except OSError as error:
-            log.warning("cache write failed path=%r error=%s", self._path, error)
+            log.warning("cache write failed path=%r error=%s", f"/{self._path}", error)
             self._health.failed(error)
             return False
         finally:
@@ -99,9 +99,9 @@ class Writes:
         try:
             self._room.sync()
         except StreamCacheError as error:  # no thread for it: the sync at the end is for all
-            log.debug("not synced on the way path=%r error=%s", self._path, error)
+            log.debug("not synced on the way path=%r error=%s", f"/{self._path}", error)
         except OSError as error:
-            log.warning("cache sync failed path=%r error=%s", self._path, error)
+            log.warning("cache sync failed path=%r error=%s", f"/{self._path}", error)
             self._lost = True
             self._health.failed(error)
             self._on_loss()

@@ -29,7 +29,10 @@ _MORE: Final = f"""\
     streamcache ls --json --limit 0             all, as JSON: one page of the API a line
 
 DISK is what it takes there, USED when it was asked for last, HITS how often: all requests of a
-client for a file within ten minutes are one. PIN says that it is not evicted."""
+client for a file within ten minutes are one. PIN says that it is not evicted; "streamcache pin
+--list" shows pins of what is not in the cache, too. Where servers of several sources share the
+directory, only what this one serves is listed, and how much the others have is told: purge, pin and
+show are about this source, too."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +45,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="the largest, last used, most used first; paths in their order (default: path)",
     )
     parser.add_argument("--reverse", action="store_true", help="the other way round")
+    parser.add_argument(
+        "--all-sources",
+        action="store_true",
+        help="also what other servers that share the cache directory keep there",
+    )
     parser.add_argument(
         "--limit", metavar="N", type=int, default=100, help="at most so many; 0: all (default: 100)"
     )
@@ -57,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     query: dict[str, object] = {
         "sort": arguments.sort,
         "order": "desc" if descending else "asc",
+        "sources": "all" if arguments.all_sources else "own",
         **next(iter(selections(arguments)), {}),
     }
     if "path" in query:  # of one file, which the listing has no word for
@@ -68,13 +77,16 @@ def run(arguments: argparse.Namespace) -> int:
         answer = server.get("/api/entries", {**query, "limit": min(_PAGE, left), "after": after})
         page = answer.value
         rows += page["entries"]
-        after, count = page["next"] or "", page["count"]
+        after, count, others = page["next"] or "", page["count"], page["others"]
         if arguments.json:
             say(answer.text)
         if not after or (arguments.limit and len(rows) >= arguments.limit):
             break
     if not arguments.json:
         _show(rows, count)
+        if others["count"]:
+            files, size = output.plural(others["count"], "file"), output.size(others["bytes"])
+            output.tell(f"{files} of other sources not shown, {size} on disk (--all-sources)")
     return OK
 
 
@@ -87,7 +99,7 @@ def _show(rows: list[dict[str, Any]], count: int) -> None:
                 output.ago(row["used"]),
                 output.count(row["hits"]),
                 "pin" if row["pinned"] else "",
-                output.path(row["path"]),
+                output.path(row["path"]) + ("" if row["ours"] else " (not of this source)"),
             )
             for row in rows
         ]

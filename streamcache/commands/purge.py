@@ -26,7 +26,7 @@ _MORE: Final = f"""\
     streamcache purge /a/b.mp4               one file
     streamcache purge /series/ --dry-run     what would go
     streamcache purge '/**/*.vtt' --soft     check all subtitles
-    streamcache purge / --yes                everything
+    streamcache purge / --yes                everything of this server's source
 
 On a terminal it asks before more than {_MANY} files go; elsewhere it does not. A pinned path stays
 pinned: its next copy is kept. Exit codes: 0 done, 1 the server cannot be asked or did not remove

@@ -73,10 +73,11 @@ def run(arguments: argparse.Namespace) -> int:
 def check(arguments: argparse.Namespace, *, as_json: bool) -> int:
     """Check everything, and print what would run. ConfigError."""
     settings = settings_of(arguments)
-    from streamcache.daemon import serve
+    from streamcache.daemon import logs, serve
     from streamcache.daemon.announce import report, say, settings_json
 
-    checked = serve.check(settings)
+    with logs.as_words():
+        checked = serve.check(settings)
     say(settings_json(checked, checked.origins) if as_json else report(checked))
     return OK
 

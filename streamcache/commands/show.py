@@ -23,7 +23,9 @@ _MORE: Final = f"""\
 
     streamcache show /a/b.mp4
 
-In the picture of a copy # is there, + in part, - is not, and > is where somebody reads.
+In the picture of a copy # is there, + in part, - is not, and > is where somebody reads. A copy that
+is "detached" becomes no object (the file changed, was purged or cannot be read, or there is no
+room): it serves its last readers and ends with them. "unfinished" is what is left of a copy.
 Exit codes: 0 the server knows it, 1 it knows nothing of it, 2 an argument is wrong."""
 
 
@@ -38,7 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
     asked = selection(arguments.path, exact=True)
     answer = Server.of(arguments).get("/api/entry", asked)
     found = answer.value
-    known = found["entries"] or found["sessions"] or found["pinned"] or _told(found["knowledge"])
+    there = found["entries"] or found["partials"] or found["sessions"]
+    known = there or found["pinned"] or _told(found["knowledge"])
     say(answer.text if arguments.json else _shown(found))
     return OK if known else FAILURE
 
@@ -51,7 +54,8 @@ def _told(knowledge: dict[str, Any]) -> list[dict[str, Any]]:
 def _shown(found: dict[str, Any]) -> str:
     entries, sessions = found["entries"], found["sessions"]
     parts = [output.coloured(output.path(found["path"]), output.BOLD)]
-    if not entries and not sessions:
+    partials = found["partials"]
+    if not entries and not partials and not sessions:
         parts.append("not in the cache" + (", pinned" if found["pinned"] else ""))
     for entry in entries:
         disk = output.size(entry["blocks"]) + " on disk" + (", pinned" if entry["pinned"] else "")
@@ -62,6 +66,17 @@ def _shown(found: dict[str, Any]) -> str:
             ("used", f"{output.plural(entry['hits'], 'time')}, last {output.ago(entry['used'])}"),
         ]
         parts.append(output.pairs(rows))
+    for partial in partials:
+        rows = [
+            (
+                "unfinished",
+                f"{_part(partial)}, and nobody copies it now; the next copy goes on there",
+            ),
+            ("version", partial["version"]),
+        ]
+        if found["pinned"]:
+            rows.append(("pinned", "its next copy is kept"))
+        parts.append(output.pairs(rows))
     parts += [copy(session) for session in sessions]
     for worker, each in found["knowledge"].items():
         if each is not None:
@@ -71,11 +86,9 @@ def _shown(found: dict[str, Any]) -> str:
 
 def copy(session: dict[str, Any]) -> str:
     """A copy that is under way."""
-    present, size = session["present"], session["size"]
-    readers = session["readers"]
-    done = f"{output.size(present)} of {output.size(size)} ({output.share(present, size)})"
+    size, readers = session["size"], session["readers"]
     rows = [
-        ("copy", f"{session['state']} in {session['worker']}: {done}"),
+        ("copy", f"{session['state']} in {session['worker']}: {_part(session)}"),
         ("version", session["version"]),
         ("readers", output.plural(len(readers), "reader")),
     ]
@@ -83,6 +96,12 @@ def copy(session: dict[str, Any]) -> str:
         rows.append(("rate", output.rate(session["rate"])))
     offsets = [reader["offset"] for reader in readers]
     return f"{output.pairs(rows)}\n{picture(session['blocks'], size, offsets, _WIDTH)}"
+
+
+def _part(copied: dict[str, Any]) -> str:
+    """How much of a file is there."""
+    present, size = copied["present"], copied["size"]
+    return f"{output.size(present)} of {output.size(size)} ({output.share(present, size)})"
 
 
 def picture(blocks: list[list[int]], size: int, readers: list[int], width: int) -> str:

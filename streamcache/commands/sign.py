@@ -105,6 +105,11 @@ def signed(arguments: SignArguments, now: float) -> str:
         raise ConfigError(f"{arguments.target!r} names no file: {error.reason}") from None
     if path.startswith(in_path("", "")):
         raise ConfigError(f"{arguments.target!r} is signed already")
+    if path.endswith("/") and not arguments.prefix:
+        raise ConfigError(
+            f"{arguments.target!r} names a folder, not a file; with --prefix it and all below it"
+            " are signed"
+        )
     # The URL of what is signed, in the one spelling that has no dot or empty segments.
     encoded = urllib.parse.quote(path, safe=_SAFE, errors="surrogateescape")
     try:

@@ -8,11 +8,12 @@ import importlib.util
 import io
 import itertools
 import json
+import math
 import os
 import sys
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from typing import Any, BinaryIO, Final
 
@@ -21,6 +22,8 @@ from streamcache.commands.command import OK, Command
 from streamcache.commands.progress import Progress
 from streamcache.daemon.announce import say
 from streamcache.errors import ConfigError
+from streamcache.extras import installing
+from streamcache.simulation.loglines import read_line
 from streamcache.simulation.replay import ALL, Outcome, SimulatedPolicy, replay
 from streamcache.simulation.trace import Reading, Trace
 from streamcache.units import parse_size
@@ -33,22 +36,25 @@ Answer "how big a cache do I need?": read access logs and replay them over cache
 The object hit ratio is the part of all uses whose file would have been there; the byte hit ratio
 weighs each use with the size of its file, and is what the source would have been spared."""
 
-_MORE: Final = """\
+_MORE: Final = f"""\
     streamcache simulate access.log
     streamcache simulate access.log.2.gz access.log.1 --size 100GB,500GB,1TB --policy s3fifo
     streamcache simulate access.log --source /mnt/films --plot hits.png
 
-It reads our access log (combined or JSON) and those of nginx and Apache; .gz too, - is stdin. Files
-go in the order of time. All requests of a client for a file within ten minutes are one use, as the
-cache counts them. Sizes are what the log shows: of a file that nobody read to its end, nginx's logs
-say too little, and so may ours; --source looks at the files themselves. Each miss copies its file
-whole, and room is made at once, so a real cache is a little worse. sieve is there to compare with:
-the cache has s3fifo and lru. The plot needs matplotlib: pip install 'streamcache[plot]'."""
+It reads our access log (combined or JSON) and those of nginx and Apache; .gz too, - is stdin. Logs
+are put in the order of their first lines. All requests of a client for a file within ten minutes
+are one use, as the cache counts them. Sizes are what the log shows: of a file that nobody read to
+its end, nginx's logs say too little, and so may ours; --source looks at the files themselves. Each
+miss copies its file whole, and room is made at once, so a real cache is a little worse. sieve is
+there to compare with: the cache has s3fifo and lru. The plot needs matplotlib:
+    {installing("matplotlib")}"""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
-    parser.add_argument("logs", metavar="ACCESS_LOG", nargs="+", help="the oldest first")
+    parser.add_argument(
+        "logs", metavar="ACCESS_LOG", nargs="+", help="in any order; - is stdin, the newest"
+    )
     parser.add_argument(
         "--size",
         metavar="SIZE,...",
@@ -70,8 +76,10 @@ def run(arguments: argparse.Namespace) -> int:
     policies = _policies(arguments.policy)
     sizes = _sizes(arguments.size)
     if arguments.plot and importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("--plot needs matplotlib: pip install 'streamcache[plot]'")
-    trace = _read(arguments.logs, arguments.source)
+        raise ConfigError(f"--plot needs matplotlib: {installing('matplotlib')}")
+    if arguments.plot:
+        _check_plot(arguments.plot)
+    trace = _read(_in_order(arguments.logs), arguments.source)
     if not trace.uses:
         raise ConfigError(
             f"{', '.join(arguments.logs)}: {output.plural(trace.lines, 'line')}, and no answer with"
@@ -109,6 +117,34 @@ def _sizes(text: str | None) -> list[int]:
     if not sizes[0]:
         raise ConfigError("--size: 0 is no size of a cache; allowed: 1B and more")
     return sizes
+
+
+def _check_plot(file: str) -> None:
+    """That it can be written, before the work is done for it. ConfigError."""
+    folder = os.path.dirname(file) or "."
+    if os.path.isdir(file):
+        raise ConfigError(f"--plot: {file!r} is a directory; allowed: a file")
+    if not os.path.isdir(folder):
+        raise ConfigError(f"--plot: {file!r}: there is no directory {folder!r}")
+    if not os.access(file if os.path.exists(file) else folder, os.W_OK):
+        raise ConfigError(f"--plot: {file!r} cannot be written")
+
+
+def _in_order(logs: list[str]) -> list[str]:
+    """Those that begin first come first, in the order given where that is not known."""
+    return sorted(logs, key=_begin) if len(logs) > 1 else logs
+
+
+def _begin(name: str) -> float:
+    """When the first use in a log was, in s since the epoch; infinity: not known."""
+    if name == "-" or not os.path.isfile(name):  # read once only
+        return math.inf
+    with ExitStack() as stack:
+        for line in next(_batches(name, _open(name, stack)[1]), []):
+            with suppress(ValueError):
+                if (use := read_line(line)) is not None:
+                    return use.time
+    return math.inf
 
 
 def _read(logs: list[str], source: str | None) -> Trace:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import time
 from typing import Any, Final
 
 from streamcache.commands import output
 from streamcache.commands.asking import FOUND, Server, add_server
 from streamcache.commands.command import OK, Command
 from streamcache.daemon.announce import say
+from streamcache.stats import hits_of
 
 _ABOUT: Final = """\
 Show what a running server does: its workers, how full the cache is, whether the source answers,
@@ -20,7 +22,10 @@ _MORE: Final = f"""\
     streamcache status
     streamcache status --json | jq .cache.usage
 
-"hits" are requests that were answered from complete files in the cache.
+"hits" are requests that were answered from complete files in the cache, also those while the
+source did not answer ("stale"); the share is of all requests since the start.
+"cache" counts all that lies in the directory: complete files, unfinished copies and what is being
+removed, also of other servers that share it.
 Exit codes: 0 it answers, 1 it does not, 2 an argument is wrong."""
 
 
@@ -36,14 +41,17 @@ def shown(status: dict[str, Any]) -> str:
     cache, source, totals = status["cache"], status["source"], status["totals"]
     workers = status["workers"]
     running = sum(worker["state"] == "running" for worker in workers)
-    state = output.coloured("draining", output.YELLOW) if status["draining"] else "serving"
+    state, since = "serving", status["uptime"]
+    if status["draining"]:
+        state = output.coloured("draining", output.YELLOW)
+        since = time.time() - status["draining_since"]
     answers = "answers" if source["answers"] else output.coloured("does not answer", output.RED)
     if source["stuck"]:
         answers += f", {output.plural(source['stuck'], 'thread')} stuck in it"
     requests, sent = sum(totals["requests"].values()), sum(totals["bytes"].values())
-    hits, read = totals["requests"].get("hit", 0), totals["bytes_from_source"]
+    hits, read = hits_of(totals["requests"]), totals["bytes_from_source"]
     rows = [
-        ("server", f"{status['url']}  {state} for {output.duration(status['uptime'])}"),
+        ("server", f"{status['url']}  {state} for {output.duration(since)}"),
         ("version", f"{status['version']}, process {status['pid']}"),
         ("workers", _workers(workers, running)),
         ("source", f"{output.path(status['source']['path'])}  {answers}"),
@@ -59,8 +67,12 @@ def shown(status: dict[str, Any]) -> str:
 
 def _workers(workers: list[dict[str, Any]], running: int) -> str:
     text = f"{running} of {len(workers)} running"
-    others = [f"{one['name']} {one['state']}" for one in workers if one["state"] != "running"]
-    return text + (output.coloured(f" ({', '.join(others)})", output.RED) if others else "")
+    others = [one for one in workers if one["state"] != "running"]
+    if not others:
+        return text
+    named = ", ".join(f"{one['name']} {one['state']}" for one in others)
+    bad = any(one["state"] != "ended" for one in others)
+    return text + output.coloured(f" ({named})", *([output.RED] if bad else []))
 
 
 def _usage(cache: dict[str, Any]) -> str:

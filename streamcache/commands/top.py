@@ -17,6 +17,8 @@ from streamcache.commands.progress import bar
 from streamcache.commands.show import picture
 from streamcache.daemon.announce import say
 from streamcache.errors import ConfigError
+from streamcache.extras import installing
+from streamcache.stats import hits_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -36,9 +38,9 @@ _MORE: Final = f"""\
     streamcache top --once          one picture, for a script or a mail
     streamcache top --once --json   the sessions, as the API has them
 
-In the picture of a copy # is there, + in part, - is not, and > is where somebody reads. The hit
-ratio and the rates are those since the last picture.
-It needs rich: pip install 'streamcache[cli]'."""
+In the picture of a copy # is there, + in part, - is not, and > is where somebody reads. The rates
+and the hit ratio (as in "streamcache status") of "now" are those since the last picture.
+It needs rich: {installing("rich")}"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class Sample:
         requests = totals["requests"]
         return (
             sum(requests.values()),
-            requests.get("hit", 0),
+            hits_of(requests),
             sum(totals["bytes"].values()),
             totals["bytes_from_source"],
         )
@@ -78,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json and not arguments.once:
         raise ConfigError("--json goes with --once")
     if not arguments.json and importlib.util.find_spec("rich") is None:
-        raise ConfigError("streamcache top needs rich: pip install 'streamcache[cli]'")
+        raise ConfigError(f"streamcache top needs rich: {installing('rich')}")
     server = Server.of(arguments)
     if arguments.json:
         say(server.get("/api/sessions").text)

@@ -144,7 +144,10 @@ def _shown(text: str) -> str:
 
 
 def _summary(report: Report, arguments: argparse.Namespace) -> str:
-    looked = f"{report.objects} objects ({report.bytes} bytes), {report.partials} partials"
+    looked = (
+        f"{output.plural(report.objects, 'object')} ({report.bytes} bytes),"
+        f" {output.plural(report.partials, 'partial')}"
+    )
     parts = [looked if report.finished else f"interrupted after {looked}"]
     if arguments.source:
         parts.append(f"{report.compared} compared with the source")
@@ -156,9 +159,11 @@ def _summary(report: Report, arguments: argparse.Namespace) -> str:
     if not found:
         parts.append("nothing wrong" if report.finished else "nothing wrong so far")
     elif found == repaired:
-        parts.append(f"{found} problems, all repaired")
+        parts.append(f"{output.plural(found, 'problem')}, all repaired")
     else:
-        parts.append(f"{found} problems" + (f", {repaired} repaired" if repaired else ""))
+        parts.append(
+            output.plural(found, "problem") + (f", {repaired} repaired" if repaired else "")
+        )
     return "; ".join(parts)
 
 

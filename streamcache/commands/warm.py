@@ -72,8 +72,11 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Warm, or look after jobs."""
+    looks_after = arguments.list or arguments.status or arguments.cancel
+    if looks_after and (arguments.targets or arguments.file is not None):
+        raise ConfigError("--list, --status and --cancel are about jobs, and take no TARGET")
     server = Server.of(arguments)
-    if arguments.list or arguments.status or arguments.cancel:
+    if looks_after:
         return _look_after(server, arguments)
     orders = _orders(arguments)
     if arguments.dry_run:
@@ -156,11 +159,12 @@ def _wait(server: Server, order: dict[str, Any], arguments: argparse.Namespace) 
     if arguments.json:
         say(server.get(f"/api/warm/{job['id']}").text)
     else:
-        say(_shown(job, dry_run=bool(order.get("dry_run"))))
+        say(_shown(job))
         _tell_failures(job)
     if job["state"] == "cancelled":
         return 128 + signal.SIGINT
-    return OK if job["state"] == "done" and not job["failed"] else FAILURE
+    fine = job["state"] == "done" or (job["state"] == "full" and job["dry_run"])
+    return OK if fine and not job["failed"] else FAILURE
 
 
 class _Interrupted(Exception):
@@ -194,17 +198,18 @@ def _job(server: Server, order: dict[str, Any], what: str) -> dict[str, Any]:
         raise _Interrupted(server.get(f"/api/warm/{id}").value) from None
 
 
-def _shown(job: dict[str, Any], *, dry_run: bool = False) -> str:
-    if dry_run:
-        there = f", {output.count(job['files_done'])} of them there already"
-        return f"{output.plural(job['files'], 'file')}, {output.size(job['bytes'])}{there}"
-    text = (
-        f"{output.count(job['files_done'])} of {output.plural(job['files'], 'file')} in the cache,"
-        f" {output.size(job['bytes_done'])} of {output.size(job['bytes'])}"
-    )
-    if job["left_out"]:
+def _shown(job: dict[str, Any]) -> str:
+    done, files = output.count(job["files_done"]), output.plural(job["files"], "file")
+    if job["dry_run"]:
+        text = f"{files}, {output.size(job['bytes'])}, {done} of them there already"
+    else:
+        size = f"{output.size(job['bytes_done'])} of {output.size(job['bytes'])}"
+        text = f"{done} of {files} in the cache, {size}"
+    if left := job["left_out"]:
+        would = "would be " if job["dry_run"] else ""
         text += (
-            f"; {output.plural(job['left_out'], 'file')} left out, as they would push out others"
+            f"; {output.plural(left, 'file')} {would}left out, as"
+            f" {'it' if left == 1 else 'they'} would push out others"
         )
     return text
 
@@ -220,12 +225,14 @@ def _tell_failures(job: dict[str, Any]) -> None:
 
 def _look_after(server: Server, arguments: argparse.Namespace) -> int:
     if arguments.cancel:
+        before = server.get(f"/api/warm/{arguments.cancel}").value["state"]
         answer = server.delete(f"/api/warm/{arguments.cancel}")
-        say(answer.text if arguments.json else f"{arguments.cancel} ended")
+        told = "ended" if before == "running" else f"had ended already: {before}"
+        say(answer.text if arguments.json else f"{arguments.cancel} {told}")
         return OK
     if arguments.status:
         answer = server.get(f"/api/warm/{arguments.status}")
-        say(answer.text if arguments.json else f"{answer.value['state']}: {_shown(answer.value)}")
+        say(answer.text if arguments.json else f"{_state(answer.value)}: {_shown(answer.value)}")
         if not arguments.json:
             _tell_failures(answer.value)
         return OK
@@ -234,12 +241,17 @@ def _look_after(server: Server, arguments: argparse.Namespace) -> int:
         say(answer.text)
         return OK
     jobs = answer.value["jobs"]
-    rows = [(job["id"], job["state"], output.plain(job["what"]), _shown(job)) for job in jobs]
+    rows = [(job["id"], _state(job), output.plain(job["what"]), _shown(job)) for job in jobs]
     if rows:
         say(output.table(rows, head=("ID", "STATE", "FILES", "DONE")))
     else:
         output.tell("there is no job")
     return OK
+
+
+def _state(job: dict[str, Any]) -> str:
+    """For the list: a dry run has brought nothing."""
+    return f"{job['state']}, dry run" if job["dry_run"] else str(job["state"])
 
 
 COMMAND: Final = Command(

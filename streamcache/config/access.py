@@ -56,7 +56,7 @@ class AccessConfig:
         metadata=option(
             Kind.PATH,
             "a file of users and bcrypt hashes (htpasswd -B): then a password is needed, or a"
-            ' signed URL; empty: none; needs pip install "streamcache[auth]"',
+            " signed URL; empty: none; needs the package bcrypt",
             reload=True,
         ),
     )

@@ -42,7 +42,7 @@ def serve_alone(main: MainProcess, parts: Parts) -> int:
     finally:
         signals.close()
     log.info("%s", board.totals())
-    log.info("stopped")
+    main.stopped()
     return 0
 
 

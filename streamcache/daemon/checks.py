@@ -249,8 +249,9 @@ def check_certificate(settings: Settings) -> None:
 
 def _warn_of_others(*secrets: str) -> None:
     for path in secrets:
-        if path and os.stat(path).st_mode & 0o007:
-            log.warning("%s can be read or written by every user of this machine", path)
+        mode = os.stat(path).st_mode if path else 0
+        if can := [word for bit, word in ((0o004, "read"), (0o002, "written")) if mode & bit]:
+            log.warning("%s can be %s by every user of this machine", path, " and ".join(can))
 
 
 def check_address(settings: Settings) -> None:

@@ -12,6 +12,8 @@ import logging
 import math
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final
 
@@ -24,6 +26,7 @@ _DATE: Final = "%Y-%m-%d %H:%M:%S"
 _PR_SET_NAME: Final = 15  # prctl(2)
 
 _role = ""
+_form = "text"
 _stderr = Stderr()
 
 # What could end a line, or change the terminal that shows it.
@@ -48,10 +51,35 @@ def configure(config: LogConfig, role: str = "") -> None:
 
 def reconfigure(config: LogConfig) -> None:
     """Another level or form, after ``configure``."""
-    root = logging.getLogger()
-    root.setLevel(config.level.upper())
-    for handler in root.handlers:
-        handler.setFormatter(JsonLines(_role) if config.errors == "json" else TextLines(_role))
+    global _form
+    _form = config.errors
+    logging.getLogger().setLevel(config.level.upper())
+    _set_formatter()
+
+
+def retire() -> None:
+    """Another daemon has taken over: from now on the lines of the two are told apart."""
+    global _role
+    _role = f"old-{_role}" if _role else "old"
+    _set_formatter()
+
+
+def _set_formatter() -> None:
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(JsonLines(_role) if _form == "json" else TextLines(_role))
+
+
+@contextmanager
+def as_words() -> Iterator[None]:
+    """For a command: warnings go to stderr, in the form of its errors."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(_Words())
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 def role() -> str:
@@ -86,6 +114,11 @@ class _Handler(logging.Handler):
             self.handleError(record)
         else:
             _stderr.write(f"{line}\n")
+
+
+class _Words(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"streamcache: {record.levelname.lower()}: {record.getMessage()}"
 
 
 class TextLines(logging.Formatter):

@@ -56,7 +56,7 @@ class MainProcess:
         self._predecessor = predecessor
         self._listener = listener
         self._pid_file = pid_file
-        self._succeeded = False
+        self._succeeded_by = 0  # the process id
 
     @classmethod
     def begin(cls, settings: Settings, read: Callable[[], Settings]) -> Self:
@@ -161,6 +161,18 @@ class MainProcess:
         workers = self.settings.config.server.workers
         return f"serving {self._listener.url} with {workers} worker{'s' * (workers > 1)}"
 
+    @property
+    def is_retired(self) -> bool:
+        """Whether another process has taken over."""
+        return bool(self._succeeded_by)
+
+    def stopped(self) -> None:
+        """The last line of the log."""
+        if self._succeeded_by:
+            log.info("stopped, handed over to pid=%d", self._succeeded_by)
+        else:
+            log.info("stopped")
+
     def leave_address(self) -> None:
         """Nobody new gets in, unless to another process that has it too. Idempotent."""
         self._listener.close(remove=self._is_alone)
@@ -169,7 +181,7 @@ class MainProcess:
         """It drains, and ends then; a successor that does not serve yet is not wanted any more."""
         self.leave_address()
         self._give_up_upgrade()
-        if not self._succeeded:
+        if not self._succeeded_by:
             self.notifier.stopping("draining")
 
     def forked(self) -> None:
@@ -200,7 +212,7 @@ class MainProcess:
     @property
     def _is_alone(self) -> bool:
         """Whether what we hold is nobody else's: we took it over, and gave it to nobody."""
-        return self._predecessor is None and not self._succeeded
+        return self._predecessor is None and not self._succeeded_by
 
     # -- a successor
 
@@ -233,12 +245,13 @@ class MainProcess:
                 self._pid_file.write()
             return False
         successor.close()
-        self._succeeded = True
+        self._succeeded_by = successor.pid
         self.notifier.succeeded_by(successor.pid)
         if self._pid_file is not None:
             self._pid_file.close()
             self._pid_file = None
         log.info("upgrade done: pid=%d serves, this process drains", successor.pid)
+        logs.retire()
         return True
 
     def _give_up_upgrade(self) -> None:
@@ -268,7 +281,7 @@ class MainProcess:
         except (OSError, PidFileError) as error:
             log.error("no pid file: %s", error)
         predecessor.leave()
-        log.info("succeeded pid=%d", predecessor.pid)
+        log.info("upgrade: took over from pid=%d", predecessor.pid)
 
 
 def _admin_sockets(

@@ -41,4 +41,13 @@ class Reload:
     def __str__(self) -> str:
         """The line of the log, and of the service manager."""
         text = f"changed={','.join(self.applied) or 'nothing'}"
-        return text + (f" needs_restart={','.join(self.restart)}" if self.restart else "")
+        text += f" needs_restart={','.join(self.restart)}" if self.restart else ""
+        return text + (f" read_again={','.join(files)}" if (files := self._files) else "")
+
+    @property
+    def _files(self) -> list[str]:
+        """What options name and every reload reads, whether or not it changed."""
+        config = self.settings.config
+        access, server = config.access, config.server
+        files = (access.keys, access.htpasswd, server.tls_certificate, server.tls_key)
+        return [path for path in files if path]

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
@@ -35,6 +36,7 @@ class Signals:
     ) -> None:
         self._die = die
         self._stopping = Event()
+        self._since = 0.0
         self._signalled = False
         self._watchers = [
             gevent.signal_handler(number, self._received, number) for number in STOPPING
@@ -52,6 +54,11 @@ class Signals:
         """Whether a signal came, or ``stop`` was called."""
         return self._stopping.is_set()
 
+    @property
+    def stopping_since(self) -> float | None:
+        """When that was, in s since the epoch; None: not yet."""
+        return self._since if self.stopping else None
+
     def wait(self) -> None:
         """Wait for that. Switches."""
         # Signal watchers do not keep a loop alive, a timer does: without one, gevent calls an
@@ -63,7 +70,7 @@ class Signals:
         """As a first signal; idempotent."""
         if not self.stopping:
             log.info("draining: %s", why)
-            self._stopping.set()
+            self._stop()
 
     def close(self) -> None:
         """Listen no more; the signals are ignored from here on."""
@@ -89,4 +96,8 @@ class Signals:
         self._signalled = True
         if not self.stopping:
             log.info("draining signal=%s; a second signal ends at once", number.name)
-            self._stopping.set()
+            self._stop()
+
+    def _stop(self) -> None:
+        self._since = time.time()
+        self._stopping.set()

@@ -103,7 +103,7 @@ class _Supervisor:
             self._woken.close()
             self._waker.close()
         log.info("%s", self._board.totals())
-        log.info("stopped")
+        self._main.stopped()
         return 1 if self._failed else 0
 
     def _turn(self) -> bool:
@@ -244,7 +244,7 @@ class _Supervisor:
         self._main.stopping()
         for place in self._places:
             place.due = math.inf
-        self._order("drain")
+        self._order("drain", retired=self._main.is_retired)
 
     def _kill(self, why: str) -> None:
         for place in self._places:

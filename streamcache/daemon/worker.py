@@ -106,7 +106,7 @@ def serving(
                 board=slot.board,
                 publishing=publishing,
                 peers=Peers(admin, slot.worker),
-                draining=lambda: signals.stopping,
+                draining_since=lambda: signals.stopping_since,
                 drain=drain or partial(signals.stop, "the admin listener was asked to"),
             )
             stack.enter_context(answering(admin, subject))
@@ -227,6 +227,8 @@ class _Inbox:
     def _obey(self, message: dict[str, Any]) -> None:
         match message["order"]:
             case "drain":
+                if message["retired"]:
+                    logs.retire()
                 self._signals.stop("the supervisor says so")
             case "reopen":
                 self._reopen = self._serving is None

@@ -125,7 +125,7 @@ class Breaker:
     def refusal(self, path: str) -> SourceUnavailable:
         """The error for who would have asked."""
         reason = "the source does not answer and is not asked"
-        return SourceUnavailable(errno.EHOSTDOWN, reason, path)
+        return SourceUnavailable(errno.EHOSTDOWN, reason, f"/{path}")
 
     # -- questions
 
@@ -185,7 +185,7 @@ class Breaker:
         self._interval = _INTERVAL if steady else min(_LONGEST, 2 * self._interval)
         self._open, self._opened = True, now
         self.openings += 1
-        paths = list(self._against)
+        paths = [f"/{path}" for path in self._against]
         log.error("source does not answer, not asked source=%r paths=%r", self._name, paths)
         self._prober = gevent.spawn(self._do_probe)
 

@@ -120,10 +120,10 @@ class FileSystemSource:
         try:
             new = self.open(file.path)
         except (NotFound, AccessDenied) as error:
-            raise SourceChanged(f"{file.path}: stale, and no longer there") from error
+            raise SourceChanged(f"/{file.path}: stale, and no longer there") from error
         try:
             if seen.compare(new.fingerprint) is Change.REWRITTEN:
-                raise SourceChanged(f"{file.path}: stale, and replaced at the source")
+                raise SourceChanged(f"/{file.path}: stale, and replaced at the source")
             os.dup2(new.fd, file.fd, inheritable=False)
             return new.fingerprint
         except OSError as error:
@@ -173,7 +173,7 @@ class FileSystemSource:
             data = b"" if before is None else _read_ahead(fd, ahead or 0)
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
-                raise NotFound(errno.ENOENT, "not a regular file", path)
+                raise NotFound(errno.ENOENT, "not a regular file", f"/{path}")
         except OSError as error:
             os.close(fd)
             raise _translated(error, path) from error
@@ -201,11 +201,11 @@ class FileSystemSource:
 
     def _prove_mounted(self, path: str) -> None:
         """What the path lay on at the start is still mounted, also within the source."""
-        now = mounts()
+        now, named = mounts(), f"/{path}"
         if self._expected != self.mount_point:
             mount = covering(now, self.root)
             if mount is None or mount.point != self._expected:
-                raise SourceUnavailable(errno.ENOTCONN, f"{self._expected!r} is not mounted", path)
+                raise SourceUnavailable(errno.ENOTCONN, f"{self._expected!r} is not mounted", named)
             self._mounts = now  # mounted after we started
         self._adopt(now)
         whole = covering(self._mounts, self.root)
@@ -215,7 +215,7 @@ class FileSystemSource:
             inner is None or covering(now, inner.point) == inner
         ):
             return
-        raise SourceUnavailable(errno.ENOTCONN, "not the file system of the start", path)
+        raise SourceUnavailable(errno.ENOTCONN, "not the file system of the start", named)
 
     def _adopt(self, now: list[Mount]) -> None:
         """Take another mount over the root for the source, where that is certainly right.
@@ -277,7 +277,7 @@ def _translated(error: OSError, path: str) -> OSError:
     """Our error for an errno; EMFILE, ENOMEM, EIO, ESTALE ... are never "gone" (I15)."""
     if isinstance(error, (NotFound, AccessDenied, SourceUnavailable)):
         return error
-    text = error.strerror or str(error)
+    text, path = error.strerror or str(error), f"/{path}"
     if error.errno in _GONE or error.errno in _LINK:
         return NotFound(error.errno, text, path)
     if error.errno in _DENIED:

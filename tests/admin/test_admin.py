@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,13 +107,22 @@ def test_not_ready_while_it_drains_and_all_end_when_one_is_asked(
     with socket.create_connection(server.address, 20) as client:
         client.sendall(b"GET /film.mp4 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert client.recv(12, socket.MSG_WAITALL) == b"HTTP/1.1 200"
+        assert admin.get("/api/status")["draining_since"] is None
+        before = time.time()
         assert admin.ask("POST", "/api/drain", {}).json == {"draining": True}
         told = eventually(lambda: (now := admin.ask("GET", "/readyz")).status == 503 and now)
         assert told.body == b"draining\n"
         assert admin.ask("GET", "/healthz").status == 200
+        status = eventually(lambda: states_of(now := admin.get("/api/status")) and now)
+        assert before <= status["draining_since"] <= time.time()
         while client.recv(2**20):
             pass
     assert server.wait() == 0
+
+
+def states_of(status: Any) -> bool:
+    """Whether the worker that has nothing to finish is gone, and not called dead."""
+    return sorted(each["state"] for each in status["workers"]) == ["ended", "running"]
 
 
 def test_over_tcp_strangers_pages_are_kept_out_and_metrics_told(

@@ -37,6 +37,11 @@ def test_it_has_a_place_for_everything_that_is_counted() -> None:
     assert set(Counters().snapshot()) < {each.name for each in dataclasses.fields(Totals)}
 
 
+def test_the_log_counts_stale_answers_as_hits() -> None:
+    told = str(Totals(requests={"hit": 2, "stale": 3, "miss": 4}))
+    assert told.startswith("served requests=9 hits=5 "), told
+
+
 def test_a_board_that_nobody_wrote_on_is_all_zeros() -> None:
     none = dict.fromkeys(STATUSES, 0)
     responses = dict.fromkeys(OUTCOMES, Responses())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -113,7 +114,8 @@ def test_what_is_in_the_cache_is_listed_in_pages(server: DaemonProcess, admin: A
     second = admin.get(f"/api/entries?sort=size&order=desc&limit=1&after={first['next']}")
     assert (paths(second), second["next"]) == (["/new/b.mp4"], None)
     (entry,) = second["entries"]
-    assert (entry["size"], entry["pinned"]) == (200_000, False)
+    assert (entry["size"], entry["pinned"], entry["ours"]) == (200_000, False, True)
+    assert second["others"] == {"count": 0, "bytes": 0}
     assert entry["blocks"] >= 200_000
     assert paths(admin.get("/api/entries?prefix=/new/")) == ["/new/b.mp4"]
     assert paths(admin.get("/api/entries?glob=/*.mp4")) == ["/a.mp4"]
@@ -140,6 +142,10 @@ def test_a_purge_is_one_for_all_workers(server: DaemonProcess, admin: Admin) -> 
     hard = admin.ask("POST", "/api/purge", {"glob": "/*.mp4"}).json
     assert (hard["matched"], hard["removed"], hard["unanswered"]) == (1, 1, [])
     assert hard["bytes"] >= 300_000
+    # Said once, however many workers were asked.
+    assert len(re.findall(r"purged files=.* mode=soft", server.log)) == 1
+    assert len(re.findall(r"purged files='/\*\.mp4' matched=1 removed=1", server.log)) == 1
+    assert "matched=0" not in server.log
     # Whichever worker has it open: none serves it from there.
     assert {outcome(server, "/a.mp4") for _ in range(8)} & {"fwd=miss; stored"}
     assert hits("/new/b.mp4")

@@ -49,7 +49,7 @@ def at(found: Scrape, name: str, **labels: str) -> float:
 
 def metrics(board: Board) -> Metrics:
     subject = SimpleNamespace(
-        board=board, draining=lambda: False, cache=SimpleNamespace(config=Config())
+        board=board, draining_since=lambda: None, cache=SimpleNamespace(config=Config())
     )
     return Metrics(subject)
 
@@ -183,6 +183,6 @@ def test_both_formats_are_what_their_readers_read() -> None:
 def test_without_the_extra_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("prometheus_client")]:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(Refusal, match=r"pip install .*streamcache\[metrics\]") as caught:
+    with pytest.raises(Refusal, match=r"python\S* -m pip install prometheus-client$") as caught:
         metrics(Board(1)).scrape(Question("GET", "/metrics"))
     assert caught.value.status == 501

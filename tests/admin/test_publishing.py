@@ -29,7 +29,9 @@ class Counting:
             raise OSError("no")
         self.looks += 1
         copy = SessionStatistics("a", "copying", 10**9, self.looks * 1000, 1)
-        return Statistics(requests={"hit": self.looks}, bytes={"hit": 10}, sessions=(copy,))
+        return Statistics(
+            requests={"hit": self.looks - 1, "stale": 1}, bytes={"hit": 10}, sessions=(copy,)
+        )
 
 
 def published(board: Board, counting: Any) -> Publishing:
@@ -53,10 +55,10 @@ def test_counts_are_written_again_and_again_and_at_the_end() -> None:
     publishing_ = published(board, counting)
     with publishing_.running():
         assert board.totals().connections == 3  # at once
-        wait_for(lambda: board.totals().requests["hit"] > 3)
+        wait_for(lambda: board.totals().requests["hit"] > 2)
         assert publishing_.rates.of("a") > 0
         counting.looks = 100
-    assert board.totals().requests["hit"] == 101
+    assert board.totals().requests["hit"] == 100
     samples = publishing_.history
     assert [each.hits for each in samples] == sorted(each.hits for each in samples)
     assert samples[-1].hits == 101

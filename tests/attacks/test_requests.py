@@ -186,7 +186,7 @@ def test_a_path_that_fails_is_escaped_in_the_log_of_the_daemon(
     assert heads(said(server, b"GET " + target + b" HTTP/1.1\r\nHost: h\r\n\r\n")) == [200]
     lines = new_lines(server, before)
     about = [line for line in lines if "new" in line and "line" in line]
-    assert any("copy started path='new\\nline\\x1b[31m\\udcff'" in line for line in about), lines
+    assert any("copy started path='/new\\nline\\x1b[31m\\udcff'" in line for line in about), lines
     assert all(SAFE.fullmatch(line) for line in lines)
 
 

@@ -88,14 +88,14 @@ def test_objects_and_idle_partials_of_other_versions_go(world: World) -> None:
     kept = left_behind(world, name(3))
     other = left_behind(world, name(1, "cd"))
     world.published.clear()
-    world.removal.remove_others("ab" * 16, Version(name(3)[33:], SIZE, 1))
+    world.removal.remove_others("ab" * 16, Version(name(3)[33:], SIZE, 1), "f")
     done(world)
     assert {partial: row.bytes for partial, row in world.kept.items()} == {
         name(3): kept,
         name(1, "cd"): other,
     }
     assert world.space.objects == 0
-    world.removal.remove_others("ab" * 16, None)
+    world.removal.remove_others("ab" * 16, None, "f")
     done(world)
     assert list(world.kept) == [name(1, "cd")]
 
@@ -104,7 +104,7 @@ def test_a_partial_that_somebody_works_on_is_left_to_that_one(world: World) -> N
     process = Process(world)
     room = process.open()
     before = world.kept
-    world.removal.remove([name()])
+    world.removal.remove([name()], "f")
     done(world)
     assert len(world.partials()) == 2
     assert world.kept == before
@@ -115,7 +115,7 @@ def test_a_partial_that_somebody_works_on_is_left_to_that_one(world: World) -> N
 def test_who_has_the_key_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     left_behind(world)
     lock = Process(world).keys.acquire("ab" * 16, 0)
-    world.removal.remove([name()])
+    world.removal.remove([name()], "f")
     gevent.sleep(0.02)
     assert len(world.partials()) == 2
     lock.release()
@@ -129,6 +129,6 @@ def test_who_keeps_the_key_for_too_long_keeps_it(
     left_behind(world)
     monkeypatch.setattr(removal_module, "LOCK_WAIT", 0.01)
     with Process(world).keys.acquire("ab" * 16, 0):
-        world.removal.remove([name()])
+        world.removal.remove([name()], "f")
         done(world)
     assert len(world.partials()) == 2

@@ -87,10 +87,10 @@ def test_a_prefix_is_a_beginning_and_no_folder() -> None:
     ("chosen", "literal", "folder", "deepest", "text"),
     [
         (Selection.of(path="/a/b"), "a/b", "a", 2, "/a/b"),
-        (Selection.of(prefix="a/b"), "a/b", "a", None, "/a/b*"),
+        (Selection.of(prefix="a/b"), "a/b", "a", None, "/a/b..."),
         (Selection.of(glob="/a/b*/c?"), "a/b", "a", 3, "/a/b*/c?"),
         (Selection.of(glob="/**/c"), "", "", None, "/**/c"),
-        (Selection.everything(), "", "", None, "/*"),
+        (Selection.everything(), "", "", None, "/"),
     ],
 )
 def test_where_a_look_for_them_begins_and_how_deep_it_goes(

@@ -159,7 +159,8 @@ def test_who_may_not_ask_is_told_who_may(
 
 
 def test_workers_that_do_not_answer_are_named(tmp_path: Path, listen: Callable[..., Path]) -> None:
-    body = b'{"entries": [], "next": null, "count": 0, "unanswered": ["w2"]}'
+    others = '"others": {"count": 0}, "unanswered": ["w2"]'
+    body = b'{"entries": [], "next": null, "count": 0, %b}' % others.encode()
     path = listen(tmp_path / "x.sock", 200, body)
     done = call("ls", "--admin", f"unix:{path}")
     assert "no answer from w2" in done.err

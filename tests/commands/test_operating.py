@@ -7,13 +7,14 @@ import json
 import os
 import re
 import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from streamcache.commands import ls
+from streamcache.commands import ls, status
 from tests.commands.running import Ended, Terminal, call, command, environment
 from tests.content import write
 from tests.daemon_process import DaemonProcess
@@ -89,6 +90,19 @@ def test_status(site: Site) -> None:
     assert site.ask("status", "--json").out.count("\n") == 1  # as it came
 
 
+def test_stale_answers_are_hits_and_draining_has_a_time_of_its_own(site: Site) -> None:
+    told = site.json("status")
+    told["totals"]["requests"] = {"hit": 2, "stale": 4, "collapsed": 1, "miss": 1, "bypass": 0}
+    told["uptime"] = 9000
+    assert "requests     8, 75.0 % hits" in status.shown(told)
+    assert "serving for 2 h 30 min" in status.shown(told)
+    told |= {"draining": True, "draining_since": time.time() - 300}
+    told["workers"][1] = {"name": "w2", "state": "ended"}
+    shown = status.shown(told)
+    assert "draining for 5 min" in shown
+    assert "1 of 2 running (w2 ended)" in shown
+
+
 def test_warm_then_list_then_purge(site: Site) -> None:
     site.put("w/1", "w/2", "w/b/3", "w/.4")
     done = site.ask("warm", "/w/", "--dry-run")
@@ -115,6 +129,27 @@ def test_warm_then_list_then_purge(site: Site) -> None:
     assert (done.code, done.out) == (0, "") and "nothing that is meant" in done.err
 
 
+def test_files_of_another_source_are_told_and_not_taken_for_ours(
+    site: Site, tmp_path: Path
+) -> None:
+    site.put("o/1")
+    assert site.ask("warm", "/o/").code == 0
+    (tmp_path / "films").mkdir()
+    flags = ("--cache-dir", str(site.daemon.cache_dir))
+    for theirs in start(tmp_path / "films", tmp_path, *flags, workers=1):
+        theirs.put("o/1", "o/2", size=SIZE // 2)
+        assert theirs.ask("warm", "/o/").code == 0
+        done = theirs.ask("ls", "/o/")
+        assert [line.split()[-1] for line in done.out.splitlines()] == ["PATH", "/o/1", "/o/2"]
+        assert re.match(r"1 file of other sources not shown, 30\d kB on disk", done.err), done.err
+        done = site.ask("ls", "/o/", "--all-sources")
+        assert done.err == ""
+        shown = [line.partition("/o/")[2] for line in done.out.splitlines()[1:]]
+        assert sorted(shown) == ["1", "1 (not of this source)", "2 (not of this source)"]
+        assert theirs.ask("purge", "/o/").out.startswith("2 files purged")
+    assert site.json("ls", "/o/")["count"] == 1
+
+
 def test_lists_of_paths_and_what_fails(site: Site, tmp_path: Path) -> None:
     site.put("l/1", "l/2", "l/3")
     names = tmp_path / "names"
@@ -125,8 +160,13 @@ def test_lists_of_paths_and_what_fails(site: Site, tmp_path: Path) -> None:
     assert done.err == "not warmed: /l/none: No such file or directory\n"
     job = site.json("warm", "/l/1")
     assert (job["state"], job["files_done"]) == ("done", 1)
+    assert site.ask("warm", "/l/", "--dry-run").code == 0
     listed = site.ask("warm", "--list").out
-    assert job["id"] in listed
+    assert re.search(rf"^{job['id']}  done +/l/1  +1 of 1 file in the cache", listed, re.M), listed
+    assert re.search(r"done, dry run  /l/ +3 files, 900 kB, 3 of them there already$", listed, re.M)
+    assert site.ask("warm", "--cancel", job["id"]).out == f"{job['id']} had ended already: done\n"
+    done = site.ask("warm", "/l/", "--list")
+    assert done.code == 2 and "take no TARGET" in done.err
     assert site.json("warm", "--status", job["id"])["id"] == job["id"]
     done = site.ask("warm", "--status", "nothing")
     assert done.code == 1 and "there is no job 'nothing'" in done.err
@@ -146,8 +186,18 @@ def test_pin_and_unpin(site: Site) -> None:
     assert "  pin  /p/1" in site.ask("ls", "/p/").out
     assert ", pinned" in site.ask("show", "/p/1").out
     assert site.ask("show", "/p/2").out.splitlines()[1] == "not in the cache, pinned"
-    assert site.json("pin", "/p/", "--remove") == {"matched": 1, "paths": 2}
+    assert site.ask("pin", "--list").out == "/p/1\n/p/2\n"
+    assert site.json("pin", "--list") == {"paths": ["/p/1", "/p/2"]}
+    assert site.ask("pin", "/p/2", "--remove").out == "1 file unpinned\n"  # of what is not cached
+    assert site.ask("pin", "/p/2", "--remove").out == "0 files unpinned\n"
+    assert site.json("pin", "/p/", "--remove") == {"matched": 1, "paths": 1}
     assert "pin" not in site.ask("ls", "/p/").out.splitlines()[1]
+    done = site.ask("pin", "--list")
+    assert (done.code, done.out, done.err) == (0, "", "nothing is pinned\n")
+    done = site.ask("pin", "/p/1", "--list")
+    assert done.code == 2 and "takes no TARGET: '/p/1'" in done.err
+    done = site.ask("pin")
+    assert done.code == 2 and "name what is to be pinned" in done.err
 
 
 def test_show(site: Site) -> None:
@@ -178,6 +228,23 @@ def test_a_copy_that_is_under_way(slow: Site) -> None:
         assert top.code == 0
         assert re.search(r"/f +\[[#+>-]+\] +\d+\.\d % +8\.39 MB", top.out), top.out
         assert "\x1b" not in top.out
+
+
+def test_what_is_left_of_a_copy_is_shown(slow: Site) -> None:
+    slow.put("f", size=8 << 20)
+    job = slow.ask("warm", "/f", "--detach").out.strip()
+    eventually(lambda: slow.json("warm", "--status", job)["bytes_done"])
+    assert slow.ask("warm", "--cancel", job).code == 0
+    eventually(lambda: slow.json("show", "/f")["partials"])
+    done = slow.ask("show", "/f")
+    assert done.code == 0
+    form = (
+        r"^unfinished  .* of 8\.39 MB \(\d+\.\d %\), and nobody copies it now; the next copy goes"
+    )
+    assert re.search(form, done.out, re.M), done.out
+    assert "not in the cache" not in done.out
+    (partial,) = slow.json("show", "/f")["partials"]
+    assert 0 < partial["present"] < partial["size"] == 8 << 20
 
 
 def test_top_is_live_on_a_terminal_and_ends_with_ctrl_c(site: Site) -> None:
@@ -231,6 +298,7 @@ def test_pages_are_walked_to_the_end(site: Site, monkeypatch: pytest.MonkeyPatch
     arguments = argparse.Namespace(
         targets="/pages/", exact=False, limit=0, sort="path", reverse=False, json=False
     )
+    arguments.all_sources = False
     arguments.admin = site.admin
     assert ls.run(arguments) == 0
     (table,) = shown

@@ -76,8 +76,8 @@ def test_a_folder_s_url(target: str, begin: str, end: str, key_file: str) -> Non
     [
         ("a.mp4", "2h", "neither a URL"),
         ("ftp://h/a", "2h", "neither a URL"),
-        ("/a/", "2h", "names a folder"),
-        ("http://h", "2h", "names a folder"),
+        ("/a/", "2h", "names a folder, not a file; with --prefix"),
+        ("http://h", "2h", "names a folder, not a file; with --prefix"),
         ("/../a", "2h", "names no file: path leaves the root"),
         ("http://h/a b", "2h", "names no file"),
         ("http://h/a?grant=x", "2h", "is signed already"),

@@ -67,8 +67,11 @@ def test_compressed_logs_standard_input_and_foreign_lines(log: Path, tmp_path: P
     older = tmp_path / "access.log.1.gz"
     older.write_bytes(gzip.compress(log.read_bytes()))
     log.write_text("nonsense\n" + LINE.format(n=20, path="a", size=1000))
-    done = call("simulate", str(older), str(log), "--size", "8kB", "--policy", "lru", "--json")
-    assert outcomes(done) == {("lru", 8000): (3, 5000)}
+    for given in (older, log), (log, older):  # they are put in order
+        flags = ("--size", "8kB", "--policy", "lru", "--json")
+        done = call("simulate", *map(str, given), *flags)
+        assert outcomes(done) == {("lru", 8000): (3, 5000)}
+        assert json.loads(done.out)["first"] < json.loads(done.out)["last"]
     assert json.loads(done.out)["unread"] == 1
     done = call("simulate", "-", "--size", "8kB", "--policy", "lru", stdin=log.read_text())
     assert done.code == 0 and "1 line passed over: not of an access log" in done.err
@@ -100,6 +103,8 @@ def test_a_picture(log: Path, tmp_path: Path) -> None:
         (["LOG", "--size", "5G"], "--size: '5G' can be read in two ways"),
         (["LOG", "--size", "0"], "--size: 0 is no size of a cache"),
         (["LOG", "--source", "/none"], "--source: '/none': a directory is needed"),
+        (["LOG", "--plot", "/none/p.png"], "--plot: '/none/p.png': there is no directory '/none'"),
+        (["LOG", "--plot", "/"], "--plot: '/' is a directory"),
         (["CUT"], "Compressed file ended before"),
     ],
 )
@@ -110,6 +115,7 @@ def test_what_is_wrong_is_said(arguments: list[str], says: str, log: Path, tmp_p
     done = call("simulate", *(places.get(each, each) for each in arguments))
     assert done.code == 2
     assert says in done.err and len(done.err.splitlines()) == 1
+    assert done.out == ""  # not after all the work
 
 
 def test_the_cache_itself_has_no_sieve(tmp_path: Path) -> None:

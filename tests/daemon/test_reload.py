@@ -105,6 +105,16 @@ def test_the_level_of_the_log_changes(start: Start, file: Path, workers: int) ->
     assert "draining" not in log.partition("not reloaded")[2]
 
 
+def test_files_that_are_read_again_are_named(start: Start, file: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"k1 {'ab' * 32}\n")
+    file.write_text(f'[access]\nkeys = "{keys}"\n')
+    daemon = start("--config", str(file), workers=2)
+    daemon.ready_line()
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_for(f"reloaded changed=nothing read_again={keys}\n")
+
+
 def test_a_worker_that_is_born_later_has_the_new_settings(start: Start, file: Path) -> None:
     daemon = start("--config", str(file), workers=2, TEMPO_DELAY="0.01")
     daemon.ready_line()

@@ -132,7 +132,7 @@ def test_the_daemon_does_all_its_work_in_the_sandbox_of_the_unit(
             daemon.wait_for("reloaded changed=nothing")
             daemon.signal(signal.SIGUSR1)
             daemon.signal(signal.SIGUSR2)
-            daemon.wait_for("succeeded pid=")
+            daemon.wait_for("upgrade: took over from pid=")
             first = manager.until("MAINPID")
             while (pid := int(manager.until("MAINPID")["MAINPID"])) == int(first["MAINPID"]):
                 pass

@@ -49,7 +49,7 @@ class Daemon(Running):
         """Ask for one, and wait until the new process has the pid file; its id."""
         before = self.pid
         os.kill(before, signal.SIGUSR2)
-        self.wait_for_next("succeeded pid=")
+        self.wait_for_next("upgrade: took over from pid=")
         deadline = time.monotonic() + PATIENCE
         while self.pid in (0, before):
             assert time.monotonic() < deadline
@@ -120,6 +120,12 @@ def test_not_one_request_of_wrk_fails_while_the_daemon_is_upgraded_twice(
     load.send_signal(signal.SIGINT)  # wrk ends, and says what it has seen
     said = load.communicate(timeout=PATIENCE)[0]
     assert len({first, second, third}) == 3
+    old = "old-supervisor" if workers > 1 else "old"
+    for before, after in (first, second), (second, third):
+        daemon.wait_for(f"upgrade: took over from pid={before}")
+        daemon.wait_for(
+            f" {old} streamcache.daemon.mainprocess stopped, handed over to pid={after}"
+        )
     assert "Socket errors" not in said
     assert "Non-2xx" not in said
     found = re.search(r"(\d+) requests in", said)
@@ -193,7 +199,7 @@ def test_who_is_told_to_end_ends_whatever_was_to_follow(
     # Both pipes end when the last of all processes is gone.
     code, _, log = daemon.end()
     assert code == 0
-    assert "succeeded pid=" not in log
+    assert "upgrade: took over from pid=" not in log
     assert not (tmp_path / "pid").exists()
 
 

@@ -135,7 +135,7 @@ def test_a_daemon_whose_clock_jumps_cuts_nobody_off(
         for path in ("/later", "/later"):  # copied at that time
             answer, body = ask(idle, path)
             assert verify("later", 0, body) is None
-    wait_until(lambda: "copy complete path='later'" in running.log, "it is not cached")
+    wait_until(lambda: "copy complete path='/later'" in running.log, "it is not cached")
     assert running.stop() == 0
 
     again = start()

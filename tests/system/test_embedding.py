@@ -499,6 +499,7 @@ def test_what_is_no_file_is_file_not_found(
     with pytest.raises(FileNotFoundError) as caught:
         cache.open(path)
     assert isinstance(caught.value, NotFound)
+    assert caught.value.filename == "/" + path.removeprefix("/")  # as clients and logs have it
 
 
 def test_a_link_that_leads_out_is_refused(

@@ -436,7 +436,7 @@ def test_reads_that_fail_for_ever_end_the_copy_and_no_other(
                 client.ask("/film")  # cut short: fewer bytes than its Content-Length
             eventually(lambda: at_rest(cache))
             assert 8 * MiB not in objects_in(cache_dir).values()
-        assert any("copy failed path='film'" in line for line in caplog.messages)
+        assert any("copy failed path='/film'" in line for line in caplog.messages)
         assert any("Input/output error" in line for line in caplog.messages)
         assert closed(cache) and cache.statistics().source_openings == 0, "it is one bad file"
         fast.release()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -237,8 +239,9 @@ def test_a_change_while_the_file_is_copied_never_mixes_versions(
 
 
 def test_readers_of_an_old_version_share_its_bytes(
-    fast: SlowFS, cache_dir: Path, open_cache: OpenCache
+    fast: SlowFS, cache_dir: Path, open_cache: OpenCache, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     path = write(fast.backing, "film", SIZE)
     cache = open_cache(fast.path, source_options=QUICK, copy={"in_flight": 2})
     gate = fast.fault("hang", "film", operations=("read",), start=SIZE // 2)
@@ -255,6 +258,8 @@ def test_readers_of_an_old_version_share_its_bytes(
     assert fast.repeated("film") == 0
     settle(cache, cache_dir)
     assert disk_usage(cache_dir) == 0
+    said = r"copy given up, file changed or purged path='/film' present=\d+ bytes=\d+ readers=5"
+    assert any(re.fullmatch(said, line) for line in caplog.messages), caplog.text
 
 
 # Gone

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import gevent
@@ -51,7 +52,8 @@ def cached(cache: StreamCache, cache_dir: Path, *names: str) -> None:
 
 
 def paths(cache: StreamCache) -> list[str]:
-    return [one.path for one in cache.operations.entries(Listing(Selection.everything())).entries]
+    listing = Listing(Selection.everything())
+    return [one.path for one in cache.operations.entries(listing, all_sources=True).entries]
 
 
 def status(cache: StreamCache, name: str) -> CacheStatus:
@@ -238,6 +240,18 @@ def test_files_of_another_source_are_shown_and_not_touched(
     cached(ours, cache_dir, "f")
     cached(theirs, cache_dir, "f", "g")
     assert paths(ours) == ["f", "f", "g"]
+    listing = Listing(Selection.everything(), limit=1)
+    first = ours.operations.entries(listing)
+    assert [ours.operations.is_ours(each) for each in first.entries] == [True]
+    assert (first.count, first.next, first.others.count) == (1, "", 2)
+    assert first.others.bytes == sum(each.blocks for each in theirs.operations.entry("/f") * 2)
+    first = theirs.operations.entries(listing)
+    assert (first.count, first.others.count) == (2, 1)
+    second = theirs.operations.entries(replace(listing, after=first.next))
+    assert [each.path for each in (*first.entries, *second.entries)] == ["f", "g"]
+    theirs.operations.pin(Selection.of(path="/g"))
+    assert (theirs.operations.pins(), ours.operations.pins()) == (("/g",), ())
+    theirs.operations.unpin(Selection.everything())
     assert len(ours.operations.entry("/f")) == 1
     assert ours.operations.pin(Selection.everything()).matched == 1
     assert theirs.operations.unpin(Selection.everything()).paths == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import socket
 import sqlite3
@@ -78,7 +79,10 @@ def test_objects_are_hits_at_once_and_only_validated(
     assert cache.statistics().objects == len(NAMES)
 
 
-def test_a_partial_is_continued(fast: SlowFS, cache_dir: Path, open_cache: OpenCache) -> None:
+def test_a_partial_is_continued(
+    fast: SlowFS, cache_dir: Path, open_cache: OpenCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     size = 6 * MiB + 5
     write(fast.backing, "film", size)
     leave_partial(fast, cache_dir, open_cache, "film", size)
@@ -91,6 +95,8 @@ def test_a_partial_is_continued(fast: SlowFS, cache_dir: Path, open_cache: OpenC
     assert_right(fetch(cache, "film"), "film", size)
     settle(cache, cache_dir)
     assert cache.statistics().bytes_from_source == size - partial.present_bytes
+    resumed = f"copy resumed path='/film' present={partial.present_bytes} bytes={size}"
+    assert resumed in caplog.messages
     assert list(objects_in(cache_dir).values()) == [size]
 
 

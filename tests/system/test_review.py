@@ -281,7 +281,7 @@ def test_a_lease_that_races_eviction_keeps_no_unlinked_file(
     with holding(parts.store.objects, "open", after=True) as held:
         reader = gevent.spawn(fetch, cache, "film")
         eventually(lambda: held.entered)
-        parts.provider._removal.remove([name])
+        parts.provider._removal.remove([name], "f")
         eventually(lambda: tidy(cache))
         held.release()
         answer = reader.get(timeout=WAIT)

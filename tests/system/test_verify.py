@@ -185,7 +185,7 @@ DAMAGES: list[tuple[Damage, str]] = [
 def test_a_sound_cache_is_sound(source: Path, at: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, said = verify(capsys, at, "--source", str(source), "--digests")
     assert code == 0, said
-    assert "6 objects" in said and "1 partials" in said
+    assert "6 objects" in said and "1 partial;" in said
     assert "6 compared with the source; 6 with their digests, 0 have none; nothing wrong" in said
 
 
@@ -310,7 +310,7 @@ def test_damage_beside_a_server_is_repaired(source: Path, at: Path, open_cache: 
         text=True,
         check=False,
     )
-    assert done.returncode == 1 and "1 problems, all repaired" in done.stdout, done.stdout
+    assert done.returncode == 1 and "1 problem, all repaired" in done.stdout, done.stdout
     cache._parts.objects.let_go_of_removed()
     for name in NAMES:
         assert_right(fetch(cache, name), name, SIZE)

@@ -110,10 +110,15 @@ def test_what_fails_is_named_and_the_rest_is_warmed(open_cache: OpenCache, sourc
     write(source, "young", 1000, age=0)
     cache = open_cache(source)
     status = warm(cache, paths=("/good", "young", "/large", "/none", "good")).status
-    assert (status.state, status.files_done) == ("full", 1)
-    assert {one.path for one in status.failed} == {"/young", "/none"}
-    assert WarmFailure("/none", "No such file or directory") in status.failed
-    assert status.left_out == 1 and status.failures == 2
+    assert (status.state, status.files_done) == ("done", 1)
+    assert {one.path: one.error for one in status.failed} == {
+        "/none": "No such file or directory",
+        "/large": f"too large: the cache has {cache.config.cache.size} bytes",
+        "/young": "changed less than 10 s (source.settle) ago",
+    }
+    assert status.left_out == 0 and status.failures == 3
+    status = warm(cache, paths=("/large",), pin=True).status
+    assert "too large" in status.failed[0].error
 
 
 def test_a_dry_run_counts_and_copies_nothing(
@@ -128,6 +133,42 @@ def test_a_dry_run_counts_and_copies_nothing(
     assert (status.files_done, status.bytes_done) == (1, SIZE)
     assert (cache.statistics().objects, cache.operations.pins()) == (1, ())
     assert cache.statistics().bytes_from_source == SIZE
+    assert (status.dry_run, status.what) == (True, "/a/")
+
+
+def test_a_dry_run_says_what_would_be_left_out(open_cache: OpenCache, source: Path) -> None:
+    put(source, *(f"{number:02}" for number in range(20)), size=MiB)
+    os.truncate(source / "00", 1 << 30)
+    os.utime(source / "00", (1e9, 1e9))
+    cache = open_cache(source, size=10 * MiB)
+    would = warm(cache, selection=Selection.everything(), dry_run=True, at_once=1).status
+    assert would.state == "full" and would.left_out > 5
+    assert [one.path for one in would.failed] == ["/00"]
+    status = warm(cache, selection=Selection.everything(), at_once=1).status
+    assert status.left_out == would.left_out
+
+
+def test_what_was_there_before_is_no_rate(
+    open_cache: OpenCache, fast: SlowFS, cache_dir: Path
+) -> None:
+    put(fast.backing, "f", size=48 * MiB)
+    cache = open_cache(fast.path, copy={"when_idle": "stop"})
+    gate = fast.fault("hang", "f", operations=("read",), start=16 * MiB)
+    first = cache.operations.warm(WarmOrder(paths=("f",)))
+    eventually(lambda: first.status.bytes_done >= 8 * MiB)
+    first.cancel()
+    fast.release(gate)
+    settle(cache, cache_dir)
+    (left,) = cache.operations.partials("/f")
+    assert 8 * MiB <= left.present < 32 * MiB
+    fast.set(bandwidth=4 * MiB)
+    job = cache.operations.warm(WarmOrder(paths=("f",)))
+    eventually(lambda: job.status.rate > 0)
+    assert job.status.bytes_done >= left.present
+    assert job.status.rate < 10 * MiB
+    fast.set(bandwidth=0)
+    assert job.over.wait(20)
+    assert job._copied == 48 * MiB - left.present
 
 
 def test_a_folder_that_is_not_there_ends_the_job(open_cache: OpenCache, source: Path) -> None:

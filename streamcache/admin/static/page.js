@@ -20,7 +20,7 @@ function sampleOf(status) {
   const { requests, bytes: sent, bytes_from_source: source } = status.totals;
   const sum = (some) => Object.values(some).reduce((total, each) => total + each, 0);
   return { time: Date.now() / 1000, bytes_out: sum(sent), requests: sum(requests),
-    hits: requests.hit ?? 0, source_bytes: source };
+    hits: (requests.hit ?? 0) + (requests.stale ?? 0), source_bytes: source };
 }
 
 async function status() {

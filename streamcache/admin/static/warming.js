@@ -51,7 +51,7 @@ function update(item, job) {
   const share = job.bytes ? job.bytes_done / job.bytes : 1;
   item.querySelector(".detail").textContent =
     `${count(job.files_done)} of ${count(job.files)}${job.walked ? "" : " or more"} files, ` +
-    `${bytes(job.bytes_done)}, ` + (running ? rate(job.rate) : job.state) +
+    `${bytes(job.bytes_done)}, ` + (running ? rate(job.rate) : job.state) + (job.dry_run ? ", dry run" : "") +
     (running && job.remaining !== null ? `, ${duration(job.remaining)} left` : "") +
     (job.failures ? `, ${count(job.failures)} failed` : "");
   const bar = item.querySelector("progress");
