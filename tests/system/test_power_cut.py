@@ -24,6 +24,7 @@ from streamcache import CacheStatus
 from streamcache.cache import store
 from streamcache.cache.blockmap import BLOCK
 from streamcache.cache.digests import SUFFIX, digest, digests_of, place
+from streamcache.cache.marker import MARK
 from streamcache.source.base import Version
 from tests.content import verify, write
 from tests.daemon_process import REPOSITORY
@@ -142,6 +143,19 @@ def test_no_object_is_wrong_whenever_the_power_goes(recording: Recording) -> Non
     assert objects > len(recording.records) // 2
     moved = [record.to_name for record in recording.records if isinstance(record, Move)]
     assert len(moved) > 8 and any(name.endswith(SUFFIX) for name in moved)  # published
+
+
+def test_a_cache_is_known_for_one_before_anything_is_in_it(recording: Recording) -> None:
+    """Or the next start would take it for somebody else's directory."""
+    begun = 0
+    for cut in cuts(recording.records)[:200]:
+        cache = disk_after(recording.records, cut).get("cache", {})
+        assert isinstance(cache, dict)
+        if set(cache) - {"lock", "format"}:
+            mark = cache.get("format")
+            assert isinstance(mark, File) and bytes(mark.data) == MARK.encode(), cut
+            begun += 1
+    assert begun > 100
 
 
 def test_the_model_would_show_an_object_that_was_not_synced(recording: Recording) -> None:
