@@ -217,6 +217,7 @@ class SessionStatistics:
     size: int  # bytes
     present: int  # bytes
     readers: int
+    resumed: int = 0  # of these: what the partial had that it goes on with
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -50,13 +51,20 @@ def test_help_that_nobody_reads_or_that_cannot_be_written_is_no_traceback(
     arguments: list[str],
 ) -> None:
     command = [sys.executable, "-m", "streamcache", *arguments]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+    def to(file: IO[bytes]) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            command, stdout=file, stderr=subprocess.PIPE, env=buffered, cwd=REPOSITORY, check=False
+        )
+
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "wb") as unread:
-        done = subprocess.run(command, stdout=unread, stderr=subprocess.PIPE, check=False)
+        done = to(unread)
     assert (done.returncode, done.stderr) == (141, b"")
     with open("/dev/full", "wb") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+        done = to(full)
     assert done.returncode == 1
     assert done.stderr == b"streamcache: error: [Errno 28] No space left on device\n"
 

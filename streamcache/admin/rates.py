@@ -15,16 +15,17 @@ class Rates:
     """Looked at once a second."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, deque[tuple[float, int]]] = {}  # by path: (s, bytes present)
+        self._seen: dict[str, deque[tuple[float, int]]] = {}  # by path: (s, bytes that came)
 
     def look(self, now: float, sessions: Iterable[SessionStatistics]) -> None:
         """Remember how far each is at ``now``, s of a clock that does not jump."""
         seen: dict[str, deque[tuple[float, int]]] = {}
         for session in sessions:
             points = self._seen.get(session.path, deque())
-            if points and points[-1][1] > session.present:
+            came = session.present - session.resumed
+            if points and points[-1][1] > came:
                 points = deque()  # another version
-            points.append((now, session.present))
+            points.append((now, came))
             while now - points[0][0] > _OVER:
                 points.popleft()
             seen[session.path] = points

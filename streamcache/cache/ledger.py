@@ -26,7 +26,7 @@ from streamcache.cache.database import (
 )
 from streamcache.cache.entry import Entry, NewEntry, Victim
 from streamcache.cache.health import Health
-from streamcache.cache.listing import Listing, Page, entries, page
+from streamcache.cache.listing import Key, Listing, Page, entries, page
 from streamcache.cache.mender import Files, Mender, open_catalog
 from streamcache.cache.space import Space
 from streamcache.cache.store import Store
@@ -190,9 +190,17 @@ class Ledger:
         """See ``Mender.call``. Switches. Raises what the function raises."""
         return self._mender.call(function, *args)
 
-    def page(self, listing: Listing, key: Callable[[str], str] | None = None) -> Page:
-        """See ``listing.page``. Switches. Raises CatalogError."""
-        return self._look(partial(page, key=key), listing)
+    def page(self, listing: Listing, source: str = "", key: Key | None = None) -> Page:
+        """A page of the objects that there are. Switches. Raises CatalogError.
+
+        With ``key``, which gives the keys of the paths of this source: without those of others.
+        """
+        return self._look(partial(self._page, source, key), listing)
+
+    def _page(self, source: str, key: Key | None, path: str, listing: Listing) -> Page:
+        """Disk pool. Rows are looked at one by one only where others have used the directory."""
+        shared = key is not None and self._store.has_other_sources(source)
+        return page(path, listing, key if shared else None)
 
     def entries(self, listing: Listing) -> tuple[tuple[Entry, ...], str]:
         """See ``listing.entries``. Switches. Raises CatalogError."""

@@ -24,6 +24,7 @@ from streamcache.cache.selection import Selection
 
 SortBy = Literal["path", "size", "used", "hits"]
 Direction = Literal["asc", "desc"]
+Key = Callable[[str], str]  # of a path
 
 MOST: Final = 10_000  # entries of one page
 _TOP: Final = b"\xff" * 4096  # PATH_MAX: no path sorts after a prefix of it and this
@@ -99,7 +100,7 @@ class Page:
     others: Others = Others()
 
 
-def page(catalog: str, listing: Listing, key: Callable[[str], str] | None = None) -> Page:
+def page(catalog: str, listing: Listing, key: Key | None = None) -> Page:
     """One page from the catalog at this path, without objects of other sources if ``key`` gives the
     keys of ours: each row is then looked at. Worker thread. Raises CatalogError.
     """
@@ -159,7 +160,7 @@ def _where(selection: Selection, by_path: Listing | None = None) -> tuple[str, t
 
 @contextmanager
 def _reading(
-    path: str, selection: Selection, key: Callable[[str], str] | None = None
+    path: str, selection: Selection, key: Key | None = None
 ) -> Iterator[sqlite3.Connection]:
     real = os.path.realpath(path)
     if not os.path.exists(real):
@@ -181,7 +182,7 @@ def _reading(
             db.close()
 
 
-def _is_ours(key: Callable[[str], str], name: bytes, path: bytes) -> bool:
+def _is_ours(key: Key, name: bytes, path: bytes) -> bool:
     """Also one whose path was lost with a catalog: nobody can say whose it is."""
     text = path.decode("utf-8", "surrogateescape")
     return not text or bytes.fromhex(key(text)) == name[:16]

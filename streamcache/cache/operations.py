@@ -99,11 +99,11 @@ class Operations:
     def entries(self, listing: Listing, *, all_sources: bool = False) -> Page:
         """A page of the objects in the cache directory: those of our source, or all. Switches.
 
-        Raises CatalogError, OSError.
+        Raises CatalogError.
         """
-        if all_sources or not self._r.disk.call(self._r.store.has_other_sources, self._r.source.id):
+        if all_sources:
             return self._ledger.page(listing)
-        return self._ledger.page(listing, self._provider.key)
+        return self._ledger.page(listing, self._r.source.id, self._provider.key)
 
     def is_ours(self, entry: Entry) -> bool:
         """Whether it is of our source, and found by its path. Does not switch."""

@@ -206,6 +206,7 @@ class StreamCache:
                     size=session.version.size,
                     present=session.map.present_bytes,
                     readers=len(session.readers),
+                    resumed=session.resumed,
                 )
                 for session in parts.provider.copies.sessions.values()
             ),

@@ -8,8 +8,8 @@ from streamcache.admin.rates import Rates
 from streamcache.stats import SessionStatistics
 
 
-def copy(present: int, path: str = "a") -> SessionStatistics:
-    return SessionStatistics(path, "copying", 1000, present, 1)
+def copy(present: int, path: str = "a", resumed: int = 0) -> SessionStatistics:
+    return SessionStatistics(path, "copying", 1000, present, 1, resumed)
 
 
 def test_a_rate_is_the_average_of_the_last_seconds() -> None:
@@ -22,6 +22,13 @@ def test_a_rate_is_the_average_of_the_last_seconds() -> None:
     for second in range(102, 120):
         rates.look(second, [copy(50)])
     assert rates.of("a") == 0
+
+
+def test_what_an_earlier_copy_left_is_no_rate() -> None:
+    rates = Rates()
+    rates.look(100.0, [copy(0)])  # its partial is not open yet
+    rates.look(101.0, [copy(500, resumed=490)])
+    assert rates.of("a") == 10
 
 
 def test_what_is_over_is_forgotten_and_another_version_begins_anew() -> None:
