@@ -120,14 +120,18 @@ class Operations:
     def partials(self, path: str) -> tuple[Idle, ...]:
         """What is left of a copy of a path ("/a/b.mp4") that nobody works on, to be gone on with.
 
-        Nothing of a key that is being worked on. Switches. Raises CatalogError, OSError.
+        Nothing of a key that is being worked on, or of a disk that does not answer. Switches.
+        Raises CatalogError, OSError.
         """
         key = self._provider.key(path.removeprefix("/"))
         names = self._ledger.reserved(key)
         if not names or (lock := self._r.keys.try_acquire(key)) is None:
             return ()
         with lock:
-            found = [self._r.disk.call(self._r.store.partials.look, name) for name in names]
+            try:
+                found = [self._r.health.call(self._r.store.partials.look, name) for name in names]
+            except TimeoutError:
+                return ()
         return tuple(each for each in found if each is not None and each.kind is Leftover.PARTIAL)
 
     def known(self, path: str) -> Knowledge | None:

@@ -219,7 +219,7 @@ def test_a_copy_that_is_under_way(slow: Site) -> None:
     slow.put("f", size=8 << 20)
     with urllib.request.urlopen(f"{slow.daemon.url}f", timeout=20) as answer:
         answer.read(1000)
-        eventually(lambda: slow.json("top", "--once")["sessions"])
+        eventually(lambda: "copying" in slow.ask("show", "/f").out)
         shown = slow.ask("show", "/f").out
         copying = r"^copy     copying in w1: .* of 8\.39 MB \(\d+\.\d %\)$"
         assert re.search(copying, shown, re.M), shown
