@@ -338,9 +338,11 @@ class Ledger:
         self._mender.failed = health.failed
         health.on_recovery.append(self._mender.hurry)
 
-    def touch(self, name: str, client: str) -> None:
-        """A client reads an object: counted once in ``cache.touch_interval``. Does not switch."""
-        now = time.monotonic()
+    def touch(self, name: str, client: str, now: float) -> None:
+        """A client reads an object: counted once in ``cache.touch_interval``. Does not switch.
+
+        ``now``: monotonic s.
+        """
         pair = (client, name)
         last = self._recent.get(pair)
         if last is not None and now - last < self._config.touch_interval:

@@ -59,6 +59,7 @@ class Provider:
     ) -> None:
         self.copies = Copies(resources, removal, self.copy)
         self._r = resources
+        self._counters = resources.counters  # at hand for each hit
         self._freshness = freshness
         self._ledger = ledger
         self._removal = removal
@@ -210,7 +211,7 @@ class Provider:
             self._prepare_copy(found, name)
         if found.handle is not None:
             handle, found.handle = found.handle, None
-            self._ledger.touch(name, client)
+            self._ledger.touch(name, client, time.monotonic())
             status = CacheStatus.STALE if found.stale else CacheStatus.HIT
             return self._cached(handle, status, found.path)
         session = self.copies.sessions.get(name)
@@ -271,15 +272,16 @@ class Provider:
             known.hot, hot.good_until = hot, known.until
         return hot
 
-    def delivered(self, handle: ObjectHandle, client: str, count: int) -> None:
-        """A hit was answered from what ``peek`` gave."""
-        self._ledger.touch(handle.name, client)
-        self._r.counters.quick_hits += 1
-        self._r.counters.quick_bytes += count
+    def delivered(self, handle: ObjectHandle, client: str, count: int, now: float) -> None:
+        """A hit was answered from what ``peek`` gave; ``now``: monotonic s."""
+        self._ledger.touch(handle.name, client, now)
+        counters = self._counters
+        counters.quick_hits += 1
+        counters.quick_bytes += count
 
     def take(self, handle: ObjectHandle, client: str, path: str) -> Delegate:
         """Lease what ``peek`` gave for ``path`` in this turn of the hub. Does not switch."""
-        self._ledger.touch(handle.name, client)
+        self._ledger.touch(handle.name, client, time.monotonic())
         self._r.objects.take(handle)
         return self._cached(handle, CacheStatus.HIT, path[1:])
 

@@ -129,10 +129,10 @@ class StreamCache:
         """See ``Provider.peek``; for a server in this hub. Does not switch."""
         return None if self._parts is None else self._parts.provider.peek(path, last)
 
-    def delivered(self, hot: ObjectHandle, client: str, count: int) -> None:
+    def delivered(self, hot: ObjectHandle, client: str, count: int, now: float) -> None:
         """See ``Provider.delivered``, of what ``peek`` gave. Does not switch."""
         assert self._parts is not None
-        self._parts.provider.delivered(hot, client, count)
+        self._parts.provider.delivered(hot, client, count, now)
 
     def take(self, hot: ObjectHandle, client: str, path: str) -> Delegate:
         """See ``Provider.take``, of what ``peek`` gave. Does not switch."""

@@ -83,8 +83,10 @@ class Backend(Protocol):
         """
         ...
 
-    def delivered(self, hot: ObjectHandle, client: str, count: int) -> None:
-        """A whole response of ``count`` bytes was read from it: a hit, and a use."""
+    def delivered(self, hot: ObjectHandle, client: str, count: int, now: float) -> None:
+        """A whole response of ``count`` bytes was read from it at ``now`` (monotonic s): a hit, and
+        a use.
+        """
         ...
 
     def take(self, hot: ObjectHandle, client: str, path: str) -> Delegate:

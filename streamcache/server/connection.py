@@ -68,7 +68,9 @@ class Phase(enum.Enum):
 NO_PROXY_HEADER: Final = "closed without a PROXY header"
 NO_HANDSHAKE: Final = "closed without a TLS handshake"
 
-IDLE: Final = Phase.IDLE  # looked at for each request: the attribute of an enum is slower
+# Looked at for each request: the attribute of an enum is slower.
+IDLE: Final = Phase.IDLE
+LINGERING: Final = Phase.LINGERING
 
 
 class Opening(enum.Enum):
@@ -196,7 +198,7 @@ class Connection:
 
     def _readable(self) -> None:
         try:
-            if self.phase is Phase.LINGERING:
+            if self.phase is LINGERING:
                 self._throw_away()
             elif self._greenlet is not None:
                 self._look_ahead()
@@ -229,7 +231,7 @@ class Connection:
                 self.close()
                 return
             if outcome is ANSWERED:  # one at a time: the hub looks at others in between
-                self.deadline = monotonic() + self._service.limits.keepalive_timeout
+                self.deadline = fast.now + self._service.limits.keepalive_timeout
                 return
             if outcome is not SLOW:
                 self._start(outcome)

@@ -191,6 +191,7 @@ class FastPath:
         tags: Tags,
     ) -> None:
         self.answered = 0
+        self.now = 0.0  # monotonic s of the last request
         self.request_id = NO_ID  # of the last request
         self._tags = tags
         self._identified = tags.enabled
@@ -216,11 +217,12 @@ class FastPath:
         head = self._heads.get(key) or self._read_head(key)
         if head is None:
             return SLOW
-        answers = head.line.answers
+        answers, now = head.line.answers, monotonic()
+        self.now = now
         if (
             answers is None
             or answers.second != self._clock.second
-            or monotonic() >= answers.object.good_until
+            or now >= answers.object.good_until
         ):
             answers = self._look_up(head.line)
             if answers is None:
@@ -248,7 +250,7 @@ class FastPath:
                 sent = self._send_file(transport, top, hot.fd, start, end - start, seen)
         except OSError:
             self._cache.counters.quick_cuts += 1
-            self._cache.delivered(hot, client, 0)
+            self._cache.delivered(hot, client, 0, now)
             self._log_other(head, status, 0, wanted, client, whole=False)
             raise
         if sent is None:
@@ -257,7 +259,7 @@ class FastPath:
             return self._begun(head, wanted, client, FileRange(start, stop), top, sent)
         self.answered += 1
         # Counted and logged as the complete path does it.
-        self._cache.delivered(hot, client, length)
+        self._cache.delivered(hot, client, length, now)
         log = self._log
         if log.usual:
             range_ = "bytes=" + wanted if wanted else NOTHING

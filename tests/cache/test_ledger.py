@@ -188,28 +188,27 @@ def test_a_rebuild_meets_objects_that_come_and_go(
     assert ledger.objects == 16
 
 
-def test_one_client_is_one_use_for_a_while(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = types.SimpleNamespace(monotonic=lambda: clock.now, time=lambda: 0.0, now=1000.0)
-    monkeypatch.setattr(ledger_module, "time", clock)
+def test_one_client_is_one_use_for_a_while(site: Site) -> None:
     ledger = site.begin()
     site.add(1)
+    now = 1000.0
     for _ in range(100):
-        ledger.touch(name(1), "192.0.2.1")
-    ledger.touch(name(1), "192.0.2.2")
-    clock.now += CacheConfig().touch_interval - 1
-    ledger.touch(name(1), "192.0.2.1")
+        ledger.touch(name(1), "192.0.2.1", now)
+    ledger.touch(name(1), "192.0.2.2", now)
+    now += CacheConfig().touch_interval - 1
+    ledger.touch(name(1), "192.0.2.1", now)
     assert ledger._touched == {name(1): 2}
-    clock.now += 2
-    ledger.touch(name(1), "192.0.2.1")
+    now += 2
+    ledger.touch(name(1), "192.0.2.1", now)
     assert ledger._touched == {name(1): 3}
 
 
 def test_touches_reach_the_catalog_in_the_end(site: Site) -> None:
     ledger = site.begin()
     site.add(1)
-    ledger.touch(name(1), "a")
-    ledger.touch(name(1), "b")
-    ledger.touch(name(2), "a")  # of what is not there: nothing
+    ledger.touch(name(1), "a", 0.0)
+    ledger.touch(name(1), "b", 0.0)
+    ledger.touch(name(2), "a", 0.0)  # of what is not there: nothing
     site.end()
     ledger = site.begin()
     (entry,) = ledger.page(Listing(Selection.everything())).entries
@@ -220,7 +219,7 @@ def test_touches_reach_the_catalog_on_the_way(site: Site, monkeypatch: pytest.Mo
     monkeypatch.setattr(ledger_module, "_WRITE_INTERVAL", 0.001)
     ledger = site.begin()
     site.add(1)
-    ledger.touch(name(1), "a")
+    ledger.touch(name(1), "a", 0.0)
     until(lambda: not ledger._touched)
 
 
@@ -228,7 +227,7 @@ def test_only_so_many_clients_are_remembered(site: Site, monkeypatch: pytest.Mon
     monkeypatch.setattr(ledger_module, "_REMEMBERED", 100)
     ledger = site.begin()
     for number in range(1000):
-        ledger.touch(name(1), f"{number}")
+        ledger.touch(name(1), f"{number}", 0.0)
     assert len(ledger._recent) <= 101
 
 

@@ -182,7 +182,7 @@ class FakeCache:
             self._hot[path] = ObjectHandle(path, version, fd)
         return self._hot[path]
 
-    def delivered(self, hot: ObjectHandle, client: str, count: int) -> None:
+    def delivered(self, hot: ObjectHandle, client: str, count: int, now: float) -> None:
         delegate = self.take(hot, client, hot.name)
         delegate.delivered = count
         delegate.close()
