@@ -87,6 +87,8 @@ class Writes:
             return False
         finally:
             self._late.pop(extent, None)
+        if self._lost:  # by now: what was lost may be of this, and a sync would not hear of it
+            return False
         self._unsynced += len(data)
         if self._unsynced >= SYNC_BYTES and self.synced.is_set():
             self.synced.clear()
