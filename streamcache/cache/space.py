@@ -275,6 +275,7 @@ class Space:
 
     def _attempt(self, order: Order) -> bool:
         """One transaction; whether it granted. Switches. Raises NoSpace."""
+        order.limit = self.limit  # while it waited the disk may have got more room, or less
         try:
             self._books.draw(order)
         except (CatalogError, Closed, SourceBusy) as error:
@@ -306,6 +307,9 @@ class Space:
         try:
             while waiter.reason is None:
                 waiter.woken.clear()
+                if order.footprint > self.limit:
+                    waiter.reason = f"{order.footprint} bytes can never fit into {self.limit}"
+                    break
                 first = next(iter(self._waiters)) is waiter
                 if first and self._attempt(order):
                     if not waiter.withdrawn:

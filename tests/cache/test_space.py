@@ -203,6 +203,25 @@ def test_who_finds_no_room_waits_for_it(make: Callable[..., Sharer]) -> None:
     assert usage(one) == (0, 300, 0)
 
 
+def test_who_waits_gets_the_room_that_the_disk_has_by_now(make: Callable[..., Sharer]) -> None:
+    """The limit was the one from when it came, for as long as it waited."""
+    one = make(objects=400)
+    one.space.set_ceiling(500)
+    waiting = attempt(one, 2, 300)
+    one.space.set_ceiling(None)
+    assert granted(waiting)
+    assert usage(one) == (400, 300, 0)
+
+
+def test_who_waits_takes_no_more_than_the_disk_has_by_now(make: Callable[..., Sharer]) -> None:
+    one = make(objects=900)
+    waiting = attempt(one, 2, 300)  # of 1000 in the end
+    one.space.set_ceiling(950)
+    assert refused(waiting)
+    assert "can never fit into 950" in str(waiting.value)
+    assert usage(one) == (900, 0, 0)
+
+
 def test_room_that_another_process_made_is_found(
     make: Callable[..., Sharer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
