@@ -262,7 +262,7 @@ def _digest() -> Digest:
     try:
         return digest()
     except ConfigError as error:
-        raise ConfigError(f'cache.checksum: "xxh3" {error}; allowed without it: "off"') from None
+        raise ConfigError(f'cache.checksum: "xxh3" {error}; allowed: "off" without it') from None
 
 
 def _unusable(root: str, error: OSError) -> CacheError:

@@ -180,7 +180,7 @@ def check_checksum(settings: Settings) -> None:
         digest()
     except ConfigError as error:
         where = settings.where("cache", "checksum")
-        raise ConfigError(f'{where}: "xxh3" {error}; allowed without it: "off"') from None
+        raise ConfigError(f'{where}: "xxh3" {error}; allowed: "off" without it') from None
 
 
 def check_apart(settings: Settings) -> None:
