@@ -93,7 +93,7 @@ class Transport(Protocol):
         ...
 
     def unsent(self) -> int:
-        """Bytes that the peer's kernel has not yet acknowledged."""
+        """Bytes of those that our kernel took which the peer's has not yet acknowledged."""
         ...
 
     def broken(self) -> bool:
