@@ -20,7 +20,7 @@ from streamcache.cache.partial import Partial, PartialHeader
 from streamcache.cache.space import Space, footprint
 from streamcache.cache.store import Store
 from streamcache.cache.workers import WorkerPool
-from streamcache.errors import CacheBusy, Closed, NoSpace
+from streamcache.errors import CacheBusy, Closed, NoSpace, StreamCacheError
 
 STEP: Final = 256 * 1024 * 1024  # bytes drawn at once: a probe of 10,000 titles drains no cache
 AHEAD: Final = STEP // 4  # bytes left of the reservation when more is asked for
@@ -55,6 +55,7 @@ class Allotment:
         self._written = 0  # blocks that we wrote, or are about to
         self._path = ""  # at the source
         self.partial: Partial | None = None
+        self.lost = False  # a sync failed: what was written may not be there any more
         self._opened = False
         self._published = False
         self._waits = False  # for room
@@ -137,17 +138,25 @@ class Allotment:
     def sync(self) -> None:
         """Make durable what was written so far, also while more is. Switches. Raises OSError."""
         assert self.partial is not None
-        self._disk.call(self.partial.sync)
+        try:
+            self._disk.call(self.partial.sync)
+        except StreamCacheError:  # it did not begin
+            raise
+        except OSError:
+            self.lost = True
+            raise
 
     def seal(self, mtime_ns: int) -> None:
         """Pin the mtime and make the data durable. Switches. Raises OSError."""
         partial = self.partial
         assert partial is not None
         if partial.is_poisoned:
+            self.lost = True
             raise CacheBusy("another process failed to make it durable")
         try:
             self._disk.call(partial.seal, mtime_ns, self._path)
         except OSError:
+            self.lost = True
             with contextlib.suppress(OSError, Closed):
                 self._disk.call(partial.poison)
             raise

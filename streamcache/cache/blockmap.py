@@ -112,6 +112,13 @@ class BlockMap:
         self.claimed -= len(extent)
         self.present += len(extent)
 
+    def forget(self) -> None:
+        """Present -> missing."""
+        for run in self.runs():
+            self._taken[run.start : run.stop] = bytes(len(run))
+        self._present = bytearray(self.count)
+        self.present = 0
+
     def adopt(self, present: bytes, start: int = 0) -> list[Extent]:
         """Missing -> present where ``present``, one byte per block from ``start`` on, has 1.
 

@@ -97,7 +97,8 @@ class CopySession:
             self._waiting,
             resources.health,
             path,
-            on_loss=lambda: self.handle_event(Event.SPACE_DENIED),
+            on_loss=self._lose,
+            on_synced=self.schedule,
         )
         self._steps = Steps(
             self,
@@ -342,6 +343,15 @@ class CopySession:
             # Its reservation stands until a look through what is left finds it unused.
             log.warning("partial not settled path=%r error=%s", f"/{self.path}", error)
 
+    def _lose(self) -> None:
+        """What was written may not be there any more: its readers get it from the source again.
+
+        Does not switch.
+        """
+        self._steps.detach()  # nobody tells us any more what the map on disk has
+        self.map.forget()
+        self.handle_event(Event.SPACE_DENIED)
+
     # -- the copy
 
     def _do_copy(self) -> None:
@@ -390,7 +400,10 @@ class CopySession:
             else:
                 log.warning("copy not published path=%r error=%s", f"/{self.path}", error)
                 self._r.health.failed(error)
-                self.handle_event(Event.SPACE_DENIED)
+                if self._room.lost:
+                    self._lose()
+                else:
+                    self.handle_event(Event.SPACE_DENIED)
         except StreamCacheError as error:
             self.fail(error)
         else:

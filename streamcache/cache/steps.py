@@ -164,7 +164,7 @@ class Steps:
     def sequential(self, length: int) -> Piece | None:
         """Claim what comes next: before the readers, else the lowest missing block."""
         copy = self._copy
-        if not copy.goes_on:
+        if not (copy.goes_on and self._writes.affords(self._map.claimed * BLOCK)):
             return None
         if not (copy.readers or copy.pace.allows(min(length, self._map.size), copy.schedule)):
             return None
@@ -300,12 +300,14 @@ class Steps:
         """Write into the partial; False: it is not kept. Switches."""
         if self._copy.state is State.NEW:
             self._copy.await_room()
+        patience = self._writes.await_sync()
+        # From here to the write nothing switches: what is closed or lost by now is not written.
         if not (self._copy.keeps and self._claims.may_write(extent)):
             return False
         if not self._room.affords(0):
             self._grow()
             return False
-        if self._writes.write(extent, data):
+        if self._writes.write(extent, data, patience=patience):
             return True
         self._copy.handle_event(Event.SPACE_DENIED)
         return False

@@ -6,8 +6,9 @@ that buffer, so a disk that hangs holds up nobody (I15, I17). Meanwhile the copy
 what it reads for its readers goes past the cache, and memory stays bounded (I16).
 
 What was written is made durable on the way, beside further writes: one sync at a time, in a
-greenlet of its own. A disk that is slower than the source holds the copy up as soon as as much
-again was written.
+greenlet of its own. As soon as as much again was written, or is on its way, nothing more is read
+ahead of readers before it is over, so a slow disk holds up this copy and no other; what a reader
+waited for waits for it for a second, then it goes past the cache.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from streamcache.cache.allotment import Allotment
 from streamcache.cache.blockmap import BLOCK, Extent
 from streamcache.cache.health import Health
 from streamcache.cache.reading import DELIVERED_BYTES, Waiting
-from streamcache.errors import StreamCacheError
+from streamcache.errors import Closed, StreamCacheError
 
 SYNC_BYTES: Final = 64 * 1024 * 1024  # written since the last sync: no 50 GB flush at the end
 _PATIENCE: Final = 1.0  # s that a reader waits for the write of what it wants
@@ -43,8 +44,11 @@ class Writes:
         path: str,
         *,
         on_loss: Callable[[], object],
+        on_synced: Callable[[], object],
     ) -> None:
-        """``on_loss`` hears that a sync failed: what was written may be lost. It may not switch."""
+        """``on_loss`` hears that a sync failed and what was written may be lost, ``on_synced`` that
+        one is over, however it ended. Neither may switch.
+        """
         self.synced = Flag()  # no sync is under way
         self.synced.set()
         self._room = room
@@ -52,42 +56,61 @@ class Writes:
         self._health = health
         self._path = path
         self._on_loss = on_loss
+        self._on_synced = on_synced
         self._late: dict[Extent, memoryview] = {}
         self._unsynced = 0  # bytes written since the last sync began
-        self._lost = False
+        self._held_up = False  # the sync under way takes longer than a reader waits
+        self._failed = False  # a write or a sync of ours did: there will be no other
 
     def __repr__(self) -> str:
         return f"<Writes late={len(self._late)} unsynced={self._unsynced}>"
 
     @property
     def welcome(self) -> bool:
-        """Whether the disk takes more: it works, and none of ours is late."""
-        return not (self._late or self._health.degraded)
+        """Whether the disk takes more: it works, none of ours failed, and none is late."""
+        return not (self._late or self._held_up or self._failed or self._health.degraded)
 
-    def write(self, extent: Extent, data: memoryview) -> bool:
-        """Data, then map; False: the disk would not. Switches, for as long as it takes."""
+    def affords(self, claimed: int) -> bool:
+        """Whether more may be read that nobody waits for, with so many bytes on their way."""
+        return self.synced.is_set() or self._unsynced + claimed < SYNC_BYTES
+
+    def await_sync(self) -> float:
+        """Wait for a sync beside which as much again was written, as long as a reader waits.
+
+        Returns the s of that which are left for the write. Look again before that, as much may have
+        changed; if the sync is not over, nothing is ``welcome`` until it is. Switches.
+        """
+        due = time.monotonic() + _PATIENCE
+        if self._unsynced >= SYNC_BYTES and self.welcome:
+            self.synced.wait(_PATIENCE)
+            if not (self.synced.is_set() or self._held_up):
+                log.info("cache disk is slow path=%r unsynced=%d", f"/{self._path}", self._unsynced)
+                self._held_up = True
+        return max(0.0, due - time.monotonic())
+
+    def write(self, extent: Extent, data: memoryview, *, patience: float) -> bool:
+        """Data, then map; False: it is not kept. Switches, for as long as it takes.
+
+        Readers wait for it for ``patience`` s.
+        """
 
         def late() -> None:
             log.info("cache disk is slow path=%r bytes=%d", f"/{self._path}", len(data))
             self._late[extent] = data
             self._waiting.deliver(extent, data)
 
-        due = time.monotonic() + _PATIENCE
         try:
-            if self._unsynced >= SYNC_BYTES and not self.synced.wait(_PATIENCE):
-                late()
-                self.synced.wait()
-            if self._lost:
-                return False
-            patience = None if extent in self._late else max(0.0, due - time.monotonic())
             self._room.write(extent, data, patience=patience, late=late)
+        except Closed:  # the cache: that says nothing of its disk
+            return False
         except OSError as error:
             log.warning("cache write failed path=%r error=%s", f"/{self._path}", error)
+            self._failed = True
             self._health.failed(error)
             return False
         finally:
             self._late.pop(extent, None)
-        if self._lost:  # by now: what was lost may be of this, and a sync would not hear of it
+        if self._room.lost:  # by now: what was lost may be of this, and a sync would not hear of it
             return False
         self._unsynced += len(data)
         if self._unsynced >= SYNC_BYTES and self.synced.is_set():
@@ -104,11 +127,13 @@ class Writes:
             log.debug("not synced on the way path=%r error=%s", f"/{self._path}", error)
         except OSError as error:
             log.warning("cache sync failed path=%r error=%s", f"/{self._path}", error)
-            self._lost = True
+            self._failed = True
             self._health.failed(error)
             self._on_loss()
         finally:
+            self._held_up = False
             self.synced.set()
+            self._on_synced()
 
     def find(self, offset: int, stop: int) -> memoryview | None:
         """A copy of bytes from ``offset`` on that are late; None: they are not among those."""

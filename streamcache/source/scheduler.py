@@ -180,7 +180,8 @@ class Scheduler:
             self._demands.give(step.key, step.length)
         # Bytes that wait for the cache take memory as well: one buffer more than are in flight,
         # unless those are enough, as the source is near.
-        most = self._limit + (self._limit < _NEAR_HELD or not self._rate.is_near)
+        one_more = self._limit < _NEAR_HELD or not self._rate.is_near
+        most = self._limit + 1 if one_more else self._limit
         while (
             self._running < self._limit
             and self._running + self._storing < most
@@ -271,13 +272,14 @@ class Scheduler:
             feed.failed(piece, SourceUnavailable(str(error)))
         else:
             self._breaker.answered(question)
-            self._keep_place(step)
+            self._begin_storing(step)
             self._give_back(step)
             feed.arrived(piece, data, now)
         finally:
             if buffer:
                 self._buffers.give(buffer)
-            self._storing -= step.storing
+            if step.storing:
+                self._storing -= 1
             self.pump()
 
     def _read(
@@ -304,16 +306,17 @@ class Scheduler:
             self._rate.end(count, saturated=saturated, started=started)
         # The source must wait neither for its own fstat nor for the cache disk.
         if now is not None:
-            self._keep_place(step)
+            self._begin_storing(step)
         self._leave(step)
         self._counters.source_reads += 1
         self._counters.bytes_from_source += count
         return view[:count], now
 
-    def _keep_place(self, step: _Step) -> None:
+    def _begin_storing(self, step: _Step) -> None:
         """Its bytes are on their way to the cache: from now until its end. Idempotent."""
-        self._storing += not step.storing
-        step.storing = True
+        if not step.storing:
+            step.storing = True
+            self._storing += 1
 
     def _leave(self, step: _Step) -> None:
         """It takes no place at the source any more; once."""

@@ -120,6 +120,11 @@ class Model(RuleBasedStateMachine):
             if bit and self.states[block] == MISSING:
                 self.states[block] = PRESENT
 
+    @rule()
+    def forget(self) -> None:
+        self.blocks.forget()
+        self.states = [MISSING if state == PRESENT else state for state in self.states]
+
     @rule(data=st.data())
     def ask(self, data: st.DataObject) -> None:
         offset = data.draw(st.integers(0, self.size + BLOCK))
