@@ -32,14 +32,14 @@ Digest = Callable[[Any], int]
 
 
 def digest() -> Digest:
-    """The function from a block's bytes to its digest. Raises ConfigError without the package."""
+    """The function from a block's bytes to its digest.
+
+    Raises ConfigError without the package, which does not say who needs it.
+    """
     try:
         import xxhash
     except ImportError:
-        raise ConfigError(
-            'cache.checksum = "xxh3": needs the package xxhash; allowed: "off", or after'
-            f" {installing('xxhash')}"
-        ) from None
+        raise ConfigError(f"needs the package xxhash; install it: {installing('xxhash')}") from None
     function: Digest = xxhash.xxh3_64_intdigest
     return function
 

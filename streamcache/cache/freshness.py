@@ -207,15 +207,13 @@ class Freshness:
         path, question = flight.path, self._breaker.ask(flight.path)
         try:
             file = self._open(path, ahead)
-        except NotFound as missing:
+        except (NotFound, AccessDenied) as refusal:
             self._breaker.answered(question, known=False)
             if not self._is_late(flight):
-                good = self._good_until(flight, self._config.negative_ttl)
-                self._remember(path, Known(None, good))
-                flight.result.set_exception(missing)
-        except AccessDenied as error:
-            self._breaker.answered(question, known=False)
-            flight.result.set_exception(error)
+                if isinstance(refusal, NotFound):
+                    good = self._good_until(flight, self._config.negative_ttl)
+                    self._remember(path, Known(None, good))
+                flight.result.set_exception(refusal)
         except SourceUnavailable as error:
             self._breaker.failed(question, error)
             self._failing(path)

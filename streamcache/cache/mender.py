@@ -40,7 +40,7 @@ from streamcache.cache.store import Store
 from streamcache.cache.stored import StoredObject
 from streamcache.cache.workers import WorkerPool
 from streamcache.config.cache import CacheConfig
-from streamcache.errors import SourceBusy
+from streamcache.errors import CacheError, SourceBusy
 
 _ANSWER_WAIT = 10.0  # s: twice what SQLite waits for another process's transaction
 _LOOK_INTERVAL = 0.5  # s between looks whether the catalog is still the one that is open
@@ -185,14 +185,15 @@ class Mender:
                 broken = error.id
             except CatalogReplaced:
                 pass
-            except (CatalogError, OSError, SourceBusy) as error:
+            except (CacheError, OSError, SourceBusy) as error:
                 log.error("catalog rebuild failed, nothing new is cached error=%s", error)
                 pause = _REBUILD_INTERVAL
             self._again.clear()
             self._again.wait(pause)
 
     def try_to_mend(self, broken: int = 0) -> bool:
-        """Whether the catalog is whole now. Switches. Raises CatalogError, OSError."""
+        """Whether the catalog is whole now. Switches. Raises CacheError, OSError."""
+        self._disk.call(self._store.look)  # nothing is made in what is not our directory any more
         lock = self._pool.call(take_lock, _lock_path(self._store.root), discard=_close)
         if lock < 0:  # another process is at it
             self._do(self.catalog.account.look)

@@ -14,13 +14,14 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 from streamcache.cache.entry import Entry
 from streamcache.cache.freshness import Freshness
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.listing import Listing, Page
-from streamcache.cache.names import key_of
+from streamcache.cache.names import key_for, key_of
 from streamcache.cache.partials import Idle, Leftover
 from streamcache.cache.picture import CopyPicture, picture_of
 from streamcache.cache.provider import Provider
@@ -103,7 +104,8 @@ class Operations:
         """
         if all_sources:
             return self._ledger.page(listing)
-        return self._ledger.page(listing, self._r.source.id, self._provider.key)
+        source, identity = self._r.source.id, self._r.config.source.identity
+        return self._ledger.page(listing, source, partial(key_for, source, identity))
 
     def is_ours(self, entry: Entry) -> bool:
         """Whether it is of our source, and found by its path. Does not switch."""

@@ -54,7 +54,7 @@ class Store:
         self.root = os.path.realpath(root)
         self.boot = _boot_id()
         self.lock = -1  # descriptor of the file of locks
-        self._device = 0  # where it lies
+        self._home = -1  # that of the directory: as long as it is open no other is the same file
         self.partials = PartialFolder(self.root, self.boot, digest)
         self.objects = ObjectFolder(self.root, self.partials)
         self.pins = PinFolder(self.root)
@@ -71,7 +71,8 @@ class Store:
             raise CacheError(
                 f"cache directory {self.root!r} cannot be made: {error.strerror}"
             ) from error
-        self._device = make_ours(self.root).st_dev
+        make_ours(self.root)
+        self._home = self._open_home()
         self.lock = self._open_lock()
         alone = self._enter(self.lock)
         if alone:
@@ -84,13 +85,13 @@ class Store:
 
         Raises CacheError, CacheBusy, OSError.
         """
+        foreign = CacheError(f"{self.root!r} is no cache directory of streamcache")
+        if read_mark(self.root) != MARK:
+            raise foreign
         try:
-            if read_mark(self.root) != MARK:
-                raise FileNotFoundError
             self.lock = os.open(self._path("lock"), os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
-            raise CacheError(f"{self.root!r} is no cache directory of streamcache") from None
-        self._device = os.stat(self.root).st_dev
+            raise foreign from None
         deadline = time.monotonic() + _OPEN_WAIT
         while not locks.try_lock(self.lock, _USE, 1, shared=True):
             if time.monotonic() > deadline:
@@ -108,10 +109,13 @@ class Store:
     def probe(self) -> Renewed:
         """Write, sync and remove a file, after folders that are missing were made again.
 
-        Raises CacheError, OSError.
+        Raises CacheForeign for what is in the directory's place and no cache, and has changed
+        nothing; CacheError, OSError.
         """
+        if not self._is_home():
+            expect_cache(self.root)
         os.makedirs(self.root, mode=0o700, exist_ok=True)
-        if os.stat(self.root).st_dev != self._device:
+        if os.stat(self.root).st_dev != os.fstat(self._home).st_dev:
             raise CacheError(f"cache directory {self.root!r} is on another file system now")
         make_ours(self.root)  # it may be another one, or somebody else's by now
         with contextlib.ExitStack() as stack:
@@ -126,6 +130,8 @@ class Store:
             self._write_and_sync(self._path(_PROBE))
             if lock >= 0:
                 locks.try_lock(lock, _USE, 1, shared=True)
+            if not self._is_home():
+                self._change_home()
             stack.pop_all()
         return Renewed(lock, lost)
 
@@ -140,9 +146,11 @@ class Store:
 
     def close(self) -> None:
         """Use it no longer."""
-        fd, self.lock = self.lock, -1
-        if fd >= 0:
-            os.close(fd)
+        fds = (self.lock, self._home)
+        self.lock = self._home = -1
+        for fd in fds:
+            if fd >= 0:
+                os.close(fd)
 
     def free_bytes(self) -> int:
         """Bytes that this user may still write on the cache's file system."""
@@ -192,6 +200,20 @@ class Store:
 
     def _open_lock(self) -> int:
         return os.open(self._path("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def _open_home(self) -> int:
+        return os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def _is_home(self) -> bool:
+        """Whether the directory that we have is the one that others will find."""
+        try:
+            return os.path.samestat(os.stat(self.root), os.fstat(self._home))
+        except FileNotFoundError:
+            return False
+
+    def _change_home(self) -> None:
+        old, self._home = self._home, self._open_home()
+        os.close(old)
 
     def _has_lock(self) -> bool:
         """Whether the file of locks that we have is the one that others will find."""

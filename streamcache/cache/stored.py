@@ -18,7 +18,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from streamcache.cache.digests import SUFFIX
-from streamcache.cache.names import blocks_of, is_name, remove_foreign, sync_directory
+from streamcache.cache.names import (
+    blocks_of,
+    is_name,
+    remove_foreign,
+    sync_directory,
+    version_of,
+)
 from streamcache.cache.partial import path_of
 from streamcache.cache.partials import PartialFolder
 from streamcache.errors import CacheBusy
@@ -123,7 +129,7 @@ class ObjectFolder:
             return None
         if not stat.S_ISREG(status.st_mode):
             return None
-        version = Version(name.partition(".")[2], status.st_size, status.st_mtime_ns)
+        version = Version(version_of(name), status.st_size, status.st_mtime_ns)
         blocks = status.st_blocks * 512 + blocks_of(self.path(name) + SUFFIX)
         return StoredObject(name, version, blocks, status.st_ctime)
 

@@ -207,7 +207,7 @@ class WarmJob:
         parts = [gevent.spawn(self._copy_each, files) for _ in range(self.order.at_once)]
         measuring = gevent.spawn(self._measure)
         verb = "counting" if self.order.dry_run else "warming"
-        log.info(f"{verb} job=%s files=%r", self.id, str(self.order))
+        log.info("%s job=%s files=%r", verb, self.id, str(self.order))
         try:
             self._await_all()
             self._budget = float("inf") if self.order.pin else self._room()
@@ -230,7 +230,8 @@ class WarmJob:
             self.over.set()
             tally = self._tally
             log.info(
-                f"{verb} ended job=%s state=%s files=%d of=%d failed=%d left_out=%d",
+                "%s ended job=%s state=%s files=%d of=%d failed=%d left_out=%d",
+                verb,
                 self.id,
                 self.state,
                 tally.files_done,
@@ -367,14 +368,14 @@ class WarmJob:
 
     def _measure(self) -> None:
         """Greenlet: the rate, as an average that forgets."""
-        last, before = time.monotonic(), 0
+        last, copied = time.monotonic(), 0
         while True:
             gevent.sleep(_MEASURE)
             running = sum(_brought(session, before) for session, before in self._copying.items())
-            now, copied = time.monotonic(), self._copied + running
+            now, total = time.monotonic(), self._copied + running
             weight = min(1.0, (now - last) / _SMOOTH) if self._rate else 1.0
-            self._rate += weight * (max(0, copied - before) / (now - last) - self._rate)
-            last, before = now, copied
+            self._rate += weight * (max(0, total - copied) / (now - last) - self._rate)
+            last, copied = now, total
 
     def _failed(self, path: str, error: object) -> None:
         self._tally.failures += 1

@@ -17,6 +17,7 @@ from streamcache.errors import ConfigError
 from streamcache.settings import Settings, load
 
 if TYPE_CHECKING:
+    from streamcache.cache.digests import Digest
     from streamcache.inspection.findings import Finding, Report
     from streamcache.inspection.inspection import Inspection
     from streamcache.source.filesystem import FileSystemSource
@@ -62,7 +63,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Look, print what is found, say so with the exit code. ConfigError, CacheError, OSError."""
     settings = _settings(arguments)
     # Not before the settings are right.
-    from streamcache.cache.digests import digest
     from streamcache.errors import CacheError
     from streamcache.inspection.findings import Report
     from streamcache.inspection.inspection import Inspection
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
                 settings.config.cache.dir,
                 source=source,
                 identity=settings.config.source.identity,
-                digest=digest() if arguments.digests else None,
+                digest=_digest() if arguments.digests else None,
                 repair=arguments.repair,
                 found=(lambda finding: None) if arguments.json else _print,
                 progress=lambda done, total: line.show(
@@ -115,6 +115,15 @@ def _source(settings: Settings) -> FileSystemSource:
     if not os.path.isdir(config.path):
         raise ConfigError(f"--source: {config.path!r} is no directory")
     return FileSystemSource(config.path, id=config.id, identity=config.identity)
+
+
+def _digest() -> Digest:
+    from streamcache.cache.digests import digest
+
+    try:
+        return digest()
+    except ConfigError as error:
+        raise ConfigError(f"--digests: {error}") from None
 
 
 def _expect_mount(inspection: Inspection, source: FileSystemSource) -> None:

@@ -179,8 +179,8 @@ def check_checksum(settings: Settings) -> None:
     try:
         digest()
     except ConfigError as error:
-        name, _, problem = str(error).partition(" = ")
-        raise ConfigError(f"{settings.where(*name.split('.'))} = {problem}") from None
+        where = settings.where("cache", "checksum")
+        raise ConfigError(f'{where}: "xxh3" {error}; allowed: "off" without it') from None
 
 
 def check_apart(settings: Settings) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from streamcache.cache.names import key_for, key_of
+from streamcache.cache.names import key_for, key_of, version_of
 from streamcache.cache.stored import is_untouched
 from streamcache.errors import AccessDenied, NotFound, SourceUnavailable
 from streamcache.inspection.directory import CacheDirectory
@@ -47,7 +47,7 @@ class SourceVersions:
         version = file.version
         file.close()
         self._directory.report.compared += 1
-        if version.id != name.partition(".")[2]:
+        if version.id != version_of(name):
             return Finding(Kind.OUTDATED, name, "the source has another version", path)
         if not is_untouched(status, version):
             return Finding(Kind.DAMAGED, name, _difference(status, version), path)

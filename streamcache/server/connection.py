@@ -398,8 +398,9 @@ class Connection:
                 self._interrupt(Interrupted("client left"))
         elif self.phase is Phase.SENDING:
             # A slow client takes bytes long before the kernel calls the socket writable again.
+            # Who has taken all of them is not what we wait for: our turn is.
             unsent = self._transport.unsent()
-            if unsent < self._unsent:
+            if unsent < self._unsent or not unsent:
                 self._unsent = unsent
                 self.deadline = now + limits.send_timeout
             else:
@@ -516,7 +517,7 @@ class Connection:
             self._doubt()
 
     def sending(self) -> None:
-        """A wait for the client to take bytes begins."""
+        """A wait for the client to take bytes begins, or one for our turn."""
         # Few waits are as long as a tick: those that are, are looked at then (``expire``).
         self.phase = Phase.SENDING
         self.deadline = 0.0

@@ -36,10 +36,10 @@ from streamcache.server.handler import Handler
 from streamcache.server.notices import Notices
 from streamcache.server.pages import PageCache
 from streamcache.server.roster import Roster
+from streamcache.server.sendturns import SendTurns
 from streamcache.server.service import Service
 from streamcache.server.tags import Tags
 from streamcache.server.ticker import Seconds, Ticker
-from streamcache.server.turns import Turns
 
 if TYPE_CHECKING:
     from streamcache.server.certificate import Certificate
@@ -152,7 +152,7 @@ class StreamCacheServer:
             raise
         self._service = Service(
             hub=hub,
-            turns=Turns(hub),
+            turns=SendTurns(hub),
             handler=Handler(self._cache, clock, config.limits.ranges),
             limits=config.limits,
             head_limits=_head_limits(config),

@@ -17,9 +17,9 @@ from streamcache.server.fastpath import FastPath
 from streamcache.server.handler import Handler
 from streamcache.server.notices import Notices
 from streamcache.server.pages import PageCache
+from streamcache.server.sendturns import SendTurns
 from streamcache.server.tags import Tags
 from streamcache.server.transport import SocketTransport, Transport
-from streamcache.server.turns import Turns
 from streamcache.stats import Counters
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Service:
     """The parts and limits of a running server, and whether it drains."""
 
     hub: Hub
-    turns: Turns
+    turns: SendTurns
     handler: Handler
     limits: LimitsConfig
     head_limits: Limits

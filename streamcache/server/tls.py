@@ -143,7 +143,7 @@ class TlsTransport:
 
     def unsent(self) -> int:
         """See ``Transport``."""
-        return self._socket.unsent() + len(self._held)
+        return self._socket.unsent()
 
     def broken(self) -> bool:
         """See ``Transport``."""

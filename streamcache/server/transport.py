@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 
 from gevent.hub import Hub
 
-from streamcache.server.turns import Turns
+from streamcache.server.sendturns import SendTurns
 
 READ: Final = 1  # libev's event bits
 WRITE: Final = 2
@@ -93,7 +93,7 @@ class Transport(Protocol):
         ...
 
     def unsent(self) -> int:
-        """Bytes that the peer's kernel has not yet acknowledged."""
+        """Bytes of those that our kernel took which the peer's has not yet acknowledged."""
         ...
 
     def broken(self) -> bool:
@@ -132,7 +132,7 @@ class SocketTransport:
         "fd",
     )
 
-    def __init__(self, sock: _socket.socket, hub: Hub, turns: Turns) -> None:
+    def __init__(self, sock: _socket.socket, hub: Hub, turns: SendTurns) -> None:
         self._socket = sock
         self._recv = sock.recv  # bound once: these two run for every request
         self._send = sock.send

@@ -44,10 +44,10 @@ class Sharer:
         partials: Callable[[], list[tuple[str, int]]] = list,
         trash_files: Callable[[], list[tuple[str, int]]] = list,
     ) -> None:
-        for folder in ("objects", "partial", "trash"):
-            os.makedirs(root / folder, exist_ok=True)
         self.root = root
         self.store = Store(str(root))
+        self.store.prepare()
+        self.store.share()
         self.disk = WorkerPool("disk", size=2)
         self.space = Space(limit, high=high, low=low, cleanup=cleanup)
         try:
@@ -63,6 +63,7 @@ class Sharer:
         except BaseException:
             self.disk.close()
             self.disk.join(_STUCK)
+            self.store.close()
             raise
         self.ledger.start()
 
@@ -75,6 +76,7 @@ class Sharer:
         self.disk.close()
         assert self.ledger.pool.join(_STUCK)
         assert self.disk.join(_STUCK)
+        self.store.close()
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """In the catalog's thread."""

@@ -379,10 +379,11 @@ def test_a_sweep_waits_for_usage_to_be_known(
 
 def test_a_clock_that_went_back_delays_no_sweep(make: Callable[..., World], tmp_path: Path) -> None:
     lock = tmp_path / "evictor"
+    swept: list[int] = []
+    world = make(lock=str(lock), interval=0.005, sweep=lambda: swept.append(1))
     lock.write_text("swept\n")
     os.utime(lock, (2**33, 2**33))
-    swept: list[int] = []
-    make(lock=str(lock), interval=0.005, sweep=lambda: swept.append(1)).evictor.start()
+    world.evictor.start()
     until(lambda: swept)
 
 

@@ -117,16 +117,22 @@ def test_an_answer_is_as_old_as_its_question(
     assert made.fresh(FILM) is None
 
 
-@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize(
+    "late",
+    [
+        None,
+        NotFound(errno.ENOENT, "no such file", FILM),
+        AccessDenied(errno.EACCES, "permission denied", FILM),
+    ],
+)
 def test_an_answer_that_comes_after_the_time_is_none(
-    there: bool, made: Freshness, asked: Asked, clock: Clock, world: World
+    late: NotFound | AccessDenied | None, made: Freshness, asked: Asked, clock: Clock, world: World
 ) -> None:
     """Who joined just before it came would be told what was true before he asked."""
     before = answer(made)
     clock.now += 3.0
     world.write(FILM, 2000)
-    if not there:
-        asked.error = NotFound(errno.ENOENT, "no such file", FILM)
+    asked.error = late
     asked.go.clear()
     flight = made.ask(FILM)
     gevent.sleep(0.01)

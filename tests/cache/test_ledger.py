@@ -36,6 +36,8 @@ class Site:
         self.root = root
         self.sharers: list[Sharer] = []
         self.store = Store(str(root))
+        self.store.prepare()
+        self.store.share()
         self.partials: list[tuple[str, int]] = []
         self.trash_files: list[tuple[str, int]] = []
 
@@ -91,9 +93,9 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     found = Site(tmp_path / "cache")
-    found.root.mkdir()
     yield found
     found.end()
+    found.store.close()
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -210,6 +211,54 @@ def test_a_directory_in_place_of_the_lock_is_named(store: Store) -> None:
     Path(store.root, "lock").mkdir()
     with pytest.raises(CacheForeign, match="/cache/lock' is in the way, where a file is needed"):
         Store(store.root).prepare()
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [("thesis.tex", "thesis.tex"), ("partial/x/", "partial"), ("format=pdf thesis.tex", "format")],
+)
+def test_a_probe_leaves_what_somebody_else_has_put_in_its_place_as_it_is(
+    store: Store, tmp_path: Path, names: str, told: str
+) -> None:
+    theirs = Path(store.root)
+    theirs.rename(tmp_path / "moved")
+    put(theirs, names)
+    theirs.chmod(0o755)
+    before = state(theirs)
+    for _ in range(2):
+        with pytest.raises(CacheForeign, match=rf"not empty .* \(it has '{told}'\)"):
+            store.probe()
+    assert state(theirs) == before
+    theirs.rename(tmp_path / "theirs")
+    (tmp_path / "moved").rename(theirs)
+    assert store.probe().lock == -1  # ours again, as it was
+
+
+def test_a_probe_makes_again_what_was_removed_once_and_once_more(store: Store) -> None:
+    root = Path(store.root)
+    for _ in range(2):  # it knows the new directory for its own, too
+        shutil.rmtree(root)
+        renewed = store.probe()
+        store.take_lock(renewed.lock)
+        assert renewed.objects_lost
+        store.look()
+    root.rename(root.with_name("moved"))
+    put(root, "thesis.tex")
+    with pytest.raises(CacheForeign):
+        store.probe()
+
+
+def test_a_probe_takes_up_what_a_copy_has_made_while_all_was_removed(store: Store) -> None:
+    """rm finds its directory not empty in the end, and leaves that and what is in it."""
+    root = Path(store.root)
+    for path in root.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    put(root / "partial", "x")
+    (root / "catalog").write_text("made anew")
+    store.take_lock(store.probe().lock)
+    store.look()
+    assert (root / "format").read_text() == MARK
+    assert (root / "partial" / "x").exists()
 
 
 def test_the_lock_is_not_inherited(store: Store) -> None:

@@ -7,9 +7,10 @@ import time
 import gevent
 import pytest
 
+from streamcache.server.sendturns import SendTurns
 from streamcache.server.transport import SocketTransport
 from tests.server.client import WAIT, eventually, get
-from tests.server.conftest import PLAIN
+from tests.server.conftest import BIG, PLAIN
 
 SHORT = 0.1
 
@@ -51,6 +52,27 @@ def test_bytes_do_not_extend_the_deadline_of_a_head(site):
     assert client.response().status == 408
     trickling.kill()
     assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("how", ["pass_on", "take"])
+def test_who_has_taken_everything_and_waits_for_a_turn_is_not_cut(site, monkeypatch, how):
+    """It is not the client then that is waited for."""
+    waits = []
+
+    def wait_long(turns):
+        if not waits:
+            waits.append(how)
+            gevent.sleep(5 * SHORT)
+
+    monkeypatch.setattr(SocketTransport, "turn", 64 * 1024 if how == "pass_on" else 1 << 40)
+    monkeypatch.setattr(SendTurns, how, wait_long)
+    here = site(limits={"send_timeout": SHORT})
+    client = here.client()
+    client.send(get("/big.bin"))
+    eventually(lambda: here.phases() == ["SENDING"])  # what waits for room comes to "take"
+    client.head()
+    assert client.body(BIG) == here.contents["/big.bin"]
+    assert waits
 
 
 def test_an_idle_connection_is_closed_without_a_word(site):

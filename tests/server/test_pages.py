@@ -70,7 +70,8 @@ def looks(monkeypatch):
     return asked
 
 
-def test_what_one_reader_has_just_found_others_do_not_look_for(looks):
+def test_what_one_reader_has_just_found_others_do_not_look_for(looks, monkeypatch):
+    monkeypatch.setattr(pages_module, "monotonic", lambda: 100.0)
     pages, seen = PageCache(), Seen()
     assert pages.has(0, WINDOW + 5, 2 * WINDOW, seen)
     assert len(looks) == 3

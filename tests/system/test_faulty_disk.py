@@ -374,6 +374,28 @@ def test_a_directory_that_is_removed_is_made_again(
     assert fetch(cache, COLD[-1]).status is CacheStatus.HIT
 
 
+def test_a_directory_of_somebody_else_in_its_place_stays_as_it_is(
+    titles: Path, tmp_path: Path, open_cache: OpenCache
+) -> None:
+    at, moved = tmp_path / "cache", tmp_path / "moved"
+    cache = warmed(open_cache(titles, at=at), at)
+    at.rename(moved)
+    at.mkdir()
+    at.chmod(0o755)
+    (at / "thesis.tex").write_text("mine")
+    for name in COLD:
+        assert_right(fetch(cache, name), name, SIZE)
+    eventually(lambda: "it has 'thesis.tex'" in cache.statistics().disk_reason)
+    gevent.sleep(1.5)  # another probe, and looks at the catalog
+    assert not is_normal(cache)
+    assert os.listdir(at) == ["thesis.tex"]
+    assert at.stat().st_mode & 0o777 == 0o755
+    at.rename(tmp_path / "theirs")
+    moved.rename(at)
+    eventually(lambda: is_normal(cache))
+    assert_works_again(cache, at)
+
+
 def test_nothing_is_written_where_a_symbolic_link_leads(
     titles: Path, tmp_path: Path, open_cache: OpenCache
 ) -> None:

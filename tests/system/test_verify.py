@@ -350,3 +350,13 @@ def test_ctrl_c_ends_it_tidily(source: Path, at: Path) -> None:
     with StreamCache(source, at, "1GB") as cache:  # nothing is locked
         assert_right(fetch(cache, NAMES[1]), NAMES[1], SIZE)
     assert time.monotonic() - started < 20
+
+
+def test_digests_need_their_package(
+    at: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "xxhash", None)
+    assert verify(capsys, at)[0] == 0
+    code, said = verify(capsys, at, "--digests")
+    assert code == 2
+    assert "--digests: needs the package xxhash; install it: " in said

@@ -8,16 +8,16 @@ import gevent
 import pytest
 from gevent import get_hub
 
-from streamcache.server import turns as turns_module
+from streamcache.server import sendturns as sendturns_module
+from streamcache.server.sendturns import SendTurns
 from streamcache.server.transport import READ, SocketTransport
-from streamcache.server.turns import Turns
 from tests.server.client import WAIT, get
 from tests.server.conftest import PLAIN
 
 
 @pytest.fixture
 def turns():
-    made = Turns(get_hub())
+    made = SendTurns(get_hub())
     yield made
     made.close()
 
@@ -72,13 +72,13 @@ def download(turns, noted, name):
     ("elapsed", "expected"),
     [
         (0.0, ["hub", "a", "b", "c"]),
-        (turns_module.TOGETHER * 2, ["hub", "a", "hub", "b", "hub", "c"]),
+        (sendturns_module.TOGETHER * 2, ["hub", "a", "hub", "b", "hub", "c"]),
     ],
 )
 def test_they_go_together_only_as_long_as_the_others_can_wait(
     turns, hub_turns, monkeypatch, elapsed, expected
 ):
-    monkeypatch.setattr(turns_module, "now", lambda: get_hub().loop.now() + elapsed)
+    monkeypatch.setattr(sendturns_module, "wall_clock", lambda: get_hub().loop.now() + elapsed)
     running = [gevent.spawn(download, turns, hub_turns, name) for name in "abc"]
     gevent.joinall(running, timeout=WAIT, raise_error=True)
     assert hub_turns[: len(expected)] == expected
@@ -88,7 +88,7 @@ def test_who_finds_room_takes_a_turn_at_once_unless_others_wait_or_it_is_late(
     turns, hub_turns, monkeypatch
 ):
     late = 0.0
-    monkeypatch.setattr(turns_module, "now", lambda: get_hub().loop.now() + late)
+    monkeypatch.setattr(sendturns_module, "wall_clock", lambda: get_hub().loop.now() + late)
     turns.take()
     assert hub_turns == []  # it did not switch
     waits = gevent.spawn(download, turns, hub_turns, "first")
@@ -97,7 +97,7 @@ def test_who_finds_room_takes_a_turn_at_once_unless_others_wait_or_it_is_late(
     assert hub_turns[:2] == ["hub", "first"]
     waits.join(WAIT)
     hub_turns.clear()
-    late = turns_module.TOGETHER * 2
+    late = sendturns_module.TOGETHER * 2
     turns.take()
     assert "hub" in hub_turns
 

@@ -20,10 +20,10 @@ from greenlet import getcurrent, greenlet
 TOGETHER: Final = 0.0005  # s of a turn of the hub after which no other response begins its own
 LAST: Final = -2  # libev's lowest priority: else timers come before the sockets that are ready
 
-now = time.time  # that of the loop's own clock
+wall_clock = time.time  # that of the loop's own clock
 
 
-class Turns:
+class SendTurns:
     """Those who wait for the hub's next turn; one timer for all of them."""
 
     def __init__(self, hub: Hub) -> None:
@@ -33,11 +33,11 @@ class Turns:
         self._waiting: OrderedDict[greenlet, None] = OrderedDict()
 
     def __repr__(self) -> str:
-        return f"<Turns waiting={len(self._waiting)}>"
+        return f"<SendTurns waiting={len(self._waiting)}>"
 
     def take(self) -> None:
         """SWITCHES if others wait already, or enough was sent in this turn of the hub."""
-        if self._waiting or now() - self._began() > TOGETHER:
+        if self._waiting or wall_clock() - self._began() > TOGETHER:
             self.pass_on()
 
     def pass_on(self) -> None:
@@ -65,7 +65,7 @@ class Turns:
                     break
                 first, _ = self._waiting.popitem(last=False)
                 first.switch()
-                if now() - self._began() > TOGETHER:
+                if wall_clock() - self._began() > TOGETHER:
                     break
         finally:
             if self._waiting:
