@@ -23,6 +23,7 @@ monotonic = time.monotonic
 WINDOW: Final = 1024 * 1024  # bytes, aligned
 
 _LASTS: Final = 1.0  # s that what was found is not looked at again
+_MOST: Final = 512  # windows of one file that are remembered: 80 KB, however large it is
 
 _PAGE: Final = 4096
 _TOGETHER: Final = 128 * 1024  # bytes that the kernel reads, and mostly drops, together
@@ -53,6 +54,8 @@ class PageCache:
             return True
         found = self._look(fd, offset, stop)
         if found and stop % WINDOW == 0:
+            if len(seen.windows) >= _MOST:
+                seen.windows.clear()
             seen.windows[window] = offset
         return found
 

@@ -94,6 +94,14 @@ def test_what_was_found_counts_for_a_second(looks, monkeypatch):
         assert len(looks) == count
 
 
+def test_only_so_much_of_a_large_file_is_remembered(looks, monkeypatch):
+    monkeypatch.setattr(pages_module, "monotonic", lambda: 100.0)
+    pages, seen = PageCache(), Seen()
+    for window in range(3000):
+        assert pages.has(0, window * WINDOW, (window + 1) * WINDOW, seen)
+        assert len(seen.windows) <= 512
+
+
 def test_a_part_of_a_window_says_nothing_of_the_rest(looks):
     pages, seen = PageCache(), Seen()
     assert pages.has(0, 0, WINDOW // 2, seen)
