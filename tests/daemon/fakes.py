@@ -16,6 +16,7 @@ A word with "@w2" behind it is for that worker only.
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import resource
 import signal
@@ -118,7 +119,8 @@ class FakeServer:
         return ()
 
     def reopen_logs(self) -> None:
-        tell("server.reopen_logs")
+        frozen = gc.get_freeze_count() > 0
+        tell(f"server.reopen_logs collected={gc.get_threshold()[0]} frozen={frozen}")
         while is_said("hung-hub") and not os.path.exists(os.environ["FAKE_GATE"]):
             time.sleep(0.01)  # the thread's, so no greenlet runs
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from streamcache.daemon.worker import COLLECTED
 from tests.daemon.running import PATIENCE, Running, failed
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -60,6 +61,19 @@ def test_sigusr1_opens_logs_again(start: Start) -> None:
     daemon.ready_line()
     daemon.signal(signal.SIGUSR1)
     daemon.wait_for("fake: server.reopen_logs")
+    daemon.signal(signal.SIGTERM)
+    assert daemon.end()[0] == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_who_serves_looks_for_garbage_seldom_and_not_in_what_is_there_for_good(
+    start: Start, workers: int
+) -> None:
+    daemon = start(workers=workers)
+    daemon.ready_line()
+    daemon.signal(signal.SIGUSR1)
+    for _ in range(workers):
+        daemon.wait_for_next(f"fake: server.reopen_logs collected={COLLECTED} frozen=True")
     daemon.signal(signal.SIGTERM)
     assert daemon.end()[0] == 0
 

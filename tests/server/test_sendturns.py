@@ -11,7 +11,7 @@ from gevent import get_hub
 from streamcache.server import sendturns as sendturns_module
 from streamcache.server.sendturns import SendTurns
 from streamcache.server.transport import READ, SocketTransport
-from tests.server.client import WAIT, get
+from tests.server.client import WAIT, eventually, get
 from tests.server.conftest import PLAIN
 
 
@@ -124,6 +124,31 @@ def test_one_that_is_stopped_while_it_waits_is_not_woken_later(turns):
     assert woken == ["a", "b"]
     gevent.joinall(running, timeout=WAIT)
     assert woken == ["a", "b", "stopped"]
+
+
+@pytest.mark.parametrize("how", ["the client resets", "the server stops"])
+def test_one_that_is_cut_while_it_waits_holds_nobody_up(site, monkeypatch, how):
+    held, go_on = True, SendTurns._next
+    monkeypatch.setattr(SocketTransport, "turn", 64 * 1024)
+    monkeypatch.setattr(SendTurns, "_next", lambda turns: None if held else go_on(turns))
+    here = site()
+    turns = here.server._service.turns
+    clients = [here.client() for _ in range(3)]
+    for client in clients:
+        client.send(get("/big.bin"))
+    eventually(lambda: len(turns._waiting) == 3)
+    if how == "the server stops":
+        here.server.stop(timeout=0)
+        assert (len(turns._waiting), here.server.connections) == (0, 0)
+    else:
+        clients[0].reset()
+        eventually(lambda: here.server.connections == 2)
+        assert len(turns._waiting) == 2
+        held = False
+        get_hub().loop.run_callback(lambda: turns._next())
+        for client in clients[1:]:
+            assert client.response().body == here.contents["/big.bin"]
+    assert all(each.closed.wait(WAIT) for each in here.cache.delegates)
 
 
 @PLAIN
