@@ -9,7 +9,7 @@ was sent, counted or logged by then. So this path decides nothing by itself. Its
 ``http/plan.py`` from the same plan, the cache's answers are those of the complete path's lookup.
 
 What it saves is work that would come out the same again: the request line and the other fields of
-a head are kept with what they mean (players send the same ones with a new Range each time), and
+a head are kept with what they mean (``heads.py``: players send them again with a new Range), and
 of each file its heads with holes for what changes. docs/performance.md has the figures.
 """
 
@@ -20,19 +20,12 @@ import errno
 import os
 import time
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 
 from streamcache.cache.delegate import CacheStatus
 from streamcache.cache.objects import ObjectHandle
 from streamcache.cache.reading import Ready, Seen
-from streamcache.http.ordinary import (
-    Parts,
-    cut_range,
-    one_range,
-    ordinary_head,
-    ordinary_path,
-)
+from streamcache.http.ordinary import cut_range, one_range
 from streamcache.http.plan import Entity, FileRange, ResponsePlan, head_bytes, plan
 from streamcache.http.request import Limits, parse_head
 from streamcache.http.status import REASONS
@@ -40,7 +33,8 @@ from streamcache.server.accesslog import AccessLog
 from streamcache.server.backend import Backend
 from streamcache.server.clock import Clock
 from streamcache.server.handler import Response, cache_fields, entity_of
-from streamcache.server.logline import NOTHING, Served, usual_before, usual_behind, usual_line
+from streamcache.server.heads import Fields, Head, Heads, Line
+from streamcache.server.logline import NOTHING, Served, usual_line
 from streamcache.server.pages import PageCache, window_end
 from streamcache.server.tags import HOLE, NO_ID, Tags
 from streamcache.server.transport import FILE_ERRORS, Transport
@@ -50,13 +44,8 @@ monotonic = time.monotonic
 MOST: Final = 512 * 1024  # bytes of a body that leave at once; of a larger one the first window
 COPIED: Final = 64 * 1024  # bytes that are quicker copied than sent by a call of their own
 SMALL: Final = 4096  # bytes of a file that is kept in memory, as the whole answer
-LONGEST: Final = 4096  # bytes of a request's head
-HEADS: Final = 512  # heads kept: 4 MB at worst, whatever strangers send
-LINES: Final = 1024  # request lines kept, each with the answers of its file: 12 MB at worst
-ONCE: Final = 4096  # digests of heads that came once; a power of two
 
 _HEAD_ROOM: Final = 4096  # bytes for the head of an answer
-_RANGE_ROOM: Final = 64  # bytes that a Range line which is cut out may have
 _DATE: Final = b"Date: @"
 _CACHE_STATUS, _OUTCOME = cache_fields(CacheStatus.HIT)
 
@@ -131,48 +120,6 @@ def _sample(entity: Entity, field: bytes, tags: Tags) -> bytes:
     return head_bytes(answer, date=b"@", extra=extra)
 
 
-class _Line:
-    """A request line: the path that it names, its text, the answers of its file."""
-
-    __slots__ = ("answers", "before", "path", "text")
-
-    def __init__(self, path: str, text: str) -> None:
-        self.path = path
-        self.text = text
-        self.before = usual_before(text)  # of the status in the log
-        self.answers: _Answers | None = None
-
-
-class Fields(NamedTuple):
-    """What is logged of a request's fields; "-" when absent."""
-
-    referer: str
-    user_agent: str
-    host: str
-
-
-class _Head:
-    """An ordinary head without its Range, as far as it matters."""
-
-    __slots__ = ("_host", "behind", "line", "referer", "user_agent")
-
-    def __init__(self, line: _Line, parts: Parts) -> None:
-        _, self._host, agent, referer = parts
-        self.line = line
-        self.user_agent, self.referer = _text(agent), _text(referer)
-        # The count of bytes in the log.
-        self.behind = usual_behind(_OUTCOME, self.referer, self.user_agent)
-
-    @property
-    def fields(self) -> Fields:
-        return Fields(self.referer, self.user_agent, _text(self._host))
-
-
-def _text(value: bytes | None) -> str:
-    """A field's value as it is logged."""
-    return NOTHING if value is None else value.strip(b" \t").decode("latin-1") or NOTHING
-
-
 def _range(wanted: str) -> str:
     """A Range, or none, as it is logged."""
     return "bytes=" + wanted if wanted else NOTHING
@@ -199,11 +146,9 @@ class FastPath:
         self._pages = pages
         self._clock = clock
         self._log = access_log
-        self._limits = limits
-        self._longest = min(LONGEST, limits.head_size - _RANGE_ROOM)
-        self._heads: dict[bytes, _Head] = {}
-        self._once = [0] * ONCE
-        self._line = lru_cache(LINES)(self._read_line)
+        self._heads: Heads[_Answers] = Heads(limits, _OUTCOME)
+        # Bound once: they run for every request.
+        self._kept, self._read_head = self._heads.kept, self._heads.read
         # One buffer for all: the kernel has taken its bytes, or they are dropped, on return.
         self._buffer = memoryview(bytearray(_HEAD_ROOM + COPIED))
         self._read_flags = os.RWF_NOWAIT
@@ -214,7 +159,7 @@ class FastPath:
         OSError: the client is gone; that is logged.
         """
         key, wanted = cut_range(data)
-        head = self._heads.get(key) or self._read_head(key)
+        head = self._kept.get(key) or self._read_head(key)
         if head is None:
             return SLOW
         answers, now = head.line.answers, monotonic()
@@ -310,7 +255,7 @@ class FastPath:
                 # The complete path finds the same, and another way.
         return sent
 
-    def _look_up(self, line: _Line) -> _Answers | None:
+    def _look_up(self, line: Line[_Answers]) -> _Answers | None:
         """What the file of this line is answered with in this second, if it is hot."""
         answers = line.answers
         hot = self._cache.peek(line.path, None if answers is None else answers.object)
@@ -343,7 +288,14 @@ class FastPath:
             return False
 
     def _log_other(
-        self, head: _Head, status: int, count: int, wanted: str, client: str, *, whole: bool
+        self,
+        head: Head[_Answers],
+        status: int,
+        count: int,
+        wanted: str,
+        client: str,
+        *,
+        whole: bool,
     ) -> None:
         """Log what the usual line does not say, or another form is wanted for."""
         if not self._log.enabled:
@@ -370,7 +322,7 @@ class FastPath:
         self._log.served(response)
 
     def _begun(
-        self, head: _Head, wanted: str, client: str, part: FileRange, top: bytes, sent: int
+        self, head: Head[_Answers], wanted: str, client: str, part: FileRange, top: bytes, sent: int
     ) -> Begun:
         """Not all has left: what the complete path needs to go on with it."""
         line, answers = head.line, head.line.answers
@@ -393,30 +345,3 @@ class FastPath:
             sent=sent,
             request_id=self.request_id,
         )
-
-    def _read_head(self, key: bytes) -> _Head | None:
-        """Read a head without its Range; one that comes again is kept."""
-        if len(key) > self._longest:
-            return None
-        parts = ordinary_head(key, self._limits.fields)
-        if parts is None:
-            return None
-        line = self._line(parts[0])
-        if line is None:
-            return None
-        head = _Head(line, parts)
-        # Clients that never send the same twice must not turn the others out. A digest that meets
-        # another one in its place only has a head be read once more.
-        digest = hash(key)
-        place = digest & (ONCE - 1)
-        if self._once[place] != digest:
-            self._once[place] = digest
-            return head
-        if len(self._heads) >= HEADS:
-            self._heads.clear()
-        self._heads[key] = head
-        return head
-
-    def _read_line(self, line: bytes) -> _Line | None:
-        path = ordinary_path(line, self._limits.target_size)
-        return None if path is None else _Line(path, line.decode("latin-1"))

@@ -9,7 +9,7 @@ import gevent
 import pytest
 
 from streamcache.config.log import FIELDS
-from streamcache.server import fastpath
+from streamcache.server import fastpath, heads
 from streamcache.server.transport import SocketTransport
 from tests.http.test_ordinary import HOST, head
 from tests.server.client import Client, eventually, get
@@ -335,20 +335,20 @@ def test_a_file_from_the_future_has_no_later_date_than_the_answer(site, root):
 
 
 def test_what_is_kept_of_strangers_is_bounded(site, monkeypatch):
-    monkeypatch.setattr(fastpath, "HEADS", 8)
-    monkeypatch.setattr(fastpath, "ONCE", 20)
+    monkeypatch.setattr(heads, "HEADS", 8)
+    monkeypatch.setattr(heads, "ONCE", 20)
     here = site()
     client, fast = here.client(), here.server._service.fast
     for number in range(100):
         for _ in range(2):
             client.ask("/a.bin", f"X-Number: {number}")
-        assert len(fast._heads) <= 8
-        assert len(fast._once) <= 20
-    before = len(fast._heads)
+        assert len(fast._heads.kept) <= 8
+        assert len(fast._heads._once) <= 20
+    before = len(fast._heads.kept)
     for number in range(100):
         client.ask("/a.bin", f"X-Other: {number}")
-    assert len(fast._heads) <= before  # what comes once is not kept
-    client.ask("/a.bin", "X-Long: " + "x" * fastpath.LONGEST)
+    assert len(fast._heads.kept) <= before  # what comes once is not kept
+    client.ask("/a.bin", "X-Long: " + "x" * heads.LONGEST)
     assert here.fast == 300
 
 
