@@ -121,7 +121,7 @@ class Steps:
 
     def begin(self) -> None:
         """What was read together with the open is the first step. Does not switch."""
-        ahead = self.file.ahead
+        ahead, self.file.ahead = self.file.ahead, None  # those bytes go as soon as they are stored
         if ahead is not None and ahead.offset < self._map.size:
             piece = self._claim(ahead.offset // BLOCK, BLOCK)
             assert piece is not None  # nobody else has any yet

@@ -121,6 +121,7 @@ def _collect_seldom() -> None:
     Those who connect are objects and no garbage: of 1,000 at once 5 % of the time was spent on
     looking through them again and again.
     """
+    gc.collect()  # what is garbage by now would be kept for good
     gc.freeze()
     gc.set_threshold(COLLECTED, *gc.get_threshold()[1:])
 
