@@ -6,8 +6,7 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from streamcache.cache import locks
 from streamcache.cache.catalog import Catalog
@@ -21,7 +20,7 @@ _LOCK_WAIT: Final = 2.0  # s for a key, which is held for moments only
 
 
 class CacheDirectory:
-    """What all parts of an inspection share; ``with`` it open."""
+    """What all parts of an inspection share, from ``open`` to ``close``."""
 
     def __init__(
         self,
@@ -39,17 +38,12 @@ class CacheDirectory:
         self.catalog: Catalog | None = None  # if it can be used
         self._found = found
 
-    def __enter__(self) -> Self:
+    def open(self) -> None:
         """Raises CacheError, CacheBusy, OSError."""
         self.store.join()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Let go of it, and of the catalog."""
         if self.catalog is not None:
             self.catalog.close()
         self.store.close()

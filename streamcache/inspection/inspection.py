@@ -44,7 +44,7 @@ class Inspection:
 
     def __enter__(self) -> Self:
         """Raises CacheError, CacheBusy, OSError."""
-        self._directory.__enter__()
+        self._directory.open()
         return self
 
     def __exit__(
@@ -53,7 +53,7 @@ class Inspection:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._directory.__exit__(kind, error, traceback)
+        self._directory.close()
 
     def expected_mount(self, source: str, now: str) -> str:
         """See ``Store.seen_mount``."""

@@ -1,12 +1,14 @@
-"""A world for each test that asks for one."""
+"""A world, or a cache directory alone, for each test that asks for one."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from streamcache.cache.store import Store
 from tests.cache.another import AnotherProcess
 from tests.cache.fakes import World
 
@@ -28,6 +30,15 @@ def make_world() -> Iterator[Callable[..., World]]:
 def world(make_world: Callable[..., World]) -> World:
     """One with plenty of room, its gate open."""
     return make_world()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """A cache directory that is in use, and nothing else."""
+    made = Store(str(tmp_path / "cache"))
+    made.prepare()
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -81,14 +80,6 @@ class Session:
     @property
     def present(self) -> list[int]:
         return [block for run in self.map.runs() for block in range(run.start, run.stop)]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    made = Store(str(tmp_path / "cache"))
-    made.prepare()
-    yield made
-    made.close()
 
 
 @pytest.fixture

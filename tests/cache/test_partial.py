@@ -21,14 +21,6 @@ HEADER = PartialHeader("boot", "source", "a/b.mp4", "cd" * 16, SIZE, 5, 6, 7)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    found = Store(str(tmp_path / "cache"))
-    found.prepare()
-    yield found
-    found.close()
-
-
-@pytest.fixture
 def partial(store: Store) -> Iterator[Partial]:
     made, _ = store.partials.open(NAME, HEADER)
     yield made

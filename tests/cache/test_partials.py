@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,14 +20,6 @@ from tests.cache.headers import KEY, NAME, SIZE, header
 
 def name(number: int) -> str:
     return f"{KEY}.{number:032x}"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    made = Store(str(tmp_path / "cache"))
-    made.prepare()
-    yield made
-    made.close()
 
 
 @pytest.fixture

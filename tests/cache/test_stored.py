@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,14 +20,6 @@ from tests.cache.headers import KEY, NAME, SIZE, VERSION, header
 
 HOUR = 3600 * 10**9  # ns
 OF = Version(VERSION, SIZE, 500_000 * HOUR)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    made = Store(str(tmp_path / "cache"))
-    made.prepare()
-    yield made
-    made.close()
 
 
 def begin(store: Store, name: str = NAME, **fields: object) -> int:

@@ -15,7 +15,7 @@ from streamcache.cache.partial import Partial
 from streamcache.cache.session import CopySession
 from streamcache.cache.states import Event, State
 from streamcache.errors import SourceBusy, SourceChanged
-from tests.cache.fakes import BLOCK, World
+from tests.cache.fakes import BLOCK, Answer, Client, World
 
 FILM = "film.mp4"
 EACH = 32 * BLOCK  # bytes between two syncs: more than is ever in flight
@@ -67,8 +67,8 @@ def syncs(monkeypatch: Patch) -> Iterator[Syncs]:
     held.release()
 
 
-def blocks_written(world: World, session: CopySession, syncs: Syncs) -> int:
-    """Once no more are: all that moves now is what is held."""
+def nothing_more_is_written(world: World, session: CopySession, syncs: Syncs) -> None:
+    """All that moves now is what is held."""
     world.until(
         lambda: (
             session._steps.quiet.is_set()
@@ -76,16 +76,26 @@ def blocks_written(world: World, session: CopySession, syncs: Syncs) -> int:
             and world.disk.pending == syncs.under_way
         )
     )
-    return session.map.present
 
 
-def waits_for_the_sync(world: World, session: CopySession) -> None:
-    """A step for a reader has its bytes, and waits to write them."""
+def held_up(world: World, syncs: Syncs) -> CopySession:
+    """A copy that has written all it may beside its sync."""
+    session = world.session(FILM, SIZE)
+    world.until(lambda: syncs.begun)
+    nothing_more_is_written(world, session, syncs)
+    return session
+
+
+def waits_for_the_sync(world: World, session: CopySession) -> tuple[Client, Answer]:
+    """A reader, for whom a step has its bytes and waits to write them."""
+    client = world.client(session)
+    answer = client.get(4 * EACH, 4 * EACH + BLOCK)
     world.until(lambda: session._steps.under_way and not world.reads.pending)
     for _ in range(10):
         gevent.sleep(0)
     assert session._steps.under_way == 1
     assert not world.reads.pending
+    return client, answer
 
 
 def writes_of(monkeypatch: Patch) -> list[object]:
@@ -128,9 +138,8 @@ def test_what_is_smaller_is_synced_at_its_end_alone(world: World, syncs: Syncs) 
 def test_the_copy_goes_on_beside_a_sync_until_as_much_again_was_written(
     world: World, syncs: Syncs
 ) -> None:
-    session = world.session(FILM, SIZE)
-    world.until(lambda: syncs.begun)
-    present = blocks_written(world, session, syncs)
+    session = held_up(world, syncs)
+    present = session.map.present
     assert present == 2 * EACH // BLOCK
     assert session.map.count > present
     assert syncs.most == 1
@@ -140,9 +149,7 @@ def test_the_copy_goes_on_beside_a_sync_until_as_much_again_was_written(
 
 
 def test_a_sync_that_hangs_holds_no_reader(world: World, syncs: Syncs, monkeypatch: Patch) -> None:
-    session = world.session(FILM, SIZE)
-    world.until(lambda: syncs.begun)
-    blocks_written(world, session, syncs)
+    session = held_up(world, syncs)
     monkeypatch.setattr(writes, "_PATIENCE", 0.02)
     client = world.client(session)
     answer = client.get(0, SIZE)
@@ -182,12 +189,8 @@ def test_one_that_fails_while_more_is_written_drops_the_copy(
 def test_after_one_that_failed_nothing_is_written_that_waited_for_it(
     world: World, syncs: Syncs, monkeypatch: Patch
 ) -> None:
-    session = world.session(FILM, SIZE)
-    world.until(lambda: syncs.begun)
-    blocks_written(world, session, syncs)
-    client = world.client(session)
-    answer = client.get(4 * EACH, 4 * EACH + BLOCK)
-    waits_for_the_sync(world, session)
+    session = held_up(world, syncs)
+    client, answer = waits_for_the_sync(world, session)
     written = writes_of(monkeypatch)
     syncs.fail()
     world.settle()
@@ -201,12 +204,8 @@ def test_after_one_that_failed_nothing_is_written_that_waited_for_it(
 def test_a_copy_that_was_given_up_writes_nothing_that_waited_for_a_sync(
     world: World, syncs: Syncs, monkeypatch: Patch
 ) -> None:
-    session = world.session(FILM, SIZE)
-    world.until(lambda: syncs.begun)
-    blocks_written(world, session, syncs)
-    client = world.client(session)
-    client.get(4 * EACH, 4 * EACH + BLOCK)
-    waits_for_the_sync(world, session)
+    session = held_up(world, syncs)
+    client, _ = waits_for_the_sync(world, session)
     written = writes_of(monkeypatch)
     session.fail(SourceChanged("it changed"))
     client.leave()
@@ -220,11 +219,8 @@ def test_what_waited_for_a_sync_is_not_kept_when_the_cache_was_closed_meanwhile(
     syncs: Syncs, capfd: pytest.CaptureFixture[str]
 ) -> None:
     world = World()
-    session = world.session(FILM, SIZE)
-    world.until(lambda: syncs.begun)
-    present = blocks_written(world, session, syncs)
-    client = world.client(session)
-    client.get(4 * EACH, 4 * EACH + BLOCK)
+    session = held_up(world, syncs)
+    present = session.map.present
     waits_for_the_sync(world, session)
     session.handle_event(Event.SHUTDOWN)
     world.disk.close()
@@ -237,9 +233,7 @@ def test_what_waited_for_a_sync_is_not_kept_when_the_cache_was_closed_meanwhile(
 
 
 def test_a_copy_that_waits_for_its_sync_holds_up_no_other(world: World, syncs: Syncs) -> None:
-    session = world.session(FILM, SIZE)
-    world.until(lambda: syncs.begun)
-    blocks_written(world, session, syncs)
+    session = held_up(world, syncs)
     other = world.session("other.mp4", EACH - BLOCK)
     world.until(lambda: other.state is State.CLOSED)
     assert world.object_of(other) == "whole"
@@ -256,7 +250,7 @@ def test_an_outdated_copy_whose_sync_failed_reads_nothing_that_nobody_waits_for(
     session = world.session(FILM, SIZE)
     clients = [world.client(session), world.client(session)]
     world.until(lambda: syncs.begun)
-    blocks_written(world, session, syncs)
+    nothing_more_is_written(world, session, syncs)
     session.handle_event(Event.OUTDATED)
     syncs.fail()
     world.settle()
@@ -321,7 +315,7 @@ def test_after_one_that_failed_no_reader_gets_what_may_be_lost(
 def test_nothing_is_published_while_a_sync_is_under_way(world: World, syncs: Syncs) -> None:
     session = world.session(FILM, 2 * EACH - BLOCK)
     world.until(lambda: session.map.complete)
-    blocks_written(world, session, syncs)
+    nothing_more_is_written(world, session, syncs)
     assert session.state is State.COPYING
     assert world.object_of(session) is None
     syncs.release()
@@ -347,9 +341,8 @@ def test_a_copy_that_ends_meanwhile_closes_nothing_before_it_is_over(
     world: World, syncs: Syncs, fails: bool
 ) -> None:
     """And its partial is there for the next one, unless it was not made durable (I4)."""
-    session = world.session(FILM, SIZE)
-    world.until(lambda: syncs.begun)
-    present = blocks_written(world, session, syncs)
+    session = held_up(world, syncs)
+    present = session.map.present
     session.handle_event(Event.SHUTDOWN)
     for _ in range(10):
         gevent.sleep(0)
