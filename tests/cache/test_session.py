@@ -8,17 +8,20 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from random import Random
+from typing import Any
 
 import gevent
 import pytest
 
-from streamcache.cache import allotment, steps
+from streamcache.cache import allotment, steps, writes
 from streamcache.cache import session as session_module
 from streamcache.cache.partial import Partial
 from streamcache.cache.session import CopySession
 from streamcache.cache.space import footprint
 from streamcache.cache.states import Event, State
 from streamcache.errors import Closed, NoSpace, SourceChanged, SourceTimeout, SourceUnavailable
+from streamcache.source import scheduler as scheduler_module
+from streamcache.source import step as step_module
 from tests import content
 from tests.cache.fakes import BLOCK, Client, World
 
@@ -44,6 +47,18 @@ def playing(world: World, size: int = SIZE) -> tuple[CopySession, Client]:
     return session, client
 
 
+@pytest.fixture(params=[False, True], ids=["far", "near"])
+def world(request: pytest.FixtureRequest, make_world: Callable[..., World]) -> World:
+    """Whoever writes what is copied, it comes to the same."""
+    return make_world(near=request.param)
+
+
+@pytest.fixture
+def far(make_world: Callable[..., World]) -> World:
+    """One in which several steps of a copy are in flight."""
+    return make_world()
+
+
 @pytest.fixture
 def small_steps(monkeypatch: Patch) -> int:
     """Room is asked for in steps of a megabyte; what one step and a half is for a footprint."""
@@ -56,13 +71,13 @@ def small_steps(monkeypatch: Patch) -> int:
 def held_writes(monkeypatch: Patch) -> Iterator[threading.Event]:
     """Writes into the partial wait for this."""
     go = threading.Event()
-    write = Partial.write
+    put = Partial.put
 
-    def held(self: Partial, *args: object) -> None:
+    def held(self: Partial, *args: Any) -> None:
         assert go.wait(20)
-        write(self, *args)
+        put(self, *args)
 
-    monkeypatch.setattr(Partial, "write", held)
+    monkeypatch.setattr(Partial, "put", held)
     yield go
     go.set()
 
@@ -187,33 +202,33 @@ def test_each_source_byte_is_read_once_however_readers_come_seek_and_leave(
 
 
 def test_a_seek_goes_to_the_source_at_once_and_alone_while_steps_are_in_flight(
-    world: World,
+    far: World,
 ) -> None:
-    _session, client = playing(world)
-    before = world.gate.waiting
+    _session, client = playing(far)
+    before = far.gate.waiting
     assert len(before) == 4
-    far = client.get(30 * BLOCK + 5, 31 * BLOCK)
-    world.settle()
-    assert world.gate.waiting == [*before, 30 * BLOCK]
-    world.gate.let(before[0])
-    world.settle()
-    assert world.gate.waiting == [*before[1:], 30 * BLOCK], "sequential while a seek waits"
-    world.gate.let(30 * BLOCK)
-    world.settle()
-    assert far.complete
-    assert len(world.gate.waiting) == 4
+    sought = client.get(30 * BLOCK + 5, 31 * BLOCK)
+    far.settle()
+    assert far.gate.waiting == [*before, 30 * BLOCK]
+    far.gate.let(before[0])
+    far.settle()
+    assert far.gate.waiting == [*before[1:], 30 * BLOCK], "sequential while a seek waits"
+    far.gate.let(30 * BLOCK)
+    far.settle()
+    assert sought.complete
+    assert len(far.gate.waiting) == 4
 
 
-def test_copying_goes_on_where_the_reader_is(world: World) -> None:
-    _session, client = playing(world)
+def test_copying_goes_on_where_the_reader_is(far: World) -> None:
+    _session, client = playing(far)
     client.get(20 * BLOCK, SIZE)
-    world.settle()
-    world.gate.let(20 * BLOCK)
-    world.settle()
-    world.gate.let(*(offset for offset in world.gate.waiting if offset < 20 * BLOCK))
-    world.settle()
-    assert world.gate.waiting[0] == 21 * BLOCK
-    assert len(world.gate.waiting) == 4
+    far.settle()
+    far.gate.let(20 * BLOCK)
+    far.settle()
+    far.gate.let(*(offset for offset in far.gate.waiting if offset < 20 * BLOCK))
+    far.settle()
+    assert far.gate.waiting[0] == 21 * BLOCK
+    assert len(far.gate.waiting) == 4
 
 
 def test_the_first_block_is_answered_before_it_is_kept(
@@ -714,7 +729,7 @@ def test_a_copy_that_ends_while_it_asks_for_more_room_keeps_only_what_it_takes(
 def test_a_cache_that_cannot_be_written_fails_no_reader(
     world: World, monkeypatch: Patch, after: int, code: int
 ) -> None:
-    broken(monkeypatch, "write", code, after=after)
+    broken(monkeypatch, "put", code, after=after)
     session = world.session(FILM, SIZE)
     clients = [world.client(session), world.client(session)]
     answers = [clients[0].get(0, SIZE), clients[1].get(30 * BLOCK, SIZE)]
@@ -979,26 +994,26 @@ def test_a_partial_of_a_file_that_was_copied_over_itself_is_not_continued(world:
 
 
 def test_a_reader_that_waited_for_a_block_of_the_partial_gets_it(
-    world: World, monkeypatch: Patch
+    far: World, monkeypatch: Patch
 ) -> None:
     """Its demand was not yet started when the partial turned out to have the block."""
     monkeypatch.setattr(session_module, "_FIRST_WRITE_WAIT", 0.0)
-    first = half_copied(world)
+    first = half_copied(far)
     assert first.map.ready(0, SIZE) >= 2 * BLOCK
-    world.gate.shut()
-    busy = world.session("busy", SIZE)
-    world.settle()
-    assert len(world.gate.waiting) == 4, "the source is busy"
-    world.space.evicting = True
-    blocker = world.fill()
-    second = world.session(FILM)
-    client = world.client(second)
+    far.gate.shut()
+    busy = far.session("busy", SIZE)
+    far.settle()
+    assert len(far.gate.waiting) == 4, "the source is busy"
+    far.space.evicting = True
+    blocker = far.fill()
+    second = far.session(FILM)
+    client = far.client(second)
     client.reader.expected = BLOCK  # it goes on: no seek, so it waits for its turn
     answer = client.get(BLOCK, 2 * BLOCK)
-    world.settle()
+    far.settle()
     assert answer.waits
     blocker.release()
-    world.settle()
+    far.settle()
     assert answer.complete
     client.leave()
     for session in (busy, second):
@@ -1099,3 +1114,127 @@ def test_footprint_is_never_less_than_what_a_partial_takes(world: World) -> None
         assert world.space.objects <= footprint(SIZE)
     with pytest.raises(NoSpace):
         world.space.draw(session.name, 1, world.space.limit + 1)
+
+
+# -- a source as near as memory: who reads a step writes it
+
+
+@pytest.fixture
+def near(make_world: Callable[..., World], monkeypatch: Patch) -> World:
+    monkeypatch.setattr(writes, "_QUICK", 1e9)  # however busy this machine is
+    return make_world(near=True, in_flight=1)
+
+
+@pytest.fixture
+def held_puts(monkeypatch: Patch) -> Iterator[threading.Event]:
+    """What the workers that read write into the partial waits for this; nobody else's does."""
+    go, put, write = threading.Event(), Partial.put, Partial.write
+    direct = threading.local()
+
+    def held(self: Partial, *args: Any) -> None:
+        assert getattr(direct, "ours", False) or go.wait(20)
+        put(self, *args)
+
+    def written(self: Partial, *args: Any) -> None:
+        direct.ours = True
+        try:
+            write(self, *args)
+        finally:
+            direct.ours = False
+
+    monkeypatch.setattr(Partial, "put", held)
+    monkeypatch.setattr(Partial, "write", written)
+    monkeypatch.setattr(scheduler_module, "_PATIENCE", 0.05)
+    yield go
+    go.set()
+
+
+def test_a_disk_that_hangs_below_the_worker_that_reads_holds_up_no_reader(
+    near: World, held_puts: threading.Event
+) -> None:
+    """Those who wait, and those who come, get its bytes past the cache; then they are kept."""
+    session = near.session(FILM, SIZE)
+    client, later = near.client(session), near.client(session)
+    answer = client.get(0, SIZE)
+    near.until(lambda: answer.complete)
+    assert not session._writes.welcome
+    again = later.get(0, BLOCK)
+    near.until(lambda: again.complete)
+    assert session.state is State.COPYING
+    held_puts.set()
+    near.settle()
+    assert near.object_of(session) == "whole"
+    assert session._writes.welcome
+    client.leave()
+    later.leave()
+
+
+def copied_by_its_reader(near: World) -> CopySession:
+    """A session of which 8 blocks are there, and a worker is about to read and write the next."""
+    near.gate.shut()
+    session = near.session(FILM, SIZE)
+    for block in (0, 4):
+        near.settle()
+        near.gate.let(block * BLOCK)
+    near.settle()
+    assert near.gate.waiting == [8 * BLOCK]
+    assert all(step.sink is not None for step in near.scheduler._busy)
+    return session
+
+
+def test_what_a_worker_leaves_as_it_takes_too_long_is_read_by_another(
+    near: World, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr(step_module, "_LONGEST", 0.0)
+    near.scheduler._rate.copied = 16 * BLOCK  # four slices
+    session = copied_by_its_reader(near)
+    client = near.client(session)
+    answer = client.get(20 * BLOCK, 21 * BLOCK)
+    near.settle()
+    assert near.gate.waiting == [8 * BLOCK], "it is claimed"
+    near.gate.let(8 * BLOCK)
+    near.settle()
+    assert session.map.ready(8 * BLOCK, SIZE) == 4 * BLOCK
+    assert 20 * BLOCK in near.gate.waiting
+    near.gate.open()
+    near.settle()
+    assert answer.complete
+    assert near.source.read_twice() == []
+    assert session._room._written == session.map.count
+    assert near.object_of(session) == "whole"
+    client.leave()
+
+
+def test_what_was_written_of_a_file_that_grows_meanwhile_is_kept(near: World) -> None:
+    """The worker cannot know that it is still ours; we do, a moment later."""
+    session = copied_by_its_reader(near)
+    client, other = near.client(session), near.client(session)
+    with open(near.path(FILM), "ab") as file:
+        file.write(b"more")
+    answers = [client.get(0, SIZE), other.get(0, SIZE)]
+    near.gate.open()
+    near.settle()
+    assert all(answer.complete for answer in answers)
+    assert near.source.read_twice() == []
+    assert near.object_of(session) is None
+
+
+def test_a_disk_that_is_slow_is_left_to_its_own_workers(near: World, monkeypatch: Patch) -> None:
+    """They may be held up; who reads the source may not."""
+    monkeypatch.setattr(writes, "_QUICK", 0.0)
+    puts, writes_ = (broken(monkeypatch, name, 0, after=1000) for name in ("put", "write"))
+    session = near.session(FILM, SIZE)
+    near.settle()
+    assert near.object_of(session) == "whole"
+    assert len(puts) == len(writes_) > 1
+
+
+def test_what_a_worker_wrote_before_its_read_failed_still_takes_room(near: World) -> None:
+    """Never more is on the disk than was reserved."""
+    near.scheduler._rate.copied = 16 * BLOCK  # four slices
+    session = copied_by_its_reader(near)
+    near.source.fail(at=16 * BLOCK, times=2)
+    near.gate.open()
+    near.until(lambda: session.failure is not None)
+    assert session._room._written >= session.map.present + 8
+    near.settle()
