@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol
 
 import gevent
 
-from streamcache.cache.entry import Victim
+from streamcache.cache.entry import Entry, Victim
 from streamcache.cache.space import Space
 from streamcache.errors import CacheError
 
@@ -46,8 +46,8 @@ class EvictionOrder(Protocol):
     def remove_victims(self, names: list[str]) -> int:
         """They are gone; returns their bytes."""
 
-    def last_used(self, names: list[str]) -> list[float]:
-        """When these were used last, s since the epoch; without those that are not known."""
+    def entries_of(self, names: list[str]) -> list[Entry]:
+        """What is known of these, without those of which nothing is."""
 
 
 class Evictor:
@@ -281,19 +281,22 @@ class Evictor:
     def _evict_batch(self, names: list[str]) -> set[str]:
         gone = self._remove(names)
         if gone:
-            freed, used = self._catalog_call(self._forget, gone)
-            if self._evicted is not None:
-                now = time.time()
-                for last in used:
-                    self._evicted(max(0.0, now - last))
+            freed, entries = self._catalog_call(self._forget, gone)
+            now = time.time()
+            for entry in entries:
+                unused = max(0.0, now - entry.used)
+                form = "object evicted path=%r bytes=%d unused=%.0f s name=%s"
+                log.info(form, f"/{entry.path}", entry.blocks, unused, entry.name)
+                if self._evicted is not None:
+                    self._evicted(unused)
             self.evicted_objects += len(gone)
             self.evicted_bytes += freed
         return set(gone)
 
-    def _forget(self, names: list[str]) -> tuple[int, list[float]]:
+    def _forget(self, names: list[str]) -> tuple[int, list[Entry]]:
         """Runs in the catalog's thread."""
-        used = self._catalog.last_used(names)
-        return self._catalog.remove_victims(names), used
+        entries = self._catalog.entries_of(names)
+        return self._catalog.remove_victims(names), entries
 
 
 def _words(error: Exception) -> str:
