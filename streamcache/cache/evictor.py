@@ -171,7 +171,7 @@ class Evictor:
             return min(ELECTION, self._interval) if self._space.waiters else self._interval
         try:
             if due:
-                self._do_sweep()
+                self._guarded(self._do_sweep)
             if self._space.pressed:
                 self._round()
         finally:
@@ -190,18 +190,33 @@ class Evictor:
         return True
 
     def _do_sweep(self) -> None:
-        """If no other process has done it meanwhile: the lock file's mtime says when."""
-        if self._lock_fd >= 0:
-            status = os.fstat(self._lock_fd)
-            if status.st_size:
-                self._swept = status.st_mtime
-                if not self._is_due(self._swept):
-                    return
-            with suppress(OSError):
-                os.pwrite(self._lock_fd, b"swept\n", 0)
-        self._swept = time.time()
+        """If no other process has done it meanwhile."""
         assert self._sweep is not None
+        if self._lock_fd >= 0:
+            last = self._catalog_call(self._last_sweep)
+            if last is not None:
+                self._swept = last
+                return
+        self._swept = time.time()
         self._guarded(self._sweep)
+
+    def _last_sweep(self) -> float | None:
+        """Runs in the catalog's thread: when another process has swept, if none is due.
+
+        The lock file's mtime says so. None: it is our turn, which it says from now on.
+        """
+        assert self._lock is not None
+        with suppress(OSError):  # a sweep too many does no harm
+            # Not the descriptor of the lock: it may be closed by now, and its number another's.
+            fd = os.open(self._lock, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                status = os.fstat(fd)
+                if status.st_size and not self._is_due(status.st_mtime):
+                    return status.st_mtime
+                os.pwrite(fd, b"swept\n", 0)
+            finally:
+                os.close(fd)
+        return None
 
     def _is_due(self, last: float) -> bool:
         return abs(time.time() - last) >= self._sweep_interval  # also when the clock went back

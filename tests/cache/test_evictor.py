@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -378,6 +379,27 @@ def test_a_sweep_waits_for_usage_to_be_known(
         until(lambda: len(looked) > 5)
         assert swept == []
     until(lambda: swept == [True])
+
+
+def test_a_disk_that_hangs_when_a_sweep_is_due_does_not_hold_the_hub(
+    make: Callable[..., World], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, go, swept = threading.Event(), threading.Event(), []
+    pwrite = os.pwrite
+
+    def held(fd: int, data: bytes, offset: int) -> int:
+        hangs.set()
+        assert go.wait(20)
+        return pwrite(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", held)
+    world = make(lock=str(tmp_path / "lock"), interval=0.005, sweep=lambda: swept.append(1))
+    world.evictor.start()
+    until(hangs.is_set)  # which turns the hub
+    assert swept == []
+    go.set()
+    until(lambda: swept)
+    assert (tmp_path / "lock").read_bytes() == b"swept\n"
 
 
 def test_a_clock_that_went_back_delays_no_sweep(make: Callable[..., World], tmp_path: Path) -> None:
