@@ -154,8 +154,7 @@ class Steps:
     @property
     def sink(self) -> Sink | None:
         """The partial, where a worker may write what it reads next without asking us again."""
-        copying = self._copy.state is State.COPYING
-        return self._sink if copying and self._copy.keeps and self._writes.quick else None
+        return self._sink if self._copy.keeps and self._writes.quick else None
 
     def demanded(self, offset: int, length: int) -> Piece | None:
         """Claim what a reader waits for, if it still does."""
@@ -175,7 +174,7 @@ class Steps:
         copy = self._copy
         if not (copy.goes_on and self._writes.affords(self._map.claimed * BLOCK)):
             return None
-        if not (copy.readers or copy.pace.allows(min(length, self._map.size), copy.schedule)):
+        if not (copy.readers or copy.pace.allows(copy.schedule)):
             return None
         while copy.keeps and self._room.affords(max(1, length // BLOCK)):
             block = self._next_block()
@@ -183,6 +182,8 @@ class Steps:
                 return None
             piece = self._claim(block, length)
             if piece is not None:
+                if not copy.readers:
+                    copy.pace.charge(piece.length)
                 return piece
         if self._writes.welcome:
             self._grow()
@@ -258,19 +259,20 @@ class Steps:
     def _stored(self, piece: Piece, copied: Copied) -> None:
         """What a step's worker has written counts as present, if it is of our version."""
         extent, kept = Extent.of(piece.offset, piece.length), False
+        self._writes.settled(extent)
         try:
-            written = self._writes.written(extent, copied)
+            written = self._writes.written(copied)
             if copied.length < piece.length:
                 extent = self._shorten(extent, Extent.of(piece.offset, copied.length))
             if copied.now is not None and (
-                self._is_changed(copied.now) or copied.read < copied.length
+                copied.read < copied.length or (not copied.marked and self._is_changed(copied.now))
             ):
                 self._fail_as_changed()
             elif not written:
                 self._copy.handle_event(Event.SPACE_DENIED)
             else:
                 self._retried.discard(extent.start)
-                kept = copied.marked or self._writes.mark(extent)
+                kept = copied.marked or self._mark(extent)
         finally:
             if kept:
                 self._claims.filled(extent)
@@ -280,16 +282,27 @@ class Steps:
                 self._following.demand_for(extent)
             self._released()
 
+    def _mark(self, extent: Extent) -> bool:
+        try:
+            return self._writes.mark(extent, late=lambda: self._hold_up(extent))
+        finally:
+            self._writes.settled(extent)
+
     def _shorten(self, extent: Extent, part: Extent) -> Extent:
         """The worker has left the rest: who waits for some of it asks for it again."""
+        rest = Extent(part.stop, extent.stop)
         self._claims.shorten(extent, part)
-        self._room.spend(len(part) - len(extent))
-        self._following.demand_for(Extent(part.stop, extent.stop))
+        self._room.spend(-len(rest))
+        if not self._copy.readers:
+            self._copy.pace.charge(-self._map.length(rest))
+        self._following.demand_for(rest)
         return part
 
     def _stalled(self, piece: Piece) -> None:
+        self._hold_up(Extent.of(piece.offset, piece.length))
+
+    def _hold_up(self, extent: Extent) -> None:
         """The cache's disk hangs: its readers get these bytes past it."""
-        extent = Extent.of(piece.offset, piece.length)
         self._claims.stall(extent)
         self._writes.stall(extent)
         self._following.demand_for(extent)
@@ -307,6 +320,7 @@ class Steps:
     def failed(self, piece: Piece, error: StreamCacheError) -> None:
         """A step could not read: once more, then its readers get the error and the copy ends."""
         extent = Extent.of(piece.offset, piece.length)
+        self._writes.settled(extent)
         again = extent.start not in self._retried and self._copy.state is not State.CLOSED
         if again:
             self._retried.add(extent.start)
@@ -335,10 +349,11 @@ class Steps:
         Grown with the same inode counts as appended to: what we serve of it is the same, but a
         later open finds another version, so this one is not published.
         """
-        change = self.seen.compare(now)
+        change = self.seen.compare_any(now)  # a write may lie between the look and us
         if change is Change.REWRITTEN:
             return True
-        self.seen = now
+        if (now.ctime_ns, now.size) >= (self.seen.ctime_ns, self.seen.size):
+            self.seen = now
         if change is Change.APPENDED:
             self._copy.handle_event(Event.OUTDATED)
         return False

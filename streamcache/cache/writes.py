@@ -123,34 +123,42 @@ class Writes:
         return self._wrote(len(data), time.monotonic() - begun)
 
     def stall(self, extent: Extent) -> None:
-        """The worker that read it cannot write it: until ``written``, nothing is ``welcome``."""
+        """It is not written by its time: until it is ``settled``, nothing is ``welcome``."""
         log.info("cache disk is slow path=%r bytes=%d", f"/{self._path}", len(extent) * BLOCK)
         self._stalled.add(extent)
 
-    def written(self, extent: Extent, copied: Copied) -> bool:
+    def settled(self, extent: Extent) -> None:
+        """Its worker has come back. Idempotent."""
+        self._stalled.discard(extent)
+
+    def written(self, copied: Copied) -> bool:
         """The worker that read it has written it, or the first of it; False: it is not kept.
 
         Does not switch.
         """
-        self._stalled.discard(extent)
         if copied.error is not None:
             return self._fail(copied.error)
         return self._wrote(copied.read, copied.writing)
 
-    def mark(self, extent: Extent) -> bool:
-        """What was written is of our version after all; False: it is not kept. Switches."""
+    def mark(self, extent: Extent, *, late: Callable[[], object]) -> bool:
+        """What was written is of our version after all; False: it is not kept. Switches.
+
+        ``late()`` when that takes longer than a reader waits.
+        """
         try:
-            self._room.mark(extent)
+            self._room.mark(extent, patience=_PATIENCE, late=late)
         except Closed:
             return False
         except OSError as error:
             return self._fail(error)
         return not self._room.lost
 
-    def _fail(self, error: OSError) -> Literal[False]:
-        log.warning("cache write failed path=%r error=%s", f"/{self._path}", error)
+    def _fail(self, error: Exception) -> Literal[False]:
+        said = str(error) or type(error).__name__
+        log.warning("cache write failed path=%r error=%s", f"/{self._path}", said)
         self._failed = True
-        self._health.failed(error)
+        if isinstance(error, OSError):  # else it says nothing of the disk
+            self._health.failed(error)
         return False
 
     def _wrote(self, count: int, took: float) -> bool:

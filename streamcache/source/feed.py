@@ -32,16 +32,16 @@ class Copied:
         "now",
         "read",
         "reading",
-        "writes",
+        "since",
         "writing",
     )
 
     def __init__(self, piece: Piece) -> None:
         self.length = piece.length  # bytes to copy; fewer than the piece when that takes too long
         self.read = 0  # bytes; fewer than those: the file is shorter, or the sink has failed
-        self.error: OSError | None = None  # the sink's
+        self.error: Exception | None = None  # the sink's
         self.reading = self.writing = 0.0  # s spent with the source, and with the sink
-        self.writes = False  # it is with the sink at this moment
+        self.since = 0.0  # monotonic s: since when the sink has it; 0: it does not
         self.marked = False  # the sink knows that they are of the version that is copied
         self.now: Fingerprint | None = None  # what the file is after; None: the sink has failed
         self.look_time = 0.0  # s that it took to say so
@@ -56,8 +56,8 @@ class Sink:
     written and of the version that is copied.
 
     ``stored(piece, copied)`` and ``stalled(piece)`` run in the hub: what became of it, in the
-    step's greenlet, where it may switch; and that the write takes longer than a second, but has not
-    ended, where it may not.
+    step's greenlet, where it may switch; and that a write takes longer than a second, but has not
+    ended, where it may not. ``stored``, or the feed's ``failed``, follows that in any case.
     """
 
     put: Callable[[int, memoryview], None]

@@ -8,7 +8,7 @@ from typing import Final
 
 FIRST_STEP = 64 * 1024  # bytes: the first block of a seek
 MAX_STEP = 4 * 1024 * 1024  # bytes
-NEAR_STEP = 1024 * 1024  # bytes: larger ones fall out of the processor's cache before the write
+NEAR_STEP = 1024 * 1024  # bytes: larger ones fall out of the processor's cache when handed over
 NEAR = 0.5e9  # bytes/s: a step takes 2 ms at most, so there is little latency to hide
 COPIED_STEP = 8 * 1024 * 1024  # bytes that one worker reads and writes: 3 ms from a near source
 START_STEP = 256 * 1024  # bytes, until the source's rate is known
@@ -24,10 +24,10 @@ class Rate:
     source far away gets longer steps, so that those in flight cover its latency.
     """
 
-    copied: Final = COPIED_STEP  # bytes of a step whose worker writes it
+    copied: Final = COPIED_STEP  # bytes of a step that one worker reads and writes
 
     def __init__(self, step_time: float, in_flight: int) -> None:
-        self.step = START_STEP  # bytes of any other one
+        self.step = START_STEP  # bytes of a step that is handed over
         self._step_time = step_time
         self._in_flight = in_flight
         self._latency = float("inf")  # s: the quickest step so far
@@ -64,7 +64,7 @@ class Rate:
         self._add(count, busy, saturated=saturated)
 
     def copied_in(self, count: int, busy: float) -> None:
-        """A worker that writes as well has read so much in so many s.
+        """A worker that writes as well has read so much in so many s of the source's time.
 
         One such step is enough to know that the source is not near, or not any more: the next ones
         would take as long, with nothing in flight beside them.

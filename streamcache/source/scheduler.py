@@ -39,7 +39,8 @@ from streamcache.stats import Counters
 _LATE = 2.0  # s after which a step no longer counts as in flight
 _LATE_WAITED_FOR = 2  # late steps of a file for its readers, until one of them comes back
 _QUICK = 0.0002  # s: a look at a file that takes no longer asks no server
-_PATIENCE = 1.0  # s that a cache's disk may take for a step that its reader writes
+_PATIENCE = 1.0  # s that a cache's disk may take for a slice that its reader writes
+_HELD_UP = 0.25  # s that a step may be with its reader and writer before there is no other such
 
 log = logging.getLogger(__name__)
 
@@ -196,14 +197,26 @@ class Scheduler:
             del queue[feed]
             if self._has_enough(feed):
                 continue
-            copies = self._rate.is_near and not self._max_bandwidth
-            sink = feed.sink if copies else None
+            sink = feed.sink if self._copies else None
             piece = feed.sequential(self._rate.step if sink is None else self._rate.copied)
             if piece is not None:
                 queue[feed] = None
                 self._demands.give(key_of(feed), piece.length)
                 self._next_sequential += piece.length / (self._max_bandwidth or float("inf"))
                 self._start(feed, piece, waited_for=False, sink=sink)
+
+    @property
+    def _copies(self) -> bool:
+        """Whether a worker that reads from this source may write as well.
+
+        A disk that hangs would hold one after the other.
+        """
+        before = time.monotonic() - _HELD_UP
+        return (
+            self._rate.is_near
+            and not self._max_bandwidth
+            and not any(step.sink is not None and step.started < before for step in self._busy)
+        )
 
     def _queue(self, feed: Feed, offset: int, *, seek: bool) -> None:
         if seek:
@@ -223,8 +236,10 @@ class Scheduler:
         gevent.spawn(self._step, step)
 
     def _has_enough(self, feed: Feed) -> bool:
-        """Whether a worker more would only wait for the one that copies it, as the kernel lets one
-        write a file at a time; or hang as well, as one does, and so take all of them one by one.
+        """Whether a worker more would be of no use.
+
+        It would wait for the one that copies the file, as the kernel lets one write it at a time;
+        or hang as another one does: then the file would take all of them, one by one.
         """
         before = time.monotonic() - _LATE
         busy = [step for step in self._busy if step.feed is feed]
@@ -333,18 +348,29 @@ class Scheduler:
         feed, piece, sink = step.feed, step.piece, step.sink
         assert sink is not None
 
-        def late() -> None:
-            if copied.writes:  # the source has answered
-                self._breaker.answered(question)
-                sink.stalled(piece)
+        def watch() -> None:
+            """Greenlet, once it takes long: is it the sink, now or later?"""
+            while (left := (copied.since or time.monotonic()) + _PATIENCE - time.monotonic()) > 0:
+                gevent.sleep(left)
+            self._breaker.answered(question)  # the source has
+            self._leave(step)
+            sink.stalled(piece)
 
+        watchers: list[gevent.Greenlet[[], None]] = []
         arguments = (self.source, feed.file, view, piece, sink, feed.seen, copied)
         try:
-            self._pool.call(copy, *arguments, timeout=_PATIENCE, late=late)
+            self._pool.call(
+                *(copy, *arguments),
+                timeout=_PATIENCE,
+                late=lambda: watchers.append(gevent.spawn(watch)),
+            )
         finally:
-            self._rate.copied_in(copied.read, copied.reading)
+            gevent.killall(watchers, block=False)
+            copies = sum(one.sink is not None for one in self._busy)  # they share what it gives
+            self._rate.copied_in(copied.read, copied.reading / copies)
             self._counters.read_time.observe(copied.reading)
-        self._looked(copied.look_time)
+        if copied.now is not None:
+            self._looked(copied.look_time)
         self._leave(step)
         self._counters.source_reads += 1
         self._counters.bytes_from_source += copied.read

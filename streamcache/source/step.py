@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
+from streamcache.errors import SourceUnavailable
 from streamcache.source.base import Fingerprint, Source, SourceFile
 from streamcache.source.feed import Copied, Feed, Piece, Sink
 
@@ -78,36 +79,41 @@ def copy(
     """Read the piece into ``view`` and write it into ``sink``, slice by slice, then look.
 
     If the file still is what was ``seen``, the sink is told so. Where that takes long, as the
-    source is not near after all or the disk is slow, the rest is left. Raises SourceError; what the
-    sink raises is in ``copied``.
+    source is not near after all or the disk is slow, and behind what cannot be read, the rest is
+    left. Raises SourceError; what the sink raises is in ``copied``.
     """
     now = time.monotonic
-    begun = now()
     try:
         while copied.read < copied.length:
             part = view[: copied.length - copied.read]
             offset = piece.offset + copied.read
-            count = source.read_into(file, part, offset)
+            begun = now()
+            try:
+                count = source.read_into(file, part, offset)
+            except SourceUnavailable:
+                if not copied.read:
+                    raise
+                copied.length = copied.read  # what there is is good; the next step finds the same
+                break
+            finally:
+                copied.reading += now() - begun
             copied.read += count
-            done = now()
-            copied.reading += done - begun
             if count < len(part):
                 break
-            copied.writes = True
+            copied.since = now()
             sink.put(offset, part)
-            copied.writes = False
-            begun = now()
-            copied.writing += begun - done
+            copied.writing += now() - copied.since
+            copied.since = 0.0
             if copied.reading + copied.writing > _LONGEST:
                 copied.length = copied.read
         copied.now, copied.look_time = look(source, file)
         if copied.read == copied.length and copied.now == seen:
-            copied.writes = True
+            copied.since = now()
             sink.mark(piece.offset, copied.length)
             copied.marked = True
-    except OSError as error:
-        if not copied.writes:
+    except Exception as error:
+        if not copied.since:
             raise
         copied.error = error
     finally:
-        copied.writes = False
+        copied.since = 0.0

@@ -20,8 +20,6 @@ from streamcache.cache.session import CopySession
 from streamcache.cache.space import footprint
 from streamcache.cache.states import Event, State
 from streamcache.errors import Closed, NoSpace, SourceChanged, SourceTimeout, SourceUnavailable
-from streamcache.source import scheduler as scheduler_module
-from streamcache.source import step as step_module
 from tests import content
 from tests.cache.fakes import BLOCK, Client, World
 
@@ -48,8 +46,11 @@ def playing(world: World, size: int = SIZE) -> tuple[CopySession, Client]:
 
 
 @pytest.fixture(params=[False, True], ids=["far", "near"])
-def world(request: pytest.FixtureRequest, make_world: Callable[..., World]) -> World:
+def world(
+    request: pytest.FixtureRequest, make_world: Callable[..., World], monkeypatch: Patch
+) -> World:
     """Whoever writes what is copied, it comes to the same."""
+    monkeypatch.setattr(writes, "_QUICK", 1e9)  # however busy this machine is
     return make_world(near=request.param)
 
 
@@ -1114,127 +1115,3 @@ def test_footprint_is_never_less_than_what_a_partial_takes(world: World) -> None
         assert world.space.objects <= footprint(SIZE)
     with pytest.raises(NoSpace):
         world.space.draw(session.name, 1, world.space.limit + 1)
-
-
-# -- a source as near as memory: who reads a step writes it
-
-
-@pytest.fixture
-def near(make_world: Callable[..., World], monkeypatch: Patch) -> World:
-    monkeypatch.setattr(writes, "_QUICK", 1e9)  # however busy this machine is
-    return make_world(near=True, in_flight=1)
-
-
-@pytest.fixture
-def held_puts(monkeypatch: Patch) -> Iterator[threading.Event]:
-    """What the workers that read write into the partial waits for this; nobody else's does."""
-    go, put, write = threading.Event(), Partial.put, Partial.write
-    direct = threading.local()
-
-    def held(self: Partial, *args: Any) -> None:
-        assert getattr(direct, "ours", False) or go.wait(20)
-        put(self, *args)
-
-    def written(self: Partial, *args: Any) -> None:
-        direct.ours = True
-        try:
-            write(self, *args)
-        finally:
-            direct.ours = False
-
-    monkeypatch.setattr(Partial, "put", held)
-    monkeypatch.setattr(Partial, "write", written)
-    monkeypatch.setattr(scheduler_module, "_PATIENCE", 0.05)
-    yield go
-    go.set()
-
-
-def test_a_disk_that_hangs_below_the_worker_that_reads_holds_up_no_reader(
-    near: World, held_puts: threading.Event
-) -> None:
-    """Those who wait, and those who come, get its bytes past the cache; then they are kept."""
-    session = near.session(FILM, SIZE)
-    client, later = near.client(session), near.client(session)
-    answer = client.get(0, SIZE)
-    near.until(lambda: answer.complete)
-    assert not session._writes.welcome
-    again = later.get(0, BLOCK)
-    near.until(lambda: again.complete)
-    assert session.state is State.COPYING
-    held_puts.set()
-    near.settle()
-    assert near.object_of(session) == "whole"
-    assert session._writes.welcome
-    client.leave()
-    later.leave()
-
-
-def copied_by_its_reader(near: World) -> CopySession:
-    """A session of which 8 blocks are there, and a worker is about to read and write the next."""
-    near.gate.shut()
-    session = near.session(FILM, SIZE)
-    for block in (0, 4):
-        near.settle()
-        near.gate.let(block * BLOCK)
-    near.settle()
-    assert near.gate.waiting == [8 * BLOCK]
-    assert all(step.sink is not None for step in near.scheduler._busy)
-    return session
-
-
-def test_what_a_worker_leaves_as_it_takes_too_long_is_read_by_another(
-    near: World, monkeypatch: Patch
-) -> None:
-    monkeypatch.setattr(step_module, "_LONGEST", 0.0)
-    near.scheduler._rate.copied = 16 * BLOCK  # four slices
-    session = copied_by_its_reader(near)
-    client = near.client(session)
-    answer = client.get(20 * BLOCK, 21 * BLOCK)
-    near.settle()
-    assert near.gate.waiting == [8 * BLOCK], "it is claimed"
-    near.gate.let(8 * BLOCK)
-    near.settle()
-    assert session.map.ready(8 * BLOCK, SIZE) == 4 * BLOCK
-    assert 20 * BLOCK in near.gate.waiting
-    near.gate.open()
-    near.settle()
-    assert answer.complete
-    assert near.source.read_twice() == []
-    assert session._room._written == session.map.count
-    assert near.object_of(session) == "whole"
-    client.leave()
-
-
-def test_what_was_written_of_a_file_that_grows_meanwhile_is_kept(near: World) -> None:
-    """The worker cannot know that it is still ours; we do, a moment later."""
-    session = copied_by_its_reader(near)
-    client, other = near.client(session), near.client(session)
-    with open(near.path(FILM), "ab") as file:
-        file.write(b"more")
-    answers = [client.get(0, SIZE), other.get(0, SIZE)]
-    near.gate.open()
-    near.settle()
-    assert all(answer.complete for answer in answers)
-    assert near.source.read_twice() == []
-    assert near.object_of(session) is None
-
-
-def test_a_disk_that_is_slow_is_left_to_its_own_workers(near: World, monkeypatch: Patch) -> None:
-    """They may be held up; who reads the source may not."""
-    monkeypatch.setattr(writes, "_QUICK", 0.0)
-    puts, writes_ = (broken(monkeypatch, name, 0, after=1000) for name in ("put", "write"))
-    session = near.session(FILM, SIZE)
-    near.settle()
-    assert near.object_of(session) == "whole"
-    assert len(puts) == len(writes_) > 1
-
-
-def test_what_a_worker_wrote_before_its_read_failed_still_takes_room(near: World) -> None:
-    """Never more is on the disk than was reserved."""
-    near.scheduler._rate.copied = 16 * BLOCK  # four slices
-    session = copied_by_its_reader(near)
-    near.source.fail(at=16 * BLOCK, times=2)
-    near.gate.open()
-    near.until(lambda: session.failure is not None)
-    assert session._room._written >= session.map.present + 8
-    near.settle()

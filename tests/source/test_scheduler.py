@@ -602,7 +602,7 @@ def test_a_write_that_fails_is_told_and_says_nothing_of_the_source(
     assert near._counters.source_errors == 0
 
 
-def test_a_read_that_fails_after_a_slice_was_written_fails_the_step(
+def test_what_was_written_before_a_read_failed_is_kept_and_the_next_step_fails(
     reads: Reads, near: Scheduler
 ) -> None:
     feed = FakeFeed("a", size=2 * SLICE)
@@ -612,9 +612,14 @@ def test_a_read_that_fails_after_a_slice_was_written_fails_the_step(
     reads.let()
     reads.waiting[0].error = SourceUnavailable("no")
     reads.let()
+    assert (written.marked, feed.failures) == ([Piece(0, SLICE)], [])
+    feed.next = SLICE
+    near.add(feed, idle=False)
+    turn()
+    reads.waiting[0].error = SourceUnavailable("no")
+    reads.let()
     assert [str(error) for error in feed.failures] == ["no"]
-    assert (written.marked, written.told) == ([], [])
-    assert near._counters.source_errors == 1
+    assert len(written.told) == near._counters.source_errors == 1
 
 
 @pytest.mark.parametrize("who", ["source", "sink"])
@@ -640,6 +645,21 @@ def test_a_copy_that_turns_out_slow_ends_after_the_slice(
     assert written.marked == [Piece(0, 3 * SLICE)]
     (piece, copied) = written.told[0]
     assert (piece.length, copied.length, copied.read) == (COPIED_STEP, 3 * SLICE, 3 * SLICE)
+
+
+def test_a_file_that_is_being_appended_to_is_looked_at_again_after_a_copy(
+    reads: Reads, near: Scheduler
+) -> None:
+    """Its times move before its size does."""
+    reads.shut = False
+    feed = FakeFeed("a", size=100)
+    written = kept(feed)
+    touched = replace(STILL, mtime_ns=STILL.mtime_ns + 1, ctime_ns=STILL.ctime_ns + 1)
+    grown = replace(touched, size=STILL.size + 1)
+    reads.looks = [touched, grown]
+    near.add(feed, idle=False)
+    turn()
+    assert written.told[0][1].now == grown
 
 
 def test_one_slow_copy_is_enough_to_know_that_a_source_is_not_near(
@@ -671,8 +691,9 @@ def test_a_write_that_hangs_is_not_taken_for_a_source_that_does(
         return call(*args)
 
     monkeypatch.setattr(reads, "call", late_call)
+    monkeypatch.setattr(scheduler_module, "_PATIENCE", 0.01)
     near.add(feed, idle=False)
-    turn()
+    gevent.sleep(0.1)
     hangs = who == "sink"
     assert written.stalled == ([Piece(0, 100)] if hangs else [])
     assert len(near._breaker._asked) == (0 if hangs else 1)
