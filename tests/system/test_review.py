@@ -483,6 +483,7 @@ class FakeFeed:
     """Wants more as long as the race goes on."""
 
     file = SourceFile(-1, Version("0", 1 << 30, 0), NOW)
+    sink = None
 
     def __init__(self, race: list[FakeFeed], steps: int, on_step: Callable[[], None]) -> None:
         self.seen = NOW
