@@ -12,7 +12,7 @@ from streamcache.admin.answers import Answer, Json, Question, Refusal, only
 from streamcache.admin.routes import Routes
 from streamcache.admin.selecting import WAYS, checked_text, flag, number, selection_in
 from streamcache.admin.subject import Subject
-from streamcache.cache.warming import WarmOrder
+from streamcache.cache.warmorder import WarmOrder
 from streamcache.errors import TooManyJobs
 
 _PATH: Final = "/api/warm"

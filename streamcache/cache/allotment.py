@@ -135,6 +135,12 @@ class Allotment:
         assert self.partial is not None
         self._disk.call(self.partial.write, extent, data, timeout=patience, late=late)
 
+    def mark(self, extent: Extent, *, patience: float, late: Callable[[], object]) -> None:
+        """These blocks are written: the map says so from now on. As ``write``."""
+        assert self.partial is not None
+        offset, length = extent.start * BLOCK, len(extent) * BLOCK
+        self._disk.call(self.partial.mark, offset, length, timeout=patience, late=late)
+
     def sync(self) -> None:
         """Make durable what was written so far, also while more is. Switches. Raises OSError."""
         assert self.partial is not None

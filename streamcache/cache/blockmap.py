@@ -31,6 +31,9 @@ class Extent:
     def __len__(self) -> int:
         return self.stop - self.start
 
+    def __contains__(self, block: int) -> bool:
+        return self.start <= block < self.stop
+
 
 class BlockMap:
     """The presence of the blocks of a file of ``size`` bytes."""

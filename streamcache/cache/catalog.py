@@ -230,11 +230,11 @@ class Catalog:
         with self.database.transaction() as state:
             return self._remove(state, names, "")
 
-    def last_used(self, names: Iterable[str]) -> list[float]:
-        """When these were used last, s since the epoch; without those that are not there."""
+    def entries_of(self, names: Iterable[str]) -> list[Entry]:
+        """What is known of these, without those that are not there."""
         with translated(self.database.path):
             found = [self.get(name) for name in names]
-        return [entry.used for entry in found if entry is not None]
+        return [entry for entry in found if entry is not None]
 
     def choose(self, names: Iterable[str]) -> None:
         """These go now, whatever the order says: victims, until `remove_victims`."""

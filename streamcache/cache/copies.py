@@ -36,7 +36,7 @@ class Copies:
         self._r = resources
         self._removal = removal
         self._take_up = take_up
-        self._ended = False
+        self.closed = False  # none begins any more
         self._resumers = Group()
         health = resources.health
         health.on_recovery.append(self._disk_works)
@@ -74,6 +74,22 @@ class Copies:
             self.sessions[name].handle_event(Event.OUTDATED)
         return names
 
+    def replaced(self, name: str, path: str) -> None:
+        """The path has another version now: readers of this one go on, nobody joins them.
+
+        Does not switch.
+        """
+        log.info("source changed path=%r", f"/{path}")
+        session = self.sessions.get(name)
+        if session is not None:
+            session.handle_event(Event.OUTDATED)
+        self._removal.remove([name], path)
+
+    def gone(self, key: str, path: str) -> None:
+        """Proven: the source has no such file any more. Does not switch."""
+        self.outdate(lambda session: session.name.startswith(key))
+        self._removal.remove_others(key, None, path)
+
     def outdate_paths(self, is_meant: Callable[[str], bool]) -> set[str]:
         """The same for these paths (without the first slash), and what is paused of them is not
         taken up again.
@@ -83,7 +99,7 @@ class Copies:
 
     def end(self, timeout: float) -> None:
         """End all sessions; partials stay. Switches, at most for ``timeout`` s."""
-        self._ended = True
+        self.closed = True
         self.fills.stop()
         self._resumers.kill(block=False)
         sessions = [*self.sessions.values(), *self.ending]
@@ -127,5 +143,5 @@ class Copies:
     def _published(self, session: CopySession, blocks: int, lock: KeyLock) -> None:
         name = session.name
         self._removal.enter(name, session.path, session.version.size, blocks, lock)
-        if session.state is not State.COPYING and not self._ended:  # outdated while it was renamed
+        if session.state is not State.COPYING and not self.closed:  # outdated while it was renamed
             self._removal.remove([name], session.path)

@@ -362,6 +362,10 @@ class _DirectRead:
         """What the file was before the read."""
         return self.before
 
+    @property
+    def sink(self) -> None:
+        """Nothing is kept."""
+
     def demanded(self, offset: int, length: int) -> Piece | None:
         before = self._owner.started() if self.wanted else None
         if before is None:

@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol
 
 import gevent
 
-from streamcache.cache.entry import Victim
+from streamcache.cache.entry import Entry, Victim
 from streamcache.cache.space import Space
 from streamcache.errors import CacheError
 
@@ -46,8 +46,8 @@ class EvictionOrder(Protocol):
     def remove_victims(self, names: list[str]) -> int:
         """They are gone; returns their bytes."""
 
-    def last_used(self, names: list[str]) -> list[float]:
-        """When these were used last, s since the epoch; without those that are not known."""
+    def entries_of(self, names: list[str]) -> list[Entry]:
+        """What is known of these, without those of which nothing is."""
 
 
 class Evictor:
@@ -171,7 +171,7 @@ class Evictor:
             return min(ELECTION, self._interval) if self._space.waiters else self._interval
         try:
             if due:
-                self._do_sweep()
+                self._guarded(self._do_sweep)
             if self._space.pressed:
                 self._round()
         finally:
@@ -190,18 +190,33 @@ class Evictor:
         return True
 
     def _do_sweep(self) -> None:
-        """If no other process has done it meanwhile: the lock file's mtime says when."""
-        if self._lock_fd >= 0:
-            status = os.fstat(self._lock_fd)
-            if status.st_size:
-                self._swept = status.st_mtime
-                if not self._is_due(self._swept):
-                    return
-            with suppress(OSError):
-                os.pwrite(self._lock_fd, b"swept\n", 0)
-        self._swept = time.time()
+        """If no other process has done it meanwhile."""
         assert self._sweep is not None
+        if self._lock_fd >= 0:
+            last = self._catalog_call(self._last_sweep)
+            if last is not None:
+                self._swept = last
+                return
+        self._swept = time.time()
         self._guarded(self._sweep)
+
+    def _last_sweep(self) -> float | None:
+        """Runs in the catalog's thread: when another process has swept, if none is due.
+
+        The lock file's mtime says so. None: it is our turn, which it says from now on.
+        """
+        assert self._lock is not None
+        with suppress(OSError):  # a sweep too many does no harm
+            # Not the descriptor of the lock: it may be closed by now, and its number another's.
+            fd = os.open(self._lock, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                status = os.fstat(fd)
+                if status.st_size and not self._is_due(status.st_mtime):
+                    return status.st_mtime
+                os.pwrite(fd, b"swept\n", 0)
+            finally:
+                os.close(fd)
+        return None
 
     def _is_due(self, last: float) -> bool:
         return abs(time.time() - last) >= self._sweep_interval  # also when the clock went back
@@ -281,19 +296,22 @@ class Evictor:
     def _evict_batch(self, names: list[str]) -> set[str]:
         gone = self._remove(names)
         if gone:
-            freed, used = self._catalog_call(self._forget, gone)
-            if self._evicted is not None:
-                now = time.time()
-                for last in used:
-                    self._evicted(max(0.0, now - last))
+            freed, entries = self._catalog_call(self._forget, gone)
+            now = time.time()
+            for entry in entries:
+                unused = max(0.0, now - entry.used)
+                form = "object evicted path=%r bytes=%d unused=%.0f s name=%s"
+                log.info(form, f"/{entry.path}", entry.blocks, unused, entry.name)
+                if self._evicted is not None:
+                    self._evicted(unused)
             self.evicted_objects += len(gone)
             self.evicted_bytes += freed
         return set(gone)
 
-    def _forget(self, names: list[str]) -> tuple[int, list[float]]:
+    def _forget(self, names: list[str]) -> tuple[int, list[Entry]]:
         """Runs in the catalog's thread."""
-        used = self._catalog.last_used(names)
-        return self._catalog.remove_victims(names), used
+        entries = self._catalog.entries_of(names)
+        return self._catalog.remove_victims(names), entries
 
 
 def _words(error: Exception) -> str:

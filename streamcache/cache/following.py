@@ -22,7 +22,7 @@ _UNWANTED: Final = 0.1  # s, while none does
 
 
 class Borrowed(Piece):
-    """A block of another session that hangs: read for who waits for it, and not kept."""
+    """A block of who hangs, another session or we: read for who waits for it, and not kept."""
 
 
 class Following:
@@ -77,7 +77,7 @@ class Following:
                 self._demand(block)
 
     def is_late(self, block: int) -> bool:
-        """Whether it should be read past the session that has it, and is not being read so."""
+        """Whether it should be read past who has it, and is not being read so."""
         return block not in self._borrowed and self._claims.is_overdue(block, self._patience)
 
     def borrow(self, block: int) -> None:

@@ -16,7 +16,7 @@ from streamcache.cache.objects import ObjectHandle
 from streamcache.source.base import Version
 
 if TYPE_CHECKING:
-    from streamcache.cache.provider import Provider
+    from streamcache.cache.opener import Opener
 
 
 class Found:
@@ -24,27 +24,30 @@ class Found:
 
     def __init__(
         self,
-        provider: Provider,
+        opener: Opener,
         path: str,
         version: Version,
         *,
-        handle: ObjectHandle | None,
-        flight: Flight | None,
-        lock: KeyLock | None,
-        stale: bool,
+        name: str,
+        handle: ObjectHandle | None = None,
+        flight: Flight | None = None,
+        lock: KeyLock | None = None,
+        stale: bool = False,
     ) -> None:
-        """Owns the lease on ``handle``, the hold on ``flight`` and ``lock``, the key's.
+        """``name`` is its object's. Owns the lease on ``handle``, the hold on ``flight`` and
+        ``lock``, the key's.
 
         Whoever keeps a ``Found`` open with a lock keeps other processes from copying the path.
         """
         self.path = path
         self.version = version
+        self.name = name
         self.handle = handle
         self.flight = flight
         self.lock = lock
         self.stale = stale
         self.continues = False  # there may be a partial of it
-        self._provider = provider
+        self._opener = opener
 
     def __enter__(self) -> Self:
         return self
@@ -74,7 +77,7 @@ class Found:
             return CacheStatus.STALE
         if self.handle is not None:
             return CacheStatus.HIT
-        return self._provider.status_of(self)
+        return self._opener.status_of(self)
 
     def open(self, client: str = "") -> Delegate:
         """The delegate, which outlives this value. Switches; starts or joins a copy.
@@ -82,7 +85,7 @@ class Found:
         ``client`` is an address: its reads of one object count as one use for a while. Raises as
         ``find`` does, and SourceChanged when the path has another version by now.
         """
-        return self._provider.open(self, client)
+        return self._opener.open(self, client)
 
     def close(self) -> None:
         """Give back what was not used. Idempotent; does not switch."""
@@ -90,4 +93,4 @@ class Found:
         flight, self.flight = self.flight, None
         if self.lock is not None:
             self.lock.release()
-        self._provider.give_back(handle, flight)
+        self._opener.give_back(handle, flight)

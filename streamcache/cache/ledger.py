@@ -250,9 +250,9 @@ class Ledger:
         """See ``Catalog.victims``: for the Evictor, which calls it in the catalog's thread."""
         return self.catalog.victims(need, held=held, limit=limit, batch=batch)
 
-    def last_used(self, names: list[str]) -> list[float]:
-        """See ``Catalog.last_used``. Catalog's thread."""
-        return self.catalog.last_used(names)
+    def entries_of(self, names: list[str]) -> list[Entry]:
+        """See ``Catalog.entries_of``. Catalog's thread."""
+        return self.catalog.entries_of(names)
 
     def remove_victims(self, names: list[str]) -> int:
         """See ``Catalog.remove_victims``; in the catalog's thread."""

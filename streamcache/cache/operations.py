@@ -28,7 +28,8 @@ from streamcache.cache.provider import Provider
 from streamcache.cache.removal import Removal
 from streamcache.cache.resources import Resources
 from streamcache.cache.selection import Selection
-from streamcache.cache.warming import WarmJob, WarmOrder
+from streamcache.cache.warming import WarmJob
+from streamcache.cache.warmorder import WarmOrder
 from streamcache.errors import CacheError, NoSpace, TooManyJobs
 
 PurgeMode = Literal["hard", "soft"]

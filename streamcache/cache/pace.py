@@ -23,21 +23,23 @@ class Pace:
     def __repr__(self) -> str:
         return f"<Pace {self.rate} B/s waiting={len(self._waiting)}>"
 
-    def allows(self, count: int, again: Callable[[], object]) -> bool:
-        """Whether so many bytes may be read now; else ``again`` is called when it is worth asking.
+    def allows(self, again: Callable[[], object]) -> bool:
+        """Whether some may be read now; else ``again`` is called when it is worth asking.
 
         Does not switch.
         """
-        if not self.rate:
-            return True
         now = time.monotonic()
-        if self._next <= now:
-            self._next = max(self._next, now - _BURST) + count / self.rate
+        if not self.rate or self._next <= now:
             return True
         self._waiting.append(again)
         if self._timer is None:
             self._timer = gevent.spawn_later(self._next - now, self._go_on)
         return False
+
+    def charge(self, count: int) -> None:
+        """So many bytes are read; fewer than none: they are not, after all."""
+        if self.rate:
+            self._next = max(self._next, time.monotonic() - _BURST) + count / self.rate
 
     def close(self) -> None:
         """Nobody is called any more, and nothing is held back. Does not switch."""

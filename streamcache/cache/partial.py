@@ -8,8 +8,8 @@ Several processes may have one partial open. Locks on the bytes of the map tell 
 description per session (``locks.py``): the first byte is held shared by every session, the second
 by the one that publishes, and the byte of a block by who copies that block.
 
-``write``, ``sync``, ``seal``, ``poison`` and ``close`` run in worker threads; the locks and the
-map's bytes, which are in the page cache, are for the hub.
+``write``, ``put``, ``mark``, ``sync``, ``seal``, ``poison`` and ``close`` run in worker threads;
+the locks and the map's bytes, which are in the page cache, are for the hub.
 """
 
 from __future__ import annotations
@@ -138,10 +138,23 @@ class Partial:
 
     def write(self, extent: Extent, data: memoryview) -> None:
         """Data first, then the map bytes that say so. Raises OSError; then nothing is promised."""
-        _pwrite_all(self._write_fd, data, extent.start * BLOCK)
+        offset = extent.start * BLOCK
+        self.put(offset, data)
+        self.mark(offset, len(data))
+
+    def put(self, offset: int, data: memoryview) -> None:
+        """The data of whole blocks from ``offset`` on, of which the map says nothing yet.
+
+        Raises OSError; then nothing is promised.
+        """
+        _pwrite_all(self._write_fd, data, offset)
         if self._digest is not None:
             sums = digests_of(data, self._digest)
-            _pwrite_all(self._sums_fd, memoryview(sums), place(extent.start))
+            _pwrite_all(self._sums_fd, memoryview(sums), place(offset // BLOCK))
+
+    def mark(self, offset: int, length: int) -> None:
+        """These bytes are written: the map says so from now on. Raises OSError."""
+        extent = Extent.of(offset, length)
         _pwrite_all(self._map_fd, memoryview(b"\1" * len(extent)), self._map_start + extent.start)
 
     def sync(self) -> None:

@@ -1,7 +1,7 @@
-"""From a path to an open version of it: hit, collapsed, miss or bypass.
+"""From a path to the version that it has: known, asked for, or stale; then ``opener`` opens it.
 
-Hub's thread. ``find`` says which version a path has (asking the source when that is not known),
-``Found.open`` gives the delegate: only that starts a copy, so HEAD, 304, 412 and 416 copy nothing.
+Hub's thread. ``Found.open`` gives the delegate: only that starts a copy, so HEAD, 304, 412 and 416
+copy nothing.
 """
 
 from __future__ import annotations
@@ -9,42 +9,28 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from contextlib import ExitStack, suppress
-from functools import partial
+from contextlib import ExitStack
 
 import gevent
 
-from streamcache.cache.allotment import LOCK_WAIT
 from streamcache.cache.blockmap import BLOCK
 from streamcache.cache.copies import Copies
 from streamcache.cache.database import CatalogLate
-from streamcache.cache.delegate import (
-    CachedFileDelegate,
-    CacheStatus,
-    Delegate,
-    DirectFileDelegate,
-    TempFileDelegate,
-)
+from streamcache.cache.delegate import CacheStatus, Delegate
 from streamcache.cache.found import Found
 from streamcache.cache.freshness import Flight, Freshness
-from streamcache.cache.health import PATIENCE, tells_of_damage
+from streamcache.cache.health import PATIENCE
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.locks import KeyLock
-from streamcache.cache.names import key_for, key_of
+from streamcache.cache.names import key_for
 from streamcache.cache.objects import ObjectHandle
+from streamcache.cache.opener import Opener
 from streamcache.cache.removal import Removal
 from streamcache.cache.resources import Resources
 from streamcache.cache.session import CopySession
-from streamcache.cache.states import Event
 from streamcache.config import Config
-from streamcache.errors import (
-    CacheError,
-    Closed,
-    NotFound,
-    SourceChanged,
-    SourceUnavailable,
-)
-from streamcache.source.base import SourceFile, Version
+from streamcache.errors import CacheError, Closed, NotFound, SourceUnavailable
+from streamcache.source.base import Version
 
 _END_WAIT = 2.0  # s that the close waits for what is being tidied up
 
@@ -64,7 +50,7 @@ class Provider:
         self._ledger = ledger
         self._removal = removal
         self._health = resources.health
-        self._closed = False
+        self._opener = Opener(resources, freshness, ledger, removal, self.copies)
 
     def __repr__(self) -> str:
         return f"<Provider {self.copies!r}>"
@@ -83,7 +69,7 @@ class Provider:
         ``ahead``: the offset where the caller will read next, if it will. Raises NotFound,
         AccessDenied, SourceTimeout, SourceBusy, SourceUnavailable or Closed.
         """
-        if self._closed:
+        if self.copies.closed:
             raise Closed("the cache is closed")
         path = _relative(path)
         known = self._freshness.fresh(path)
@@ -116,14 +102,14 @@ class Provider:
             except NotFound:
                 if not flight.acted_on:
                     flight.acted_on = True
-                    self._gone(path)
+                    self.copies.gone(self.key(path), path)
                 raise
             held.pop_all()  # the lock and the hold on the flight are found's
         if not stale and not flight.acted_on:
             flight.acted_on = True
             if before is not None and before.version not in (None, version):
                 assert before.version is not None
-                self._outdated(path, before.version)
+                self.copies.replaced(self._name(path, before.version), path)
         return found
 
     def _answer(self, path: str, flight: Flight) -> tuple[Version, bool]:
@@ -182,78 +168,19 @@ class Provider:
         lock: KeyLock | None = None,
         stale: bool,
     ) -> Found:
-        handle = self._lease(self._name(path, version), version)
-        return Found(self, path, version, handle=handle, flight=flight, lock=lock, stale=stale)
+        name = self._name(path, version)
+        return Found(
+            self._opener,
+            path,
+            version,
+            name=name,
+            handle=self._opener.lease(name, version),
+            flight=flight,
+            lock=lock,
+            stale=stale,
+        )
 
-    def _lease(self, name: str, version: Version) -> ObjectHandle | None:
-        try:
-            return self._r.objects.lease(name, version)
-        except OSError as error:  # the cache is optional (I15)
-            # A line for each request would be many, and that the disk fails is known.
-            level = logging.DEBUG if self._health.degraded else logging.WARNING
-            log.log(level, "object not readable name=%s error=%s", name, error)
-            return None
-
-    # -- open
-
-    def status_of(self, found: Found) -> CacheStatus:
-        """What opening it would give, when it is fresh and there is no object."""
-        if self._name(found.path, found.version) in self.copies.sessions:
-            return CacheStatus.COLLAPSED
-        return CacheStatus.MISS if self._cacheable(found.version) else CacheStatus.BYPASS
-
-    def open(self, found: Found, client: str) -> Delegate:
-        """See ``Found.open``."""
-        if self._closed:
-            raise Closed("the cache is closed")
-        name, counters = self._name(found.path, found.version), self._r.counters
-        if found.handle is None and name not in self.copies.sessions:
-            self._prepare_copy(found, name)
-        if found.handle is not None:
-            handle, found.handle = found.handle, None
-            self._ledger.touch(name, client, time.monotonic())
-            status = CacheStatus.STALE if found.stale else CacheStatus.HIT
-            return self._cached(handle, status, found.path)
-        session = self.copies.sessions.get(name)
-        if session is None:
-            file = self._source_file(found)
-            session = self.copies.sessions.get(name)
-            # Nothing switches from here on: two that come together get one session (I9).
-            if session is not None:
-                self._r.meta.post(file.close)
-            elif self._closed:
-                self._r.meta.post(file.close)
-                raise Closed("the cache is closed")
-            elif found.lock is None or not self._cacheable(found.version):
-                return DirectFileDelegate(file, self._r, counters)
-            else:
-                session = self._start(found, name, file)
-                status = CacheStatus.MISS if self._r.space.known else CacheStatus.BYPASS
-                instead = partial(self._instead_of_copy, session)
-                return TempFileDelegate(session, status, counters, instead, client)
-        instead = partial(self._instead_of_copy, session)
-        delegate = TempFileDelegate(session, _joined(found), counters, instead, client)
-        self.copies.fills.joined(session)
-        return delegate
-
-    def _prepare_copy(self, found: Found, name: str) -> None:
-        """Take the key's lock, if it is to be copied; or the object, if it is there now. Switches.
-
-        Who had the lock before, in whichever process, may have published it, or begun a session.
-        """
-        if found.lock is None and self._cacheable(found.version):
-            try:
-                found.lock = self._r.keys.acquire(key_of(name), LOCK_WAIT)
-            except CacheError as error:
-                log.warning("not cached path=%r reason=%s", f"/{found.path}", error)
-            else:
-                with suppress(CacheError), gevent.Timeout(PATIENCE, CatalogLate("no answer")):
-                    found.continues = self._r.space.generation(name) > 0
-        if name not in self.copies.sessions:
-            found.handle = self._lease(name, found.version)
-        if found.lock is not None and (found.handle is not None or name in self.copies.sessions):
-            found.lock.release()
-            found.lock = None
+    # -- hits without a lease, for the server's fast path
 
     def peek(self, path: str, last: ObjectHandle | None = None) -> ObjectHandle | None:
         """What a hit would read from, without a lease: good until the hub's next turn.
@@ -283,90 +210,9 @@ class Provider:
         """Lease what ``peek`` gave for ``path`` in this turn of the hub. Does not switch."""
         self._ledger.touch(handle.name, client, time.monotonic())
         self._r.objects.take(handle)
-        return self._cached(handle, CacheStatus.HIT, path[1:])
+        return self._opener.cached(handle, CacheStatus.HIT, path[1:])
 
-    def _cached(self, handle: ObjectHandle, status: CacheStatus, path: str) -> Delegate:
-        instead = partial(self._instead_of_object, handle, path)
-        return CachedFileDelegate(
-            handle, status, self._r.counters, self._r.objects.release, instead
-        )
-
-    # -- what cannot be read in the cache
-
-    def _instead_of_object(self, handle: ObjectHandle, path: str, error: Exception) -> Delegate:
-        """See ``Instead``. An object that is not what it should be is dropped; one that could only
-        not be read now is not.
-        """
-        if tells_of_damage(error) and self._r.objects.spoil(handle):
-            log.warning(
-                "object damaged, dropped path=%r name=%s error=%s",
-                *(f"/{path}", handle.name, error),
-            )
-            self._r.counters.objects_damaged += 1
-            self._removal.remove_damaged(handle, path)
-        return self._past_the_cache(path, handle.version)
-
-    def _instead_of_copy(self, session: CopySession, error: Exception) -> Delegate:
-        """See ``Instead``."""
-        if session.handle is not None:
-            return self._instead_of_object(session.handle, session.path, error)
-        if tells_of_damage(error):
-            log.warning("partial damaged, dropped path=%r error=%s", f"/{session.path}", error)
-            session.handle_event(Event.SPACE_DENIED)
-        return self._past_the_cache(session.path, session.version)
-
-    def _past_the_cache(self, path: str, version: Version) -> Delegate:
-        with Found(self, path, version, handle=None, flight=None, lock=None, stale=False) as found:
-            file = self._source_file(found)
-        return DirectFileDelegate(file, self._r, self._r.counters, counted=False)
-
-    def give_back(self, handle: ObjectHandle | None, flight: Flight | None) -> None:
-        """What a ``Found`` did not use."""
-        if handle is not None:
-            self._r.objects.release(handle)
-        if flight is not None:
-            self._freshness.leave(flight)
-
-    def _source_file(self, found: Found) -> SourceFile:
-        """The open source file of this version. Switches."""
-        file = found.flight.take() if found.flight is not None and not found.stale else None
-        if file is None:
-            flight = self._freshness.ask(found.path)
-            try:
-                self._freshness.wait(flight, self._r.config.source.timeout)
-                file = flight.take()
-                assert file is not None
-            finally:
-                self._freshness.leave(flight)
-        if file.version != found.version:
-            self._r.meta.post(file.close)
-            self._outdated(found.path, found.version)
-            self._freshness.forget(found.path)  # the next look brings its file along
-            raise SourceChanged(f"/{found.path}: changed at the source")
-        return file
-
-    def _cacheable(self, version: Version) -> bool:
-        """It fits, and it is finished: files still being written are not copied."""
-        if self._health.degraded:
-            return False
-        age = abs(time.time() - version.mtime_ns / 1e9)
-        return age >= self._r.config.source.settle and self._r.space.fits(version.size)
-
-    def _refusal(self, version: Version) -> str:
-        """Why it is not copied, in words."""
-        if self._health.degraded:
-            return "the disk of the cache fails"
-        if refusal := self._r.space.refusal(version.size):
-            return refusal
-        if not self._cacheable(version):
-            return f"changed less than {self._r.config.source.settle:g} s (source.settle) ago"
-        return "another process works on it"
-
-    def _start(self, found: Found, name: str, file: SourceFile) -> CopySession:
-        lock, found.lock = found.lock, None
-        return self.copies.start(
-            name=name, path=found.path, file=file, lock=lock, continues=found.continues
-        )
+    # -- copies without a reader
 
     def copy(self, path: str) -> CopySession | None:
         """The copy of a path ("a/b.mp4") that is running, or is begun; nobody reads it for us.
@@ -375,50 +221,12 @@ class Provider:
         ``find``; CacheError when it is not cached.
         """
         with self.find("/" + path) as found:
-            name = self._name(path, found.version)
-            if found.handle is not None:
-                return None
-            if name not in self.copies.sessions:
-                self._prepare_copy(found, name)
-            if found.handle is not None:
-                return None
-            file = None
-            if name not in self.copies.sessions:
-                if found.lock is None:
-                    raise CacheError(self._refusal(found.version))
-                file = self._source_file(found)
-            session = self.copies.sessions.get(name)
-            # From here on as in ``open``: nothing switches.
-            if session is None and file is not None and not self._closed:
-                return self._start(found, name, file)
-            if file is not None:
-                self._r.meta.post(file.close)
-            if session is None:
-                raise Closed("the cache is closed")
-            return session
-
-    # -- what is no longer true
-
-    def _outdated(self, path: str, version: Version) -> None:
-        """The path has another version now: readers of the old one go on, nobody joins them."""
-        name = self._name(path, version)
-        log.info("source changed path=%r", f"/{path}")
-        session = self.copies.sessions.get(name)
-        if session is not None:
-            session.handle_event(Event.OUTDATED)
-        self._removal.remove([name], path)
-
-    def _gone(self, path: str) -> None:
-        """Proven: the source has no such file any more."""
-        key = self.key(path)
-        self.copies.outdate(lambda session: session.name.startswith(key))
-        self._removal.remove_others(key, None, path)
+            return self._opener.copy(found)
 
     # -- the end
 
     def close(self, timeout: float) -> None:
         """End all sessions; partials stay. Switches, at most for ``timeout`` s."""
-        self._closed = True
         self.copies.end(timeout)
         self._removal.close(_END_WAIT)
 
@@ -428,11 +236,6 @@ class Provider:
 
     def _name(self, path: str, version: Version) -> str:
         return f"{self.key(path)}.{version.id}"
-
-
-def _joined(found: Found) -> CacheStatus:
-    """Of who reads along with a copy: while the source does not answer, its version may be old."""
-    return CacheStatus.STALE if found.stale else CacheStatus.COLLAPSED
 
 
 def _relative(path: str) -> str:

@@ -28,7 +28,7 @@ from streamcache.cache.states import Event, State
 from streamcache.cache.writes import Writes
 from streamcache.errors import NoSpace, SourceChanged, StreamCacheError
 from streamcache.source.base import Change, Fingerprint, SourceFile
-from streamcache.source.feed import Piece
+from streamcache.source.feed import Copied, Piece, Sink
 
 _READ_AHEAD = 32 * 1024 * 1024  # bytes before a reader that are copied before the rest
 
@@ -113,6 +113,7 @@ class Steps:
             freed=copy.schedule,
         )
         self._reopening = Reopening(resources.source, resources.meta, file)
+        self._sink: Sink | None = None
         self._retried: set[int] = set()  # extents whose second try is their last
         self.under_way = 0  # how many
 
@@ -129,16 +130,18 @@ class Steps:
 
     def attach(self, partial: Partial, present: bytes) -> None:
         """The partial is open, and this was in its map."""
+        self._sink = Sink(partial.put, partial.mark, self._stored, self._stalled)
         self._claims.attach(partial, present)
 
     def detach(self) -> None:
         """The partial is about to be closed."""
+        self._sink = None
         self._following.end()
         self._claims.detach()
 
     def want(self, block: int, *, seek: bool) -> None:
         """A reader has begun to wait for this block. Does not switch."""
-        if self._map.is_free(block):
+        if self._map.is_free(block) or self._following.is_late(block):
             self._demand(block, seek=seek)
         elif self._claims.others:
             self._following.hurry()
@@ -147,6 +150,11 @@ class Steps:
         self._scheduler.demand(self, block * BLOCK, seek=seek)
 
     # -- what the scheduler asks and tells
+
+    @property
+    def sink(self) -> Sink | None:
+        """The partial, where a worker may write what it reads next without asking us again."""
+        return self._sink if self._copy.keeps and self._writes.quick else None
 
     def demanded(self, offset: int, length: int) -> Piece | None:
         """Claim what a reader waits for, if it still does."""
@@ -166,7 +174,7 @@ class Steps:
         copy = self._copy
         if not (copy.goes_on and self._writes.affords(self._map.claimed * BLOCK)):
             return None
-        if not (copy.readers or copy.pace.allows(min(length, self._map.size), copy.schedule)):
+        if not (copy.readers or copy.pace.allows(copy.schedule)):
             return None
         while copy.keeps and self._room.affords(max(1, length // BLOCK)):
             block = self._next_block()
@@ -174,6 +182,8 @@ class Steps:
                 return None
             piece = self._claim(block, length)
             if piece is not None:
+                if not copy.readers:
+                    copy.pace.charge(piece.length)
                 return piece
         if self._writes.welcome:
             self._grow()
@@ -227,9 +237,7 @@ class Steps:
         )
         try:
             if self._is_changed(now) or len(data) < piece.length:
-                self._copy.fail(
-                    SourceChanged(f"/{self._copy.path}: changed at the source while it was read")
-                )
+                self._fail_as_changed()
                 return
             self._retried.discard(extent.start)
             if len(data) <= BLOCK or self._copy.state is State.NEW:
@@ -241,15 +249,67 @@ class Steps:
                 self._present(extent)
             else:
                 if ours:
-                    self._missed(extent)
+                    self._claims.missed(extent)
+                    self._room.spend(-len(extent))
                 else:
                     self._following.return_borrowed(extent.start)
                 self._waiting.deliver(extent, data)  # nobody, if all were told that it failed
             self._released()
 
-    def _missed(self, extent: Extent) -> None:
-        self._claims.missed(extent)
-        self._room.spend(-len(extent))
+    def _stored(self, piece: Piece, copied: Copied) -> None:
+        """What a step's worker has written counts as present, if it is of our version."""
+        extent, kept = Extent.of(piece.offset, piece.length), False
+        self._writes.settled(extent)
+        try:
+            written = self._writes.written(copied)
+            if copied.length < piece.length:
+                extent = self._shorten(extent, Extent.of(piece.offset, copied.length))
+            if copied.now is not None and (
+                copied.read < copied.length or (not copied.marked and self._is_changed(copied.now))
+            ):
+                self._fail_as_changed()
+            elif not written:
+                self._copy.handle_event(Event.SPACE_DENIED)
+            else:
+                self._retried.discard(extent.start)
+                kept = copied.marked or self._mark(extent)
+        finally:
+            if kept:
+                self._claims.filled(extent)
+                self._present(extent)
+            else:
+                self._claims.missed(extent)  # what was written of it takes the room that it had
+                self._following.demand_for(extent)
+            self._released()
+
+    def _mark(self, extent: Extent) -> bool:
+        try:
+            return self._writes.mark(extent, late=lambda: self._hold_up(extent))
+        finally:
+            self._writes.settled(extent)
+
+    def _shorten(self, extent: Extent, part: Extent) -> Extent:
+        """The worker has left the rest: who waits for some of it asks for it again."""
+        rest = Extent(part.stop, extent.stop)
+        self._claims.shorten(extent, part)
+        self._room.spend(-len(rest))
+        if not self._copy.readers:
+            self._copy.pace.charge(-self._map.length(rest))
+        self._following.demand_for(rest)
+        return part
+
+    def _stalled(self, piece: Piece) -> None:
+        self._hold_up(Extent.of(piece.offset, piece.length))
+
+    def _hold_up(self, extent: Extent) -> None:
+        """The cache's disk hangs: its readers get these bytes past it."""
+        self._claims.stall(extent)
+        self._writes.stall(extent)
+        self._following.demand_for(extent)
+
+    def _fail_as_changed(self) -> None:
+        path = self._copy.path
+        self._copy.fail(SourceChanged(f"/{path}: changed at the source while it was read"))
 
     def _present(self, extent: Extent) -> None:
         """These blocks are present now, by us or by others."""
@@ -260,6 +320,7 @@ class Steps:
     def failed(self, piece: Piece, error: StreamCacheError) -> None:
         """A step could not read: once more, then its readers get the error and the copy ends."""
         extent = Extent.of(piece.offset, piece.length)
+        self._writes.settled(extent)
         again = extent.start not in self._retried and self._copy.state is not State.CLOSED
         if again:
             self._retried.add(extent.start)
@@ -275,7 +336,7 @@ class Steps:
         if isinstance(piece, Borrowed):
             self._following.return_borrowed(extent.start)
         else:
-            self._missed(extent)
+            self._claims.missed(extent)  # a worker may have written some of it
         if again:
             self._following.demand_for(extent)
         elif self._copy.state is not State.CLOSED:
@@ -288,10 +349,11 @@ class Steps:
         Grown with the same inode counts as appended to: what we serve of it is the same, but a
         later open finds another version, so this one is not published.
         """
-        change = self.seen.compare(now)
+        change = self.seen.compare_any(now)  # a write may lie between the look and us
         if change is Change.REWRITTEN:
             return True
-        self.seen = now
+        if (now.ctime_ns, now.size) >= (self.seen.ctime_ns, self.seen.size):
+            self.seen = now
         if change is Change.APPENDED:
             self._copy.handle_event(Event.OUTDATED)
         return False

@@ -1,8 +1,9 @@
 """A copy's bytes on their way to the cache's disk, which may take long, or for ever.
 
-Hub's thread; the bytes are written in the disk pool, and the buffer that they are in belongs to
-that call until it returns (I4). A reader waits for it for a second: then it gets the bytes from
-that buffer, so a disk that hangs holds up nobody (I15, I17). Meanwhile the copy writes no more:
+Hub's thread; the bytes are written in the disk pool, or by the worker that read them (``Sink``),
+and the buffer that they are in belongs to that call until it returns (I4). A reader waits for it
+for a second: then it gets the bytes from that buffer, or once more from the source where only that
+worker has it, so a disk that hangs holds up nobody (I15, I17). Meanwhile the copy writes no more:
 what it reads for its readers goes past the cache, and memory stays bounded (I16).
 
 What was written is made durable on the way, beside further writes: one sync at a time, in a
@@ -14,9 +15,10 @@ waited for waits for it for a second, then it goes past the cache.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal
 
 import gevent
 from gevent.event import Event as Flag
@@ -26,9 +28,11 @@ from streamcache.cache.blockmap import BLOCK, Extent
 from streamcache.cache.health import Health
 from streamcache.cache.reading import DELIVERED_BYTES, Waiting
 from streamcache.errors import Closed, StreamCacheError
+from streamcache.source.feed import Copied
 
 SYNC_BYTES: Final = 64 * 1024 * 1024  # written since the last sync: no 50 GB flush at the end
 _PATIENCE: Final = 1.0  # s that a reader waits for the write of what it wants
+_QUICK: Final = 0.01 / 2**20  # s per byte, 100 MB/s: hardly more than what memory takes
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +63,8 @@ class Writes:
         self._on_synced = on_synced
         self._late: dict[Extent, memoryview] = {}
         self._unsynced = 0  # bytes written since the last sync began
+        self._stalled: set[Extent] = set()  # late in the hands of the worker that read it
+        self._pace = math.inf  # s per byte of the last write
         self._held_up = False  # the sync under way takes longer than a reader waits
         self._failed = False  # a write or a sync of ours did: there will be no other
 
@@ -68,7 +74,13 @@ class Writes:
     @property
     def welcome(self) -> bool:
         """Whether the disk takes more: it works, none of ours failed, and none is late."""
-        return not (self._late or self._held_up or self._failed or self._health.degraded)
+        late = self._late or self._stalled or self._held_up
+        return not (late or self._failed or self._health.degraded)
+
+    @property
+    def quick(self) -> bool:
+        """Whether who reads may write as well: the disk, and not the source, would hold it up."""
+        return self._pace <= _QUICK
 
     def affords(self, claimed: int) -> bool:
         """Whether more may be read that nobody waits for, with so many bytes on their way."""
@@ -99,20 +111,62 @@ class Writes:
             self._late[extent] = data
             self._waiting.deliver(extent, data)
 
+        begun = time.monotonic()
         try:
             self._room.write(extent, data, patience=patience, late=late)
         except Closed:  # the cache: that says nothing of its disk
             return False
         except OSError as error:
-            log.warning("cache write failed path=%r error=%s", f"/{self._path}", error)
-            self._failed = True
-            self._health.failed(error)
-            return False
+            return self._fail(error)
         finally:
             self._late.pop(extent, None)
+        return self._wrote(len(data), time.monotonic() - begun)
+
+    def stall(self, extent: Extent) -> None:
+        """It is not written by its time: until it is ``settled``, nothing is ``welcome``."""
+        log.info("cache disk is slow path=%r bytes=%d", f"/{self._path}", len(extent) * BLOCK)
+        self._stalled.add(extent)
+
+    def settled(self, extent: Extent) -> None:
+        """Its worker has come back. Idempotent."""
+        self._stalled.discard(extent)
+
+    def written(self, copied: Copied) -> bool:
+        """The worker that read it has written it, or the first of it; False: it is not kept.
+
+        Does not switch.
+        """
+        if copied.error is not None:
+            return self._fail(copied.error)
+        return self._wrote(copied.read, copied.writing)
+
+    def mark(self, extent: Extent, *, late: Callable[[], object]) -> bool:
+        """What was written is of our version after all; False: it is not kept. Switches.
+
+        ``late()`` when that takes longer than a reader waits.
+        """
+        try:
+            self._room.mark(extent, patience=_PATIENCE, late=late)
+        except Closed:
+            return False
+        except OSError as error:
+            return self._fail(error)
+        return not self._room.lost
+
+    def _fail(self, error: Exception) -> Literal[False]:
+        said = str(error) or type(error).__name__
+        log.warning("cache write failed path=%r error=%s", f"/{self._path}", said)
+        self._failed = True
+        if isinstance(error, OSError):  # else it says nothing of the disk
+            self._health.failed(error)
+        return False
+
+    def _wrote(self, count: int, took: float) -> bool:
+        """Bytes are in the file; False: they may be lost."""
+        self._pace = took / max(count, 1)
         if self._room.lost:  # by now: what was lost may be of this, and a sync would not hear of it
             return False
-        self._unsynced += len(data)
+        self._unsynced += count
         if self._unsynced >= SYNC_BYTES and self.synced.is_set():
             self.synced.clear()
             self._unsynced = 0

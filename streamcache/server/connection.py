@@ -20,18 +20,19 @@ from typing import Final
 
 from greenlet import greenlet
 
-from streamcache.access.proxyprotocol import ProxyError, read_proxy_header
 from streamcache.http.body import BodyReader
 from streamcache.http.plan import head_bytes
 from streamcache.http.request import BadRequest, Request, RequestParser
+from streamcache.server import lingering
 from streamcache.server.addresses import Place
-from streamcache.server.admission import Admission
 from streamcache.server.exchange import CutShort, Exchange, Interrupted, Task
 from streamcache.server.fastpath import ANSWERED, SLOW
 from streamcache.server.handler import Response
+from streamcache.server.lingering import Lingering
+from streamcache.server.opening import Opening
 from streamcache.server.service import Service
 from streamcache.server.tags import NO_ID
-from streamcache.server.transport import SocketTransport, Transport
+from streamcache.server.transport import RECEIVE, SocketTransport, Transport
 from streamcache.server.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -39,13 +40,7 @@ log = logging.getLogger(__name__)
 monotonic = time.monotonic
 
 NEVER: Final = float("inf")
-UNKNOWN: Final = 1 << 62  # bytes: more than any socket holds
-RECEIVE: Final = 16 * 1024  # bytes of one recv: holds nearly every head
 BODY_RECEIVE: Final = 2 * 1024  # bytes of one recv of a body: 0.5 ms if it is all framing
-DISCARD: Final = 64 * 1024  # bytes of one recv that is thrown away
-LINGER_TIME: Final = 2.0  # s a client may go on sending after our last byte
-LINGER_DRAINING: Final = 0.5  # s the same while the server drains: it must come to an end
-LINGER_SIZE: Final = 16 * 1024 * 1024  # bytes that are read for it and thrown away
 # s that a client which closed its sending side may wait for one cold byte. It may have left: then
 # the lease goes back after this time, however long the source hangs.
 HALF_CLOSED_WAIT: Final = 3.0
@@ -65,27 +60,7 @@ class Phase(enum.Enum):
     CLOSED = enum.auto()
 
 
-NO_PROXY_HEADER: Final = "closed without a PROXY header"
-NO_HANDSHAKE: Final = "closed without a TLS handshake"
-
-# Looked at for each request: the attribute of an enum is slower.
-IDLE: Final = Phase.IDLE
-LINGERING: Final = Phase.LINGERING
-
-
-class Opening(enum.Enum):
-    """What a connection begins with; nothing any more once a byte of a request has come."""
-
-    PROXY = enum.auto()  # a PROXY header is due
-    TLS = enum.auto()  # a handshake is due, or under way
-    SILENT = enum.auto()  # a request is due
-
-
-_EXPIRED: Final = {
-    Opening.PROXY: NO_PROXY_HEADER,
-    Opening.TLS: NO_HANDSHAKE,
-    Opening.SILENT: "closed, as it asked for nothing",
-}
+IDLE: Final = Phase.IDLE  # looked at for each request: the attribute of an enum is slower
 
 
 class Connection:
@@ -99,12 +74,11 @@ class Connection:
         "_greenlet",
         "_opening",
         "_parser",
-        "_preface",
         "_service",
         "_settled",
         "_transport",
-        "_unsent",
         "_watching",
+        "_writer",
         "deadline",
         "name",
         "phase",
@@ -119,13 +93,12 @@ class Connection:
         self._greenlet: greenlet | None = None
         self._exchange: Exchange | None = None
         self._watching = False
-        self._ahead = 0  # bytes buffered while a request runs; LINGERING: bytes thrown away
+        self._writer: Writer | None = None
+        self._ahead = 0  # bytes buffered while a request runs
         self._ended = False  # the client will send no more
         self._doubted_until = NEVER
-        self._opening: Opening | None = Opening.SILENT
-        self._preface = b""  # of a PROXY header that is not whole yet
+        self._opening: Opening | None = None  # until the first byte of a request
         self._settled = service.admission is None  # no request of this peer need be asked about
-        self._unsent = UNKNOWN  # bytes the client had not acknowledged when last looked at
         self.phase = Phase.IDLE
         self.deadline = NEVER
         self.place: Place | None = None  # where its client's connections are counted, if they are
@@ -137,14 +110,26 @@ class Connection:
 
     def open(self) -> None:
         """Wait for the first request."""
-        admission = self._service.admission
-        if admission is not None:
-            if admission.proxy_protocol:
-                self._opening = Opening.PROXY
-            self._introduce(admission, self.name)
-        if self._opening is not Opening.PROXY:
-            self._encrypt(b"")
+        self.introduce(self.name)
+        self._opening = Opening(self._service)
+        self._opening.begin(self)
         self._park()
+
+    def introduce(self, name: str) -> None:
+        """Take this for the client from now on; the next request is judged by today's rules."""
+        admission = self._service.admission
+        if admission is None:
+            self._settled = True
+        else:
+            self.name = admission.named(name)
+            self._settled = admission.settled_by_peer(name)
+
+    def encrypt(self, received: bytes) -> Transport:
+        """Begin TLS; these bytes of it have been read already."""
+        encrypt, socket = self._service.encrypt, self._transport
+        assert encrypt is not None and isinstance(socket, SocketTransport)
+        self._transport = encrypt(socket, received)
+        return self._transport
 
     def refuse(self, response: Response) -> None:
         """Answer with this error without reading a request, then linger.
@@ -164,18 +149,10 @@ class Connection:
         else:
             self._linger()
 
-    def readmit(self) -> None:
-        """The rules have changed: its next request is judged by the new ones."""
-        admission = self._service.admission
-        if admission is None:
-            self._settled = True
-        else:
-            self._introduce(admission, self.name)
-
     def drain(self) -> None:
         """The request that runs, or the one that is on its way, is the last."""
         if self.phase is Phase.LINGERING:
-            self.deadline = min(self.deadline, monotonic() + LINGER_DRAINING)
+            self.deadline = min(self.deadline, monotonic() + lingering.TIME_DRAINING)
 
     def leave(self) -> None:
         """Close by the hub's next turn, if no request is running and none has come meanwhile."""
@@ -198,9 +175,7 @@ class Connection:
 
     def _readable(self) -> None:
         try:
-            if self.phase is LINGERING:
-                self._throw_away()
-            elif self._greenlet is not None:
+            if self._greenlet is not None:
                 self._look_ahead()
             else:
                 data = self._transport.recv(RECEIVE)
@@ -208,8 +183,7 @@ class Connection:
                     self._arrived(data)
                 elif data is not None:
                     self.close()  # also in the middle of a head: nobody waits for an answer
-                elif self._opening is Opening.TLS and self._transport.established:
-                    self._opening = Opening.SILENT
+                elif self._opening is not None and self._opening.advances(self._transport):
                     self._park()
         except OSError as error:
             self._gone(error)
@@ -217,7 +191,12 @@ class Connection:
     def _arrived(self, data: bytes) -> None:
         """The first bytes after an answer, or more of a head."""
         if self._opening is not None:
-            data = self._begin(data)
+            data = self._opening.take(data, self)
+            if self.phase in (Phase.CLOSED, Phase.LINGERING):
+                return
+            if data:
+                self._opening = None
+            self._park()
             if not data:
                 return
         fast = self._service.fast
@@ -238,64 +217,6 @@ class Connection:
                 return
         self._parser.feed(data)
         self._park_or_start()
-
-    def _introduce(self, admission: Admission, name: str) -> None:
-        """Take this for the peer from now on."""
-        self.name = admission.named(name)
-        self._settled = admission.settled_by_peer(name)
-
-    def _begin(self, data: bytes) -> bytes:
-        """What of the first bytes is a request's; b"": that is yet to come, or will not come."""
-        if self._opening is Opening.PROXY:
-            data = self._unwrapped(self._preface + data)
-            if self._opening is Opening.PROXY or self.phase is Phase.CLOSED:
-                return b""
-            if self._encrypt(data):
-                found = self._transport.recv(RECEIVE)
-                if found == b"":
-                    self.close()
-                data = found or b""
-            if self.phase is Phase.CLOSED:
-                return b""
-        if data:
-            self._opening = None
-        self._park()
-        return data
-
-    def _unwrapped(self, received: bytes) -> bytes:
-        """What follows the PROXY header; if that is not whole, or none, it stays due."""
-        admission = self._service.admission
-        assert admission is not None
-        try:
-            header = read_proxy_header(received)
-        except ProxyError as error:
-            log.debug("connection ends client=%s: %s", self.name, error)
-            self._service.notices.add(NO_PROXY_HEADER, self.name)
-            self.close()
-            return b""
-        if header is None:
-            self._preface = received
-            self._park()
-            return b""
-        name = admission.origin(self.name, header)
-        if name is None:
-            self.close()
-            return b""
-        self._introduce(admission, name)
-        if self._service.introduced(self):
-            self._opening, self._preface = Opening.SILENT, b""
-            return received[header.size :]
-        return b""
-
-    def _encrypt(self, received: bytes) -> bool:
-        """Begin TLS, if that is configured, with what came behind a PROXY header."""
-        encrypt = self._service.encrypt
-        if encrypt is None:
-            return False
-        assert isinstance(self._transport, SocketTransport)
-        self._transport = encrypt(self._transport, received)
-        self._opening = Opening.TLS
-        return True
 
     def _park_or_start(self) -> None:
         task = self._next()
@@ -320,7 +241,8 @@ class Connection:
 
     def _park(self) -> None:
         limits = self._service.limits
-        if not (self._parser.in_head or self._opening in (Opening.PROXY, Opening.TLS)):
+        hurries = self._parser.in_head or (self._opening is not None and self._opening.hurries)
+        if not hurries:
             self.phase = Phase.IDLE
             self.deadline = monotonic() + limits.keepalive_timeout
         elif self.phase is not Phase.HEAD:
@@ -364,9 +286,8 @@ class Connection:
     def _gone(self, error: OSError) -> None:
         """The client has reset the connection, or speaks no TLS."""
         self._ended = True
-        if self._opening is Opening.TLS:
-            why = error.strerror or str(error)
-            self._service.notices.add(NO_HANDSHAKE, self.name, why.lower())
+        if self._opening is not None:
+            self._opening.broken(self.name, error)
         if self._greenlet is None:
             self.close()
             return
@@ -374,20 +295,10 @@ class Connection:
         if self.phase is not Phase.LOOKUP:  # short, and others may be waiting for its result
             self._interrupt(Interrupted("client left"))
 
-    def _throw_away(self) -> None:
-        data = self._transport.recv(DISCARD)
-        if data is None:
-            return
-        self._ahead += len(data)
-        if not data or self._ahead > LINGER_SIZE:
-            self.close()
-
     def expire(self, now: float) -> None:
         """The deadline of this phase has passed; called by the ticker, in the hub."""
-        limits = self._service.limits
         if self.phase in (Phase.HEAD, Phase.IDLE) and self._opening is not None:
-            level = logging.INFO if self._opening is Opening.SILENT else logging.WARNING
-            self._service.notices.add(_EXPIRED[self._opening], self.name, level=level)
+            self._opening.expired(self.name)
             self._cut()
         elif self.phase is Phase.HEAD:
             self._start(BadRequest(408, "head too slow", to_head=self._parser.to_head))
@@ -397,12 +308,9 @@ class Connection:
             if now >= self._doubted_until or self._transport.broken():
                 self._interrupt(Interrupted("client left"))
         elif self.phase is Phase.SENDING:
-            # A slow client takes bytes long before the kernel calls the socket writable again.
-            # Who has taken all of them is not what we wait for: our turn is.
-            unsent = self._transport.unsent()
-            if unsent < self._unsent or not unsent:
-                self._unsent = unsent
-                self.deadline = now + limits.send_timeout
+            assert self._writer is not None
+            if self._writer.progresses():
+                self.deadline = now + self._service.limits.send_timeout
             else:
                 self._interrupt(Interrupted("no byte taken"))
         else:
@@ -429,7 +337,7 @@ class Connection:
 
     def _run(self, task: Task | None) -> None:
         keep, done, request_id = True, False, NO_ID
-        writer = Writer(self._transport, self)  # an idle connection has none
+        writer = self._writer = Writer(self._transport, self)
         try:
             while keep and task is not None:
                 exchange = self._exchange = Exchange(self._service, self, writer, task)
@@ -448,7 +356,7 @@ class Connection:
         except Exception:
             log.exception("request failed client=%s request_id=%s", self.name, request_id)
         finally:
-            self._greenlet = self._exchange = None
+            self._greenlet = self._exchange = self._writer = None  # an idle connection has none
             if not done:
                 self.close()
             elif keep and not self._ended and not self._service.draining:
@@ -457,24 +365,19 @@ class Connection:
                 self._linger()
 
     def _linger(self) -> None:
-        """Close so that the client gets our last bytes (RFC 9112 9.6).
-
-        A socket that is closed while bytes arrive answers with a reset, which takes those bytes
-        that the client has not read yet with it. So: end our side, read on for a while.
-        """
+        """Close so that the client gets our last bytes."""
         if self._ended:
             self.close()
             return
+        self._unwatch()
         try:
-            self._transport.shutdown_write()
+            Lingering(self._transport, self.close)
         except OSError:
             self.close()
             return
         self.phase = Phase.LINGERING
         draining = self._service.draining
-        self.deadline = monotonic() + (LINGER_DRAINING if draining else LINGER_TIME)
-        self._ahead = 0
-        self._watch()
+        self.deadline = monotonic() + (lingering.TIME_DRAINING if draining else lingering.TIME)
 
     # -- what the exchange and the writer say
 
@@ -521,7 +424,6 @@ class Connection:
         # Few waits are as long as a tick: those that are, are looked at then (``expire``).
         self.phase = Phase.SENDING
         self.deadline = 0.0
-        self._unsent = UNKNOWN
 
     def resumed(self) -> None:
         """The wait is over."""

@@ -254,7 +254,7 @@ class StreamCacheServer:
         self._show(certificate)
         self._apply(new.config, access)
         for connection in self._connections:
-            connection.readmit()
+            connection.introduce(connection.name)
         return new.restart
 
     def reopen_logs(self) -> None:

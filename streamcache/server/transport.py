@@ -24,6 +24,7 @@ from streamcache.server.sendturns import SendTurns
 READ: Final = 1  # libev's event bits
 WRITE: Final = 2
 
+RECEIVE: Final = 16 * 1024  # bytes of one recv: holds nearly every head
 
 # What sendfile reports about the file and not about the client.
 FILE_ERRORS: Final = frozenset((errno.EIO, errno.EBADF, errno.EINVAL, errno.ESTALE, errno.ENXIO))

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from streamcache.server.transport import Transport
 
+UNKNOWN: Final = 1 << 62  # bytes: more than any socket holds
 SMALL: Final = 64 * 1024  # bytes that a request counts at least: pipelined ones take turns too
 
 
@@ -34,13 +35,14 @@ class Waiting(Protocol):
 class Writer:
     """Sends over one transport; ``written`` counts every byte the kernel took."""
 
-    __slots__ = ("_transport", "_turn", "_waiting", "turn", "written")
+    __slots__ = ("_transport", "_turn", "_unsent", "_waiting", "turn", "written")
 
     def __init__(self, transport: Transport, waiting: Waiting) -> None:
         self._transport = transport
         self._waiting = waiting
         self.turn = transport.turn
         self._turn = 0
+        self._unsent = UNKNOWN  # bytes the client had not acknowledged when last looked at
         self.written = 0
 
     def begun(self, count: int) -> None:
@@ -97,13 +99,27 @@ class Writer:
         if self._turn >= self.turn:
             self._pass_turn()
 
+    def progresses(self) -> bool:
+        """Asked now and then while it waits: whether that is no fault of the client's.
+
+        A slow client takes bytes long before the kernel calls the socket writable again. Who has
+        taken all of them is not what we wait for: our turn is.
+        """
+        unsent = self._transport.unsent()
+        if unsent and unsent >= self._unsent:
+            return False
+        self._unsent = unsent
+        return True
+
     def _wait(self) -> None:
+        self._unsent = UNKNOWN
         self._waiting.sending()
         self._transport.wait_writable()
         self._waiting.resumed()
         self._turn = 0
 
     def _pass_turn(self) -> None:
+        self._unsent = UNKNOWN
         self._waiting.sending()
         self._transport.pass_turn()
         self._waiting.resumed()

@@ -5,6 +5,7 @@ Hub's thread.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +21,51 @@ class Piece:
     length: int
 
 
+class Copied:
+    """What became of a piece that one worker reads and writes; the worker fills it in."""
+
+    __slots__ = (
+        "error",
+        "length",
+        "look_time",
+        "marked",
+        "now",
+        "read",
+        "reading",
+        "since",
+        "writing",
+    )
+
+    def __init__(self, piece: Piece) -> None:
+        self.length = piece.length  # bytes to copy; fewer than the piece when that takes too long
+        self.read = 0  # bytes; fewer than those: the file is shorter, or the sink has failed
+        self.error: Exception | None = None  # the sink's
+        self.reading = self.writing = 0.0  # s spent with the source, and with the sink
+        self.since = 0.0  # monotonic s: since when the sink has it; 0: it does not
+        self.marked = False  # the sink knows that they are of the version that is copied
+        self.now: Fingerprint | None = None  # what the file is after; None: the sink has failed
+        self.look_time = 0.0  # s that it took to say so
+
+
+@dataclass(frozen=True, slots=True)
+class Sink:
+    """Where the worker that reads a piece writes it.
+
+    ``put(offset, data)`` and ``mark(offset, length)`` run in that worker and may raise OSError:
+    whole blocks of data, the file's last one perhaps shorter, and that all of these bytes are
+    written and of the version that is copied.
+
+    ``stored(piece, copied)`` and ``stalled(piece)`` run in the hub: what became of it, in the
+    step's greenlet, where it may switch; and that a write takes longer than a second, but has not
+    ended, where it may not. ``stored``, or the feed's ``failed``, follows that in any case.
+    """
+
+    put: Callable[[int, memoryview], None]
+    mark: Callable[[int, int], None]
+    stored: Callable[[Piece, Copied], None]
+    stalled: Callable[[Piece], None]
+
+
 class Feed(Protocol):
     """Somebody who wants a file's bytes: a session, or a reader that bypasses the cache."""
 
@@ -31,6 +77,11 @@ class Feed(Protocol):
     @property
     def seen(self) -> Fingerprint:
         """What the file was at the last look."""
+        ...
+
+    @property
+    def sink(self) -> Sink | None:
+        """Where what is copied next may be written at once; None: ``arrived`` gets the bytes."""
         ...
 
     def demanded(self, offset: int, length: int) -> Piece | None:

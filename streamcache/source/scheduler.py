@@ -27,20 +27,20 @@ from typing import Any, Protocol
 import gevent
 
 from streamcache.errors import SourceUnavailable, StreamCacheError
-from streamcache.source.base import Fingerprint, Source, SourceFile
-from streamcache.source.breaker import Breaker
+from streamcache.source.base import Fingerprint, Source
+from streamcache.source.breaker import Breaker, Question
 from streamcache.source.buffers import Buffers
-from streamcache.source.feed import Feed, Piece
+from streamcache.source.feed import Copied, Feed, Piece, Sink
 from streamcache.source.rate import FIRST_STEP, Rate
+from streamcache.source.step import SLICE, Key, Step, copy, key_of, look, look_later, read
 from streamcache.source.turns import Turns
 from streamcache.stats import Counters
 
-_WRITE_TIME = 0.02  # s that an append gets between its times and its size
 _LATE = 2.0  # s after which a step no longer counts as in flight
 _LATE_WAITED_FOR = 2  # late steps of a file for its readers, until one of them comes back
-_NEAR_HELD = 3  # steps of a near source, read or stored, that are as fast as more
 _QUICK = 0.0002  # s: a look at a file that takes no longer asks no server
-
+_PATIENCE = 1.0  # s that a cache's disk may take for a slice that its reader writes
+_HELD_UP = 0.25  # s that a step may be with its reader and writer before there is no other such
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +55,14 @@ class Caller(Protocol):
         """Calls under way."""
         ...
 
-    def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Run in a worker thread. Switches."""
+    def call(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        timeout: float | None = None,
+        late: Callable[[], object] | None = None,
+    ) -> Any:
+        """Run in a worker thread; ``late()`` when it takes more than ``timeout`` s. Switches."""
         ...
 
 
@@ -87,10 +93,10 @@ class Scheduler:
         self._look_time = 1.0  # s that a look at a file takes
         self._reading: dict[Feed, None] = {}  # feeds with readers, in turn
         self._idle: dict[Feed, None] = {}
-        self._steps: set[_Step] = set()  # in flight, and not late
-        self._busy: set[_Step] = set()  # with a worker, also those too late to count
+        self._steps: set[Step] = set()  # in flight, and not late
+        self._busy: set[Step] = set()  # with a worker, also those too late to count
         # What waits for a file whose reads hang: (feed, offset) to whether it is a seek.
-        self._held: dict[_Key, dict[tuple[Feed, int], bool]] = {}
+        self._held: dict[Key, dict[tuple[Feed, int], bool]] = {}
         self._seeking = 0  # seeks in flight
         self._running = 0  # other steps in flight
         self._storing = 0  # steps whose bytes are on their way to the cache
@@ -123,10 +129,10 @@ class Scheduler:
     def add(self, feed: Feed, *, idle: bool) -> None:
         """This feed has something to copy sequentially; ``idle``: nobody reads it.
 
-        Who is in the queue keeps its turn. A file whose reads hang gets none: it would take one
-        worker after the other. It is added again when they come back.
+        Who is in the queue keeps its turn. A file that has the workers it may have gets none, and
+        is added again when they come back.
         """
-        if self._hangs(feed):
+        if self._has_enough(feed):
             return
         queue, other = (self._idle, self._reading) if idle else (self._reading, self._idle)
         other.pop(feed, None)
@@ -160,8 +166,8 @@ class Scheduler:
             piece = feed.demanded(offset, FIRST_STEP)
             if piece is not None:
                 self._seeking += 1
-                self._demands.give(_key(feed), piece.length)
-                self._spawn(feed, piece, seek=True, waited_for=True)
+                self._demands.give(key_of(feed), piece.length)
+                self._spawn(Step(feed, piece, seek=True, waited_for=True))
         while self._demands and self._running < self._limit:
             if self._seeks and self._demands.first > self._seeks[0][2]:
                 return  # who has bytes already lets those go first who came before and have none
@@ -169,7 +175,7 @@ class Scheduler:
             if not self._hold(feed, offset, seek=False):
                 piece = feed.demanded(offset, self._rate.step)
                 if piece is not None:
-                    self._demands.give(_key(feed), piece.length)
+                    self._demands.give(key_of(feed), piece.length)
                 self._start(feed, piece, waited_for=True)
         if self._seeks or self._seeking or self._demands:
             return
@@ -177,14 +183,11 @@ class Scheduler:
         # Whose file that is has had it when the next ones come.
         self._demands.clear()
         for step in self._busy:
-            self._demands.give(step.key, step.length)
-        # Bytes that wait for the cache take memory as well: one buffer more than are in flight,
-        # unless those are enough, as the source is near.
-        one_more = self._limit < _NEAR_HELD or not self._rate.is_near
-        most = self._limit + 1 if one_more else self._limit
+            self._demands.give(step.key, step.piece.length)
+        # Bytes that wait for the cache take memory as well: one buffer more than are in flight.
         while (
             self._running < self._limit
-            and self._running + self._storing < most
+            and self._running + self._storing <= self._limit
             and self._affordable()
         ):
             queue = self._reading or self._idle
@@ -192,40 +195,61 @@ class Scheduler:
                 return
             feed = next(iter(queue))
             del queue[feed]
-            if self._hangs(feed):
+            if self._has_enough(feed):
                 continue
-            piece = feed.sequential(self._rate.step)
+            sink = feed.sink if self._copies else None
+            piece = feed.sequential(self._rate.step if sink is None else self._rate.copied)
             if piece is not None:
                 queue[feed] = None
-                self._demands.give(_key(feed), piece.length)
+                self._demands.give(key_of(feed), piece.length)
                 self._next_sequential += piece.length / (self._max_bandwidth or float("inf"))
-                self._start(feed, piece, waited_for=False)
+                self._start(feed, piece, waited_for=False, sink=sink)
+
+    @property
+    def _copies(self) -> bool:
+        """Whether a worker that reads from this source may write as well.
+
+        A disk that hangs would hold one after the other.
+        """
+        before = time.monotonic() - _HELD_UP
+        return (
+            self._rate.is_near
+            and not self._max_bandwidth
+            and not any(step.sink is not None and step.started < before for step in self._busy)
+        )
 
     def _queue(self, feed: Feed, offset: int, *, seek: bool) -> None:
         if seek:
             self._seeks.append((feed, offset, self._demands.now))
         else:
-            self._demands.add(_key(feed), (feed, offset))
+            self._demands.add(key_of(feed), (feed, offset))
 
-    def _start(self, feed: Feed, piece: Piece | None, *, waited_for: bool) -> None:
+    def _start(
+        self, feed: Feed, piece: Piece | None, *, waited_for: bool, sink: Sink | None = None
+    ) -> None:
         if piece is not None:
             self._running += 1
-            self._spawn(feed, piece, seek=False, waited_for=waited_for)
+            self._spawn(Step(feed, piece, seek=False, waited_for=waited_for, sink=sink))
 
-    def _spawn(self, feed: Feed, piece: Piece, *, seek: bool, waited_for: bool) -> None:
-        step = _Step(feed, piece.length, seek=seek, waited_for=waited_for)
+    def _spawn(self, step: Step) -> None:
         self._busy.add(step)
-        gevent.spawn(self._step, step, piece)
+        gevent.spawn(self._step, step)
 
-    def _hangs(self, feed: Feed) -> bool:
-        """Whether a worker is with it for too long, or most are: it would take one by one."""
+    def _has_enough(self, feed: Feed) -> bool:
+        """Whether a worker more would be of no use.
+
+        It would wait for the one that copies the file, as the kernel lets one write it at a time;
+        or hang as another one does: then the file would take all of them, one by one.
+        """
         before = time.monotonic() - _LATE
         busy = [step for step in self._busy if step.feed is feed]
-        return len(busy) >= self._most or any(step.started < before for step in busy)
+        return len(busy) >= self._most or any(
+            step.sink is not None or step.started < before for step in busy
+        )
 
     def _hold(self, feed: Feed, offset: int, *, seek: bool) -> bool:
         """Whether this file has as many workers as it may have: then it waits for one of them."""
-        key, before = _key(feed), time.monotonic() - _LATE
+        key, before = key_of(feed), time.monotonic() - _LATE
         busy = [step for step in self._busy if step.key == key]
         late = sum(step.waited_for and step.started < before for step in busy)
         if late < _LATE_WAITED_FOR and len(busy) < self._most:
@@ -233,7 +257,7 @@ class Scheduler:
         self._held.setdefault(key, {})[feed, offset] = seek
         return True
 
-    def _give_back(self, step: _Step) -> None:
+    def _give_back(self, step: Step) -> None:
         """A worker has come back from this file; what waited for that tries again."""
         self._busy.discard(step)
         held = self._held.pop(step.key, None)
@@ -242,22 +266,27 @@ class Scheduler:
                 self._queue(*demand, seek=seek)
             self.pump()
 
-    def _step(self, step: _Step, piece: Piece) -> None:
+    def _step(self, step: Step) -> None:
         """Greenlet of one step: read in a worker, then let the feed keep or deliver it.
 
-        Whoever gave the piece gets exactly one ``arrived`` or ``failed`` for it.
+        Whoever gave the piece gets exactly one ``arrived``, ``stored`` or ``failed`` for it.
         """
-        feed, buffer = step.feed, bytearray()
+        feed, piece, buffer = step.feed, step.piece, bytearray()
+        data, now, copied = memoryview(b""), None, Copied(piece)
         self._steps.add(step)
         self._watch()
         question = self._breaker.ask(feed.file.path)
         try:
-            buffer = self._buffers.take(piece.length)
-            data, now = self._read(feed, piece, memoryview(buffer)[: piece.length], step)
-            if now is None:
-                now, self._look_time = self._pool.call(_look, self.source, feed.file)
-            if feed.seen.may_be_growing(now):
-                now = self._pool.call(_look_later, self.source, feed.file)
+            buffer = self._buffers.take(piece.length if step.sink is None else SLICE)
+            if step.sink is None:
+                data, now = self._read(step, memoryview(buffer)[: piece.length])
+                if now is None:
+                    now, self._look_time = self._pool.call(look, self.source, feed.file)
+            else:
+                self._copy(step, memoryview(buffer)[:SLICE], copied, question)
+                now = copied.now
+            if now is not None and feed.seen.may_be_growing(now):
+                now = copied.now = self._pool.call(look_later, self.source, feed.file)
         except StreamCacheError as error:
             self._counters.source_errors += 1
             self._breaker.failed(question, error)
@@ -274,7 +303,10 @@ class Scheduler:
             self._breaker.answered(question)
             self._begin_storing(step)
             self._give_back(step)
-            feed.arrived(piece, data, now)
+            if step.sink is not None:
+                step.sink.stored(piece, copied)
+            elif now is not None:
+                feed.arrived(piece, data, now)
         finally:
             if buffer:
                 self._buffers.give(buffer)
@@ -282,28 +314,24 @@ class Scheduler:
                 self._storing -= 1
             self.pump()
 
-    def _read(
-        self, feed: Feed, piece: Piece, view: memoryview, step: _Step
-    ) -> tuple[memoryview, Fingerprint | None]:
+    def _read(self, step: Step, view: memoryview) -> tuple[memoryview, Fingerprint | None]:
         """Fill ``view``, fewer bytes at the end of the file. Switches. Raises SourceError.
 
         And look at the file after the bytes (what is the same before and after brackets them, I8),
         if that asks no server; None: it is to be looked at.
         """
+        file, offset = step.feed.file, step.piece.offset
         started, count, now = self._rate.begin(), 0, None
         try:
             if self._look_time < _QUICK:
-                count, now, took = self._pool.call(
-                    _read_and_look, self.source, feed.file, view, piece.offset
-                )
-                # One that took long has waited for the interpreter, perhaps; three in a row, no.
-                self._look_time = min(took, 2 * max(self._look_time, _QUICK / 8))
+                count, now, took = self._pool.call(read, self.source, file, view, offset)
+                self._looked(took)
             else:
-                count = self._pool.call(self.source.read_into, feed.file, view, piece.offset)
+                count = self._pool.call(self.source.read_into, file, view, offset)
         finally:
-            self._counters.read_time.observe(time.monotonic() - started)
             saturated = self._running >= self._limit - 1
             self._rate.end(count, saturated=saturated, started=started)
+            self._counters.read_time.observe(time.monotonic() - started)
         # The source must wait neither for its own fstat nor for the cache disk.
         if now is not None:
             self._begin_storing(step)
@@ -312,13 +340,52 @@ class Scheduler:
         self._counters.bytes_from_source += count
         return view[:count], now
 
-    def _begin_storing(self, step: _Step) -> None:
+    def _copy(self, step: Step, view: memoryview, copied: Copied, question: Question) -> None:
+        """Let the worker that reads the piece write it into the sink, a ``view`` at a time.
+
+        Switches. Raises SourceError.
+        """
+        feed, piece, sink = step.feed, step.piece, step.sink
+        assert sink is not None
+
+        def watch() -> None:
+            """Greenlet, once it takes long: is it the sink, now or later?"""
+            while (left := (copied.since or time.monotonic()) + _PATIENCE - time.monotonic()) > 0:
+                gevent.sleep(left)
+            self._breaker.answered(question)  # the source has
+            self._leave(step)
+            sink.stalled(piece)
+
+        watchers: list[gevent.Greenlet[[], None]] = []
+        arguments = (self.source, feed.file, view, piece, sink, feed.seen, copied)
+        try:
+            self._pool.call(
+                *(copy, *arguments),
+                timeout=_PATIENCE,
+                late=lambda: watchers.append(gevent.spawn(watch)),
+            )
+        finally:
+            gevent.killall(watchers, block=False)
+            copies = sum(one.sink is not None for one in self._busy)  # they share what it gives
+            self._rate.copied_in(copied.read, copied.reading / copies)
+            self._counters.read_time.observe(copied.reading)
+        if copied.now is not None:
+            self._looked(copied.look_time)
+        self._leave(step)
+        self._counters.source_reads += 1
+        self._counters.bytes_from_source += copied.read
+
+    def _looked(self, took: float) -> None:
+        # One that took long has waited for the interpreter, perhaps; three in a row, no.
+        self._look_time = min(took, 2 * max(self._look_time, _QUICK / 8))
+
+    def _begin_storing(self, step: Step) -> None:
         """Its bytes are on their way to the cache: from now until its end. Idempotent."""
         if not step.storing:
             step.storing = True
             self._storing += 1
 
-    def _leave(self, step: _Step) -> None:
+    def _leave(self, step: Step) -> None:
         """It takes no place at the source any more; once."""
         if step in self._steps:
             self._steps.remove(step)
@@ -369,47 +436,3 @@ class Scheduler:
     def _come_back(self) -> None:
         self._timer = None
         self.pump()
-
-
-def _look(source: Source, file: SourceFile) -> tuple[Fingerprint, float]:
-    """Worker thread: what the file is now, and s that it took to say so."""
-    begun = time.monotonic()
-    now = source.fingerprint(file)
-    return now, time.monotonic() - begun
-
-
-def _look_later(source: Source, file: SourceFile) -> Fingerprint:
-    """Worker thread: what the file is when a write that is under way has ended."""
-    time.sleep(_WRITE_TIME)
-    return source.fingerprint(file)
-
-
-def _read_and_look(
-    source: Source, file: SourceFile, view: memoryview, offset: int
-) -> tuple[int, Fingerprint, float]:
-    """Worker thread: both in one call, as each costs a round trip to the hub."""
-    count = source.read_into(file, view, offset)
-    return count, *_look(source, file)
-
-
-class _Step:
-    """A step in flight."""
-
-    __slots__ = ("feed", "key", "length", "seek", "started", "storing", "waited_for")
-
-    def __init__(self, feed: Feed, length: int, *, seek: bool, waited_for: bool) -> None:
-        self.feed = feed
-        self.key = _key(feed)
-        self.length = length
-        self.seek = seek
-        self.waited_for = waited_for
-        self.storing = False  # its bytes are on their way to the cache
-        self.started = time.monotonic()
-
-
-# Whose reads hang together: a path, and its version, as one that replaced it may be well.
-_Key = tuple[str, str]
-
-
-def _key(feed: Feed) -> _Key:
-    return feed.file.path, feed.file.version.id

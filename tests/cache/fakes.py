@@ -173,13 +173,18 @@ class GatedSource(FileSystemSource):
 class SteadyRate:
     """Steps of one size: what is read when must not depend on how fast the machine is."""
 
-    step = START_STEP
-    is_near = False
+    step = copied = START_STEP
+
+    def __init__(self, *, is_near: bool) -> None:
+        self.is_near = is_near
 
     def begin(self) -> float:
         return 0.0
 
     def end(self, count: int, *, saturated: bool, started: float) -> None:
+        pass
+
+    def copied_in(self, count: int, busy: float) -> None:
         pass
 
 
@@ -267,7 +272,10 @@ class Filling:
 
 
 class World:
-    """A source directory, a cache directory, the threads, and the sessions between them."""
+    """A source directory, a cache directory, the threads, and the sessions between them.
+
+    Of a ``near`` source the worker that reads a step of a copy writes it.
+    """
 
     def __init__(
         self,
@@ -279,6 +287,7 @@ class World:
         disk: type[WorkerPool] = WorkerPool,
         meta: type[WorkerPool] = WorkerPool,
         keep: int = 8,
+        near: bool = False,
     ) -> None:
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         self.root = Path(tempfile.mkdtemp(prefix="streamcache-", dir=memory))
@@ -302,7 +311,7 @@ class World:
         self.health = Health(self.store, self.disk)
         self.objects = Objects(self.store, self.ledger, self.disk, self.health, keep=keep)
         self.scheduler = Scheduler(self.source, self.reads, self.counters, in_flight=in_flight)
-        self.scheduler._rate = SteadyRate()
+        self.scheduler._rate = SteadyRate(is_near=near)
         self.resources = Resources(
             config=self.config,
             counters=self.counters,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import gevent.event
 import pytest
 
 from streamcache.cache.database import CatalogError
-from streamcache.cache.entry import NewEntry, Victim
+from streamcache.cache.entry import Entry, NewEntry, Victim
 from streamcache.cache.evictor import BATCH_FILES, Evictor
 from streamcache.cache.listing import Listing
 from streamcache.cache.policy import POLICIES, PolicyName
@@ -49,7 +50,7 @@ class World:
         self.space, self.ledger = self.sharer.space, self.sharer.ledger
         self.ledger.call(
             self.ledger.catalog.add,
-            [NewEntry(name(n), "/a", blocks, blocks, 0.0) for n, blocks in enumerate(objects)],
+            [NewEntry(name(n), f"{n}", blocks, blocks, 0.0) for n, blocks in enumerate(objects)],
         )
         self.held: set[str] = set()
         self.stuck: set[str] = set()  # the disk does not let them go
@@ -74,8 +75,8 @@ class World:
         self.batches.append([victim.name for victim in found])
         return found
 
-    def last_used(self, names: list[str]) -> list[float]:
-        return self.ledger.last_used(names)
+    def entries_of(self, names: list[str]) -> list[Entry]:
+        return self.ledger.entries_of(names)
 
     def remove_victims(self, names: list[str]) -> int:
         return self.ledger.remove_victims(names)
@@ -156,8 +157,11 @@ def test_frees_from_the_high_to_the_low_mark_in_the_catalogs_order(
     assert world.space.used == 500
     assert world.objects == names(*range(9, 19))
     assert (world.evictor.evicted_objects, world.evictor.evicted_bytes) == (9, 450)
-    lines = [record.getMessage() for record in caplog.records]
-    assert lines == ["evicted objects=9 bytes=450 used_before=950 used_after=500 limit=1000"]
+    *each, last = [record.getMessage() for record in caplog.records]
+    assert last == "evicted objects=9 bytes=450 used_before=950 used_after=500 limit=1000"
+    assert [line.partition(" unused=")[0] for line in each] == [
+        f"object evicted path='/{number}' bytes=50" for number in range(9)
+    ]
 
 
 @pytest.mark.parametrize("world", [objects(18, 50)], indirect=True)
@@ -375,6 +379,27 @@ def test_a_sweep_waits_for_usage_to_be_known(
         until(lambda: len(looked) > 5)
         assert swept == []
     until(lambda: swept == [True])
+
+
+def test_a_disk_that_hangs_when_a_sweep_is_due_does_not_hold_the_hub(
+    make: Callable[..., World], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, go, swept = threading.Event(), threading.Event(), []
+    pwrite = os.pwrite
+
+    def held(fd: int, data: bytes, offset: int) -> int:
+        hangs.set()
+        assert go.wait(20)
+        return pwrite(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", held)
+    world = make(lock=str(tmp_path / "lock"), interval=0.005, sweep=lambda: swept.append(1))
+    world.evictor.start()
+    until(hangs.is_set)  # which turns the hub
+    assert swept == []
+    go.set()
+    until(lambda: swept)
+    assert (tmp_path / "lock").read_bytes() == b"swept\n"
 
 
 def test_a_clock_that_went_back_delays_no_sweep(make: Callable[..., World], tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from random import Random
+from typing import Any
 
 import gevent
 import pytest
 
-from streamcache.cache import allotment, steps
+from streamcache.cache import allotment, steps, writes
 from streamcache.cache import session as session_module
 from streamcache.cache.partial import Partial
 from streamcache.cache.session import CopySession
@@ -44,6 +45,21 @@ def playing(world: World, size: int = SIZE) -> tuple[CopySession, Client]:
     return session, client
 
 
+@pytest.fixture(params=[False, True], ids=["far", "near"])
+def world(
+    request: pytest.FixtureRequest, make_world: Callable[..., World], monkeypatch: Patch
+) -> World:
+    """Whoever writes what is copied, it comes to the same."""
+    monkeypatch.setattr(writes, "_QUICK", 1e9)  # however busy this machine is
+    return make_world(near=request.param)
+
+
+@pytest.fixture
+def far(make_world: Callable[..., World]) -> World:
+    """One in which several steps of a copy are in flight."""
+    return make_world()
+
+
 @pytest.fixture
 def small_steps(monkeypatch: Patch) -> int:
     """Room is asked for in steps of a megabyte; what one step and a half is for a footprint."""
@@ -56,13 +72,13 @@ def small_steps(monkeypatch: Patch) -> int:
 def held_writes(monkeypatch: Patch) -> Iterator[threading.Event]:
     """Writes into the partial wait for this."""
     go = threading.Event()
-    write = Partial.write
+    put = Partial.put
 
-    def held(self: Partial, *args: object) -> None:
+    def held(self: Partial, *args: Any) -> None:
         assert go.wait(20)
-        write(self, *args)
+        put(self, *args)
 
-    monkeypatch.setattr(Partial, "write", held)
+    monkeypatch.setattr(Partial, "put", held)
     yield go
     go.set()
 
@@ -187,33 +203,33 @@ def test_each_source_byte_is_read_once_however_readers_come_seek_and_leave(
 
 
 def test_a_seek_goes_to_the_source_at_once_and_alone_while_steps_are_in_flight(
-    world: World,
+    far: World,
 ) -> None:
-    _session, client = playing(world)
-    before = world.gate.waiting
+    _session, client = playing(far)
+    before = far.gate.waiting
     assert len(before) == 4
-    far = client.get(30 * BLOCK + 5, 31 * BLOCK)
-    world.settle()
-    assert world.gate.waiting == [*before, 30 * BLOCK]
-    world.gate.let(before[0])
-    world.settle()
-    assert world.gate.waiting == [*before[1:], 30 * BLOCK], "sequential while a seek waits"
-    world.gate.let(30 * BLOCK)
-    world.settle()
-    assert far.complete
-    assert len(world.gate.waiting) == 4
+    sought = client.get(30 * BLOCK + 5, 31 * BLOCK)
+    far.settle()
+    assert far.gate.waiting == [*before, 30 * BLOCK]
+    far.gate.let(before[0])
+    far.settle()
+    assert far.gate.waiting == [*before[1:], 30 * BLOCK], "sequential while a seek waits"
+    far.gate.let(30 * BLOCK)
+    far.settle()
+    assert sought.complete
+    assert len(far.gate.waiting) == 4
 
 
-def test_copying_goes_on_where_the_reader_is(world: World) -> None:
-    _session, client = playing(world)
+def test_copying_goes_on_where_the_reader_is(far: World) -> None:
+    _session, client = playing(far)
     client.get(20 * BLOCK, SIZE)
-    world.settle()
-    world.gate.let(20 * BLOCK)
-    world.settle()
-    world.gate.let(*(offset for offset in world.gate.waiting if offset < 20 * BLOCK))
-    world.settle()
-    assert world.gate.waiting[0] == 21 * BLOCK
-    assert len(world.gate.waiting) == 4
+    far.settle()
+    far.gate.let(20 * BLOCK)
+    far.settle()
+    far.gate.let(*(offset for offset in far.gate.waiting if offset < 20 * BLOCK))
+    far.settle()
+    assert far.gate.waiting[0] == 21 * BLOCK
+    assert len(far.gate.waiting) == 4
 
 
 def test_the_first_block_is_answered_before_it_is_kept(
@@ -714,7 +730,7 @@ def test_a_copy_that_ends_while_it_asks_for_more_room_keeps_only_what_it_takes(
 def test_a_cache_that_cannot_be_written_fails_no_reader(
     world: World, monkeypatch: Patch, after: int, code: int
 ) -> None:
-    broken(monkeypatch, "write", code, after=after)
+    broken(monkeypatch, "put", code, after=after)
     session = world.session(FILM, SIZE)
     clients = [world.client(session), world.client(session)]
     answers = [clients[0].get(0, SIZE), clients[1].get(30 * BLOCK, SIZE)]
@@ -979,26 +995,26 @@ def test_a_partial_of_a_file_that_was_copied_over_itself_is_not_continued(world:
 
 
 def test_a_reader_that_waited_for_a_block_of_the_partial_gets_it(
-    world: World, monkeypatch: Patch
+    far: World, monkeypatch: Patch
 ) -> None:
     """Its demand was not yet started when the partial turned out to have the block."""
     monkeypatch.setattr(session_module, "_FIRST_WRITE_WAIT", 0.0)
-    first = half_copied(world)
+    first = half_copied(far)
     assert first.map.ready(0, SIZE) >= 2 * BLOCK
-    world.gate.shut()
-    busy = world.session("busy", SIZE)
-    world.settle()
-    assert len(world.gate.waiting) == 4, "the source is busy"
-    world.space.evicting = True
-    blocker = world.fill()
-    second = world.session(FILM)
-    client = world.client(second)
+    far.gate.shut()
+    busy = far.session("busy", SIZE)
+    far.settle()
+    assert len(far.gate.waiting) == 4, "the source is busy"
+    far.space.evicting = True
+    blocker = far.fill()
+    second = far.session(FILM)
+    client = far.client(second)
     client.reader.expected = BLOCK  # it goes on: no seek, so it waits for its turn
     answer = client.get(BLOCK, 2 * BLOCK)
-    world.settle()
+    far.settle()
     assert answer.waits
     blocker.release()
-    world.settle()
+    far.settle()
     assert answer.complete
     client.leave()
     for session in (busy, second):

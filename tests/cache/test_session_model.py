@@ -18,13 +18,15 @@ from hypothesis.stateful import (
     rule,
 )
 
-from streamcache.cache import allotment, steps
+from streamcache.cache import allotment, steps, writes
+from streamcache.cache.partial import Partial
 from streamcache.cache.session import CopySession
 from streamcache.cache.states import Event, State
 from streamcache.cache.workers import WorkerPool
 from streamcache.errors import Closed, SourceChanged, SourceUnavailable
+from streamcache.source import step
 from tests import content
-from tests.cache.fakes import BLOCK, Client, World
+from tests.cache.fakes import BLOCK, Client, SteadyRate, World
 
 FILM = "film.mp4"
 SIZES = st.sampled_from([0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 12 * BLOCK + 7, 30 * BLOCK])
@@ -35,15 +37,19 @@ FAIR_ERRORS = (Closed, SourceChanged, SourceUnavailable)
 
 
 class IllDisk(WorkerPool):
-    """A disk on which the next write, sync or rename may fail."""
+    """A disk on which the next write, sync or rename may fail, whichever worker does it."""
 
     ill = False
 
     def call(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        if self.ill and function.__name__ in ("write", "seal", "publish"):
+        if function.__name__ in ("seal", "publish"):
+            self.fail_if_ill()
+        return super().call(function, *args, **options)
+
+    def fail_if_ill(self) -> None:
+        if self.ill:
             self.ill = False
             raise OSError(errno.ENOSPC, "no space left on device")
-        return super().call(function, *args, **options)
 
 
 class Sessions(RuleBasedStateMachine):
@@ -60,10 +66,27 @@ class Sessions(RuleBasedStateMachine):
         self.patch.setattr(steps, "AHEAD", 2 * BLOCK)
         self.world: World | None = None
 
-    @initialize(size=SIZES, in_flight=st.integers(1, 4), ahead=st.sampled_from([None, 0]))
-    def begin(self, size: int, in_flight: int, ahead: int | None) -> None:
+    @initialize(
+        size=SIZES,
+        in_flight=st.integers(1, 4),
+        ahead=st.sampled_from([None, 0]),
+        near=st.booleans(),
+        slow=st.booleans(),
+    )
+    def begin(self, size: int, in_flight: int, ahead: int | None, near: bool, slow: bool) -> None:
         self.size = size
-        self.world = World(room=ROOM, in_flight=in_flight, disk=IllDisk)
+        self.patch.setattr(step, "_LONGEST", 0.0 if slow else 1e9)
+        self.patch.setattr(writes, "_QUICK", 1e9)
+        self.patch.setattr(SteadyRate, "copied", 12 * BLOCK)
+        self.world = World(room=ROOM, in_flight=in_flight, disk=IllDisk, near=near)
+        disk, put = self.world.disk, Partial.put
+        assert isinstance(disk, IllDisk)
+
+        def put_if_well(partial: Partial, offset: int, data: memoryview) -> None:
+            disk.fail_if_ill()
+            put(partial, offset, data)
+
+        self.patch.setattr(Partial, "put", put_if_well)
         self.source, self.gate = self.world.source, self.world.gate
         self.gate.shut()
         self.version = 0
@@ -215,6 +238,7 @@ class Sessions(RuleBasedStateMachine):
         if self.spoiled or self.session.handle is not None:
             self.write()
         self.world.disk.ill = False
+        self.world.health._recover()
         self.world.space.resize(ROOM)
         self.source.break_down(0)
         self.unpublished = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import gevent
 import pytest
@@ -27,6 +27,15 @@ Patch = pytest.MonkeyPatch
 def small_files_are_synced_too(monkeypatch: Patch) -> None:
     monkeypatch.setattr(writes, "SYNC_BYTES", EACH)
     monkeypatch.setattr(writes, "_PATIENCE", 20.0)  # nothing is late because the machine is busy
+
+
+@pytest.fixture(params=[False, True], ids=["far", "near"])
+def world(
+    request: pytest.FixtureRequest, make_world: Callable[..., World], monkeypatch: Patch
+) -> World:
+    """Whoever writes what is copied, it comes to the same."""
+    monkeypatch.setattr(writes, "_QUICK", 1e9)  # however busy this machine is
+    return make_world(near=request.param)
 
 
 class Syncs:
@@ -101,7 +110,7 @@ def waits_for_the_sync(world: World, session: CopySession) -> tuple[Client, Answ
 def writes_of(monkeypatch: Patch) -> list[object]:
     """What is written into partials from now on."""
     written: list[object] = []
-    monkeypatch.setattr(Partial, "write", lambda _self, extent, _data: written.append(extent))
+    monkeypatch.setattr(Partial, "put", lambda _self, offset, _data: written.append(offset))
     return written
 
 
@@ -277,10 +286,10 @@ def test_an_outdated_copy_that_cannot_be_written_reads_nothing_that_nobody_waits
     world.settle()
     session.handle_event(Event.OUTDATED)
 
-    def full(_self: Partial, _extent: object, _data: object) -> None:
+    def full(_self: Partial, _offset: object, _data: object) -> None:
         raise OSError(errno.ENOMEM, "no")
 
-    monkeypatch.setattr(Partial, "write", full)
+    monkeypatch.setattr(Partial, "put", full)
     world.gate.open()
     world.settle()
     assert not world.health.degraded

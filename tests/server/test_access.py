@@ -6,10 +6,8 @@ import base64
 import importlib
 import os
 import re
-import struct
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import gevent
@@ -403,73 +401,6 @@ def test_an_embedder_who_never_answers(site, monkeypatch, caplog) -> None:
     monkeypatch.setattr(admission, "ASK_WAIT", 0.05)
     here = site(authorize=lambda request: gevent.sleep(60))
     assert here.client().ask("/a.bin").status == 500
-
-
-# -- the PROXY protocol
-
-PROXY = {"proxy_protocol": True, "trusted_proxies": "127.0.0.1"}
-
-
-def v2(command: int = 0x21, source: bytes = b"\xc0\x00\x02\x07") -> bytes:
-    body = struct.pack("!4s4sHH", source, b"\x7f\0\0\1", 1000, 80) if command == 0x21 else b""
-    family = 0x11 if command == 0x21 else 0
-    return b"\r\n\r\n\0\r\nQUIT\n" + struct.pack("!BBH", command, family, len(body)) + body
-
-
-V1 = b"PROXY TCP4 192.0.2.7 127.0.0.1 1000 80\r\n"
-
-
-@pytest.mark.parametrize("header", [V1, v2()])
-@pytest.mark.parametrize("cut", [0, 1, 20, 1000])
-def test_a_proxy_header_names_the_client(site, header: bytes, cut: int, path_taken: str) -> None:
-    here = site(access={**PROXY, "networks": "allow 192.0.2.0/24"})
-    client = here.client()
-    data = header + get("/a.bin")
-    client.send(data[:cut])
-    gevent.sleep(0.01)  # so that it comes in two pieces; right either way
-    client.send(data[cut:])
-    assert client.response().body == here.contents["/a.bin"]
-    assert client.ask("/one.bin").status == 200
-    assert here.cache.clients == ["192.0.2.7"] * 2
-    assert bool(here.fast) == (path_taken == "fast")
-
-
-def test_a_client_behind_a_proxy_header_is_held_to_the_rules(site) -> None:
-    here = site(access={**PROXY, "networks": "allow 192.0.2.0/24"})
-    client = here.client()
-    client.send(V1.replace(b"192.0.2.7", b"198.51.100.1") + get("/a.bin"))
-    assert client.response().status == 403
-    client = here.client()
-    client.send(b"PROXY UNKNOWN\r\n" + get("/a.bin"))
-    assert client.response().status == 403
-    client = here.client()
-    client.send(v2(0x20) + get("/a.bin"))  # LOCAL: the proxy, which is not allowed
-    assert client.response().status == 403
-    assert here.fast == 0
-
-
-@pytest.mark.parametrize("data", [get("/a.bin"), b"PROXY TCP9 x\r\n", b"PROXY " + b"x" * 200])
-def test_what_is_no_proxy_header_gets_no_answer(site, data: bytes) -> None:
-    client = site(access=PROXY).client()
-    client.send(data)
-    with suppress(ConnectionResetError):  # closed with bytes unread
-        assert client.until_closed() == b""
-
-
-def test_a_peer_that_is_no_proxy_is_closed(site) -> None:
-    here = site(access={**PROXY, "trusted_proxies": "192.0.2.1"})
-    client = here.client()
-    with suppress(ConnectionResetError):
-        assert client.until_closed() == b""
-    assert here.cache.counters.connections_refused == 1
-
-
-def test_a_proxy_header_that_never_ends(site) -> None:
-    client = site(access=PROXY, limits={"head_timeout": 0.05}).client()
-    client.send(V1[:10])
-    assert client.until_closed() == b""
-    silent = site(access=PROXY, limits={"head_timeout": 0.05}).client()
-    assert silent.until_closed() == b""
 
 
 # -- files

@@ -127,32 +127,6 @@ def test_a_slow_client_that_takes_bytes_is_not_cut(site, tmp_path, monkeypatch):
     assert here.server.connections == 1  # in spite of one wait of twice the time-out
 
 
-def test_a_lingering_connection_ends(site, monkeypatch):
-    monkeypatch.setattr("streamcache.server.connection.LINGER_TIME", SHORT)
-    here = site(limits={"head_timeout": SHORT})  # so that the ticker is quick
-    client = here.client()
-    client.send(b"nonsense\r\n\r\n")
-    assert client.response().status == 400
-    eventually(lambda: here.server.connections == 0)  # and the client has not closed
-
-
-def test_a_lingering_connection_reads_a_bounded_number_of_bytes(site, monkeypatch):
-    monkeypatch.setattr("streamcache.server.connection.LINGER_SIZE", 100_000)
-    here = site()
-    client = here.client()
-    client.send(b"nonsense\r\n\r\n")
-    assert client.response().status == 400
-
-    def flood():
-        while True:
-            client.send(b"x" * 65536)
-
-    flooding = gevent.spawn(flood)
-    eventually(lambda: here.server.connections == 0)
-    flooding.join()
-    assert isinstance(flooding.exception, OSError)
-
-
 def test_a_wait_for_the_source_is_not_the_clients_fault(site):
     here = site(limits={"send_timeout": SHORT, "keepalive_timeout": SHORT, "head_timeout": SHORT})
     gate = here.cache.gate("/a.bin")

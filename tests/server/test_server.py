@@ -199,7 +199,7 @@ def test_stop_lets_running_responses_finish(site):
 
 
 def test_a_client_that_lingers_does_not_hold_up_the_end(site, monkeypatch):
-    monkeypatch.setattr("streamcache.server.connection.LINGER_TIME", 60.0)
+    monkeypatch.setattr("streamcache.server.lingering.TIME", 60.0)
     here = site()
     client = here.client()
     client.send(b"nonsense\r\n\r\n")

@@ -132,3 +132,15 @@ def test_what_left_before_is_a_part_of_the_turn():
     writer.send_file(3, SMALL, SMALL)
     assert transport.turns == [SMALL, SMALL]
     assert writer.written == transport.turn + SMALL
+
+
+def test_a_client_that_takes_bytes_progresses_and_so_does_who_has_taken_all():
+    transport = Greedy()
+    transport.unsent = lambda: left.pop(0)
+    writer = Writer(transport, Waiting())
+    left = [500, 400, 400, 0, 0]
+    assert [writer.progresses() for _ in range(5)] == [True, True, False, True, True]
+    left = [900]  # in its next wait it is looked at anew
+    transport.blocked = True
+    writer.send(b"x")
+    assert writer.progresses()

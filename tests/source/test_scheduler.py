@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import gevent
@@ -17,11 +18,13 @@ from hypothesis import strategies as st
 from streamcache.errors import SourceUnavailable, StreamCacheError
 from streamcache.source import rate as rate_module
 from streamcache.source import scheduler as scheduler_module
+from streamcache.source import step as step_module
 from streamcache.source.base import Fingerprint, SourceFile, Version
 from streamcache.source.breaker import Breaker
-from streamcache.source.feed import Piece
-from streamcache.source.rate import FIRST_STEP, MAX_STEP, NEAR_STEP, START_STEP
+from streamcache.source.feed import Copied, Piece, Sink
+from streamcache.source.rate import COPIED_STEP, FIRST_STEP, MAX_STEP, NEAR_STEP, START_STEP
 from streamcache.source.scheduler import Scheduler
+from streamcache.source.step import SLICE
 from streamcache.stats import Counters
 
 STILL = Fingerprint(1, 2, 3, 4, 5, 6)
@@ -39,7 +42,13 @@ class Reads:
         self.shut = True
         self.looks: list[Fingerprint] = []  # what the file is next, and then STILL
 
-    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+    def call(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        timeout: float | None = None,
+        late: Callable[[], object] | None = None,
+    ) -> Any:
         self.pending += 1
         try:
             with self._workers:
@@ -111,6 +120,7 @@ class FakeFeed:
         self.failures: list[StreamCacheError] = []
         self.looked: list[Fingerprint] = []
         self.keep: Event | None = None
+        self.sink: Sink | None = None
 
     def demanded(self, offset: int, length: int) -> Piece | None:
         return Piece(offset, length) if self.wanted else None
@@ -138,6 +148,32 @@ class FakeFeed:
         return sum(count for _, count in self.got)
 
 
+class Kept:
+    """What was written of a feed's pieces, and what became of them."""
+
+    def __init__(self) -> None:
+        self.data: dict[int, bytes] = {}
+        self.marked: list[Piece] = []
+        self.told: list[tuple[Piece, Copied]] = []
+        self.stalled: list[Piece] = []
+        self.error: OSError | None = None
+        self.go: Event | None = None
+        self.sink = Sink(self.put, self.mark, lambda *told: self.told.append(told), self.late)
+
+    def put(self, offset: int, data: memoryview) -> None:
+        if self.go is not None:
+            self.go.wait()
+        if self.error is not None:
+            raise self.error
+        self.data[offset] = bytes(data)
+
+    def mark(self, offset: int, length: int) -> None:
+        self.marked.append(Piece(offset, length))
+
+    def late(self, piece: Piece) -> None:
+        self.stalled.append(piece)
+
+
 class PutOff:
     """What shall run later, and can be called off as a greenlet can."""
 
@@ -158,7 +194,7 @@ class Clock:
         self.now = 1000.0
         self.later: list[PutOff] = []
         time = types.SimpleNamespace(monotonic=lambda: self.now)
-        for module in (scheduler_module, rate_module):
+        for module in (scheduler_module, rate_module, step_module):
             monkeypatch.setattr(module, "time", time)
         monkeypatch.setattr(gevent, "spawn_later", self._put_off)
 
@@ -444,25 +480,227 @@ def test_a_cache_that_stores_nothing_holds_one_buffer_more_than_are_in_flight(
     assert feed.bytes == 64 << 20
 
 
-@pytest.mark.parametrize(("in_flight", "held"), [(1, 2), (2, 3), (3, 3), (4, 4)])
-def test_of_a_near_source_three_buffers_are_enough(
-    reads: Reads, monkeypatch: pytest.MonkeyPatch, in_flight: int, held: int
-) -> None:
-    scheduler = made(reads, in_flight=in_flight)
-    monkeypatch.setattr(type(scheduler._rate), "is_near", True)
+@pytest.fixture
+def near(reads: Reads, monkeypatch: pytest.MonkeyPatch) -> Scheduler:
+    """The scheduler of a source that is nearly as fast as memory."""
+    monkeypatch.setattr(rate_module.Rate, "is_near", True)
+    scheduler = made(reads, in_flight=3)
+    rate = scheduler._rate
+    rate.end(FIRST_STEP, saturated=True, started=rate.begin())  # so much is known of it
+    return scheduler
+
+
+def kept(feed: FakeFeed) -> Kept:
+    """Where what is copied of this feed is written from now on."""
+    found = Kept()
+    feed.sink = found.sink
+    return found
+
+
+def test_the_worker_that_reads_from_a_near_source_writes_it(reads: Reads, near: Scheduler) -> None:
     reads.shut = False
-    scheduler.add(FakeFeed("b", size=START_STEP), idle=False)
-    turn()  # now it is known that looks are quick
-    feed = FakeFeed("a", size=64 << 20)
-    feed.keep = Event()
+    feed = FakeFeed("a", size=COPIED_STEP + 100)
+    written = kept(feed)
+    near.add(feed, idle=False)
+    turn()
+    near.add(feed, idle=False)  # as a session does when a step of it has ended
+    turn()
+    assert feed.got == []
+    pieces = [Piece(0, COPIED_STEP), Piece(COPIED_STEP, 100)]
+    assert [piece for piece, _ in written.told] == written.marked == pieces
+    assert all(copied.marked and copied.now == STILL for _, copied in written.told)
+    assert sum(map(len, written.data.values())) == COPIED_STEP + 100
+    assert max(map(len, written.data.values())) == SLICE, "memory is that of a slice"
+    assert all(data[:1] == bytes([at >> 16 & 0xFF]) for at, data in written.data.items())
+
+
+@pytest.mark.parametrize("why", ["far", "no sink", "limited"])
+def test_else_what_was_read_is_handed_over(
+    reads: Reads, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    monkeypatch.setattr(rate_module.Rate, "is_near", why != "far")
+    reads.shut = False
+    scheduler = made(reads, max_bandwidth=1 << 40 if why == "limited" else 0)
+    feed = FakeFeed("a", size=100)
+    written = kept(feed)
+    if why == "no sink":
+        feed.sink = None
     scheduler.add(feed, idle=False)
-    for _ in range(50):
-        turn()
-    assert len(feed.looked) == held
-    feed.keep.set()
-    for _ in range(1000):
-        turn()
-    assert feed.bytes == 64 << 20
+    turn()
+    assert (feed.bytes, written.told) == (100, [])
+
+
+def test_one_worker_at_a_time_copies_a_file_and_several_copy_several(
+    reads: Reads, near: Scheduler
+) -> None:
+    """The kernel lets one write a file at a time: two cost half as much again, for nothing."""
+    feeds = [FakeFeed(name) for name in "abcd"]
+    for feed in feeds:
+        kept(feed)
+        near.add(feed, idle=False)
+    turn()
+    assert reads.names == "abc", "and no more than may be in flight"
+    near.add(feeds[0], idle=False)
+    turn()
+    assert reads.names == "abc"
+    for _ in range(COPIED_STEP // SLICE):
+        reads.let(reads.waiting[reads.names.index("a")])
+    near.add(feeds[0], idle=False)
+    turn()
+    assert sorted(reads.names) == ["b", "c", "d"], "in turn"
+
+
+def test_what_a_reader_waits_for_is_read_beside_the_worker_that_copies(
+    reads: Reads, near: Scheduler
+) -> None:
+    feed = FakeFeed("a")
+    kept(feed)
+    near.add(feed, idle=False)
+    near.demand(feed, 1 << 30, seek=True)
+    near.demand(feed, 1 << 31, seek=False)
+    turn()
+    assert reads.offsets == [0, 1 << 30, 1 << 31]
+
+
+def test_what_was_written_of_a_file_that_changed_is_not_marked(
+    reads: Reads, near: Scheduler
+) -> None:
+    reads.shut = False
+    feed = FakeFeed("a", size=100)
+    written = kept(feed)
+    other = replace(STILL, size=9)
+    reads.looks = [other]
+    near.add(feed, idle=False)
+    turn()
+    assert written.marked == []
+    (_, copied) = written.told[0]
+    assert (copied.now, copied.read, copied.marked) == (other, 100, False)
+
+
+def test_a_file_that_ends_early_is_not_marked(reads: Reads, near: Scheduler) -> None:
+    feed = FakeFeed("a", size=100)
+    written = kept(feed)
+    near.add(feed, idle=False)
+    turn()
+    reads.waiting[0].at_most = 60
+    reads.let()
+    assert (written.marked, written.data) == ([], {})
+    assert written.told[0][1].read == 60
+
+
+def test_a_write_that_fails_is_told_and_says_nothing_of_the_source(
+    reads: Reads, near: Scheduler
+) -> None:
+    reads.shut = False
+    feed = FakeFeed("a", size=100)
+    written = kept(feed)
+    written.error = OSError(28, "full")
+    near.add(feed, idle=False)
+    turn()
+    assert feed.failures == []
+    assert written.told[0][1].error is written.error
+    assert near._counters.source_errors == 0
+
+
+def test_what_was_written_before_a_read_failed_is_kept_and_the_next_step_fails(
+    reads: Reads, near: Scheduler
+) -> None:
+    feed = FakeFeed("a", size=2 * SLICE)
+    written = kept(feed)
+    near.add(feed, idle=False)
+    turn()
+    reads.let()
+    reads.waiting[0].error = SourceUnavailable("no")
+    reads.let()
+    assert (written.marked, feed.failures) == ([Piece(0, SLICE)], [])
+    feed.next = SLICE
+    near.add(feed, idle=False)
+    turn()
+    reads.waiting[0].error = SourceUnavailable("no")
+    reads.let()
+    assert [str(error) for error in feed.failures] == ["no"]
+    assert len(written.told) == near._counters.source_errors == 1
+
+
+@pytest.mark.parametrize("who", ["source", "sink"])
+def test_a_copy_that_turns_out_slow_ends_after_the_slice(
+    reads: Reads, near: Scheduler, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    """A source that was near as long as the kernel had its files, say."""
+    clock = Clock(monkeypatch)
+    feed = FakeFeed("a")
+    written = kept(feed)
+
+    def slow(function: Callable[..., Any], *args: Any) -> Any:
+        clock.now += 0.01
+        return function(*args)
+
+    if who == "source":
+        monkeypatch.setattr(reads, "read_into", partial(slow, reads.read_into))
+    else:
+        feed.sink = replace(written.sink, put=partial(slow, written.put))
+    reads.shut = False
+    near.add(feed, idle=False)
+    turn()
+    assert written.marked == [Piece(0, 3 * SLICE)]
+    (piece, copied) = written.told[0]
+    assert (piece.length, copied.length, copied.read) == (COPIED_STEP, 3 * SLICE, 3 * SLICE)
+
+
+def test_a_file_that_is_being_appended_to_is_looked_at_again_after_a_copy(
+    reads: Reads, near: Scheduler
+) -> None:
+    """Its times move before its size does."""
+    reads.shut = False
+    feed = FakeFeed("a", size=100)
+    written = kept(feed)
+    touched = replace(STILL, mtime_ns=STILL.mtime_ns + 1, ctime_ns=STILL.ctime_ns + 1)
+    grown = replace(touched, size=STILL.size + 1)
+    reads.looks = [touched, grown]
+    near.add(feed, idle=False)
+    turn()
+    assert written.told[0][1].now == grown
+
+
+def test_one_slow_copy_is_enough_to_know_that_a_source_is_not_near(
+    reads: Reads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rate = stepped(reads, Clock(monkeypatch), 5e9)._rate
+    assert rate.is_near
+    rate.copied_in(COPIED_STEP, COPIED_STEP / 2e9)
+    assert rate.is_near
+    rate.copied_in(SLICE, 0.02)
+    assert not rate.is_near
+    assert FIRST_STEP <= rate.step <= START_STEP
+
+
+@pytest.mark.parametrize("who", ["source", "sink"])
+def test_a_write_that_hangs_is_not_taken_for_a_source_that_does(
+    reads: Reads, near: Scheduler, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    feed = FakeFeed("a", size=100)
+    written = kept(feed)
+    if who == "sink":
+        reads.shut = False
+        written.go = Event()
+    call = reads.call
+
+    def late_call(*args: Any, timeout: float | None = None, late: Any = None) -> Any:
+        if late is not None:
+            gevent.spawn(late)
+        return call(*args)
+
+    monkeypatch.setattr(reads, "call", late_call)
+    monkeypatch.setattr(scheduler_module, "_PATIENCE", 0.01)
+    near.add(feed, idle=False)
+    gevent.sleep(0.1)
+    hangs = who == "sink"
+    assert written.stalled == ([Piece(0, 100)] if hangs else [])
+    assert len(near._breaker._asked) == (0 if hangs else 1)
+    if written.go is not None:
+        written.go.set()
+    reads.let()
+    assert written.marked == [Piece(0, 100)]
 
 
 @pytest.mark.parametrize("in_flight", [1, 3])

@@ -18,7 +18,7 @@ import pytest
 from gevent import Timeout
 
 from streamcache import CacheStatus, StreamCache
-from streamcache.cache import provider as provider_module
+from streamcache.cache import opener as opener_module
 from streamcache.cache import workers
 from streamcache.cache.states import Event
 from streamcache.cache.workers import WorkerPool
@@ -237,14 +237,14 @@ def test_a_partial_that_is_being_dropped_is_not_begun_meanwhile(
     write(source, "film", size)
     cache = open_cache(source, copy={"when_idle": "stop", "max_bandwidth": 8 * MiB})
     parts = cache._parts
-    for patience in (provider_module.LOCK_WAIT, 0.1):
+    for patience in (opener_module.LOCK_WAIT, 0.1):
         with opened(cache, "film") as delegate:
             take(delegate, 0, MiB)
             eventually(lambda: cache.statistics().sessions[0].present)
         eventually(lambda: parts.ledger.reservations() and at_rest(cache))
         with (
             holding(parts.store.partials, "remove") as held,
-            mock.patch.object(provider_module, "LOCK_WAIT", patience),
+            mock.patch.object(opener_module, "LOCK_WAIT", patience),
         ):
             dropping = gevent.spawn(parts.recovery.drop_oldest, 1 << 40)
             eventually(lambda: held.entered)
@@ -483,6 +483,7 @@ class FakeFeed:
     """Wants more as long as the race goes on."""
 
     file = SourceFile(-1, Version("0", 1 << 30, 0), NOW)
+    sink = None
 
     def __init__(self, race: list[FakeFeed], steps: int, on_step: Callable[[], None]) -> None:
         self.seen = NOW
@@ -548,7 +549,7 @@ def test_an_open_that_races_close_is_told_so(source: Path, cache_dir: Path) -> N
         opening = gevent.spawn(found.open, "t")
         eventually(lambda: held.entered)
         closing = gevent.spawn(cache.close)
-        eventually(lambda: parts.provider._closed)
+        eventually(lambda: parts.provider.copies.closed)
         held.release()
         with pytest.raises(Closed):
             opening.get(timeout=WAIT)

@@ -15,7 +15,8 @@ from streamcache import CacheStatus, StreamCache
 from streamcache.cache import mender, operations
 from streamcache.cache.selection import Selection
 from streamcache.cache.stored import ObjectFolder, StoredObject
-from streamcache.cache.warming import WarmFailure, WarmJob, WarmOrder
+from streamcache.cache.warming import WarmJob
+from streamcache.cache.warmorder import WarmFailure, WarmOrder
 from streamcache.errors import TooManyJobs
 from tests.content import write
 from tests.slowfs import SlowFS
