@@ -34,7 +34,7 @@ from streamcache.server.backend import Backend
 from streamcache.server.clock import Clock
 from streamcache.server.handler import Response, cache_fields, entity_of
 from streamcache.server.heads import Fields, Head, Heads, Line
-from streamcache.server.logline import NOTHING, Served, usual_line
+from streamcache.server.logline import NOTHING, Served, usual_before, usual_line
 from streamcache.server.pages import PageCache, window_end
 from streamcache.server.tags import HOLE, NO_ID, Tags
 from streamcache.server.transport import FILE_ERRORS, Transport
@@ -83,10 +83,14 @@ class _Answers:
 
     ``whole`` is the head of 200, ``small`` the same with the file, if that is small; ``part`` is
     the head of 206 with holes for length, first and last byte. The heads are what ``plan`` and
-    ``head_bytes`` make of a sample request; only the date is renewed.
+    ``head_bytes`` make of a sample request; only the date is renewed. With it goes what the lines
+    of the log begin with.
     """
 
-    __slots__ = ("_part", "_whole", "mtime", "object", "part", "second", "size", "small", "whole")
+    __slots__ = (
+        *("_part", "_whole", "mtime", "object", "second", "size"),
+        *("part", "part_logged", "small", "whole", "whole_logged"),
+    )
 
     def __init__(self, path: str, hot: ObjectHandle, tags: Tags) -> None:
         entity = entity_of(path, hot.version)
@@ -102,14 +106,17 @@ class _Answers:
             .replace(b"\r\nContent-Range: bytes 0-0/", b"\r\nContent-Range: bytes %d-%d/")
         )
         self.whole = self.part = self.small = b""
+        self.whole_logged = self.part_logged = ""
 
-    def renew(self, clock: Clock, body: bytes) -> None:
+    def renew(self, clock: Clock, request_line: str, body: bytes) -> None:
         """Write the date of another second; ``body``: of a small file."""
         self.second = clock.second
         date = b"Date: " + clock.date
         self.whole = self._whole.replace(_DATE, date, 1)
         self.part = self._part.replace(_DATE, date, 1)
         self.small = self.whole + body if body else b""
+        self.whole_logged = usual_before(clock.stamp, request_line, 200)
+        self.part_logged = usual_before(clock.stamp, request_line, 206)
 
 
 def _sample(entity: Entity, field: bytes, tags: Tags) -> bytes:
@@ -120,9 +127,31 @@ def _sample(entity: Entity, field: bytes, tags: Tags) -> bytes:
     return head_bytes(answer, date=b"@", extra=extra)
 
 
-def _range(wanted: str) -> str:
+def _range(wanted: bytes) -> str:
     """A Range, or none, as it is logged."""
-    return "bytes=" + wanted if wanted else NOTHING
+    return "bytes=" + wanted.decode("latin-1") if wanted else NOTHING
+
+
+class _Room:
+    """Where a head and a body are put together: the body at a place of its own, the head before it.
+
+    One for all connections: the kernel has taken the bytes, or they are dropped, on return. Its
+    views are made for one head's and one body's size and kept, as players ask for equal lengths.
+    """
+
+    __slots__ = ("_buffer", "body", "head", "length", "size", "whole")
+
+    def __init__(self) -> None:
+        self._buffer = memoryview(bytearray(_HEAD_ROOM + COPIED))
+        self.shape(0, 0)
+
+    def shape(self, size: int, length: int) -> None:
+        """For a head of ``size`` and a body of ``length`` bytes."""
+        self.size, self.length = size, length
+        first, last = _HEAD_ROOM - size, _HEAD_ROOM + length
+        self.head = self._buffer[first:_HEAD_ROOM]
+        self.body = (self._buffer[_HEAD_ROOM:last],)  # as preadv wants it
+        self.whole = self._buffer[first:last]
 
 
 class FastPath:
@@ -149,8 +178,7 @@ class FastPath:
         self._heads: Heads[_Answers] = Heads(limits, _OUTCOME)
         # Bound once: they run for every request.
         self._kept, self._read_head = self._heads.kept, self._heads.read
-        # One buffer for all: the kernel has taken its bytes, or they are dropped, on return.
-        self._buffer = memoryview(bytearray(_HEAD_ROOM + COPIED))
+        self._room = _Room()
         self._read_flags = os.RWF_NOWAIT
 
     def answer(self, data: bytes, transport: Transport, client: str) -> Outcome | Begun:
@@ -207,10 +235,11 @@ class FastPath:
         self._cache.delivered(hot, client, length, now)
         log = self._log
         if log.usual:
-            range_ = "bytes=" + wanted if wanted else NOTHING
-            stamp = self._clock.stamp
-            before, behind = head.line.before, head.behind
-            log.add(usual_line(client, stamp, before, status, length, behind, range_))
+            if wanted:
+                before, range_ = answers.part_logged, _range(wanted)
+            else:
+                before, range_ = answers.whole_logged, NOTHING
+            log.add(usual_line(client, before, length, head.behind, range_))
         else:
             self._log_other(head, status, length, wanted, client, whole=True)
         return ANSWERED
@@ -226,10 +255,13 @@ class FastPath:
         self, transport: Transport, top: bytes, fd: int, start: int, length: int
     ) -> int | None:
         """Head and body in one call; None: nothing was sent."""
-        size = len(top)
-        out = self._buffer[: size + length]
-        out[:size] = top
-        return transport.send(out) if self._read(fd, out[size:], start) else None
+        room = self._room
+        if room.length != length or room.size != len(top):
+            room.shape(len(top), length)
+        if not self._read(fd, room.body, start, length):
+            return None
+        room.head[:] = top
+        return transport.send(room.whole)
 
     def _send_file(
         self,
@@ -265,26 +297,26 @@ class FastPath:
             answers = line.answers = _Answers(line.path, hot, self._tags)
         if answers.second == self._clock.second:
             return answers
-        return answers if self._renew(answers) else None
+        return answers if self._renew(answers, line.text) else None
 
-    def _renew(self, answers: _Answers) -> bool:
+    def _renew(self, answers: _Answers, request_line: str) -> bool:
         if not answers.size or answers.mtime > self._clock.second:  # from the future
             return False
         body = bytearray(answers.size if answers.size <= SMALL else 0)
-        if not self._read(answers.object.fd, memoryview(body), 0):
+        if body and not self._read(answers.object.fd, (body,), 0, len(body)):
             return False
-        answers.renew(self._clock, bytes(body))
+        answers.renew(self._clock, request_line, bytes(body))
         return True
 
-    def _read(self, fd: int, into: memoryview, offset: int) -> bool:
+    def _read(self, fd: int, into: tuple[bytearray | memoryview], offset: int, count: int) -> bool:
         """Whether all of it was in the page cache: the hub never waits for the disk."""
         try:
-            return os.preadv(fd, (into,), offset, self._read_flags) == len(into)
+            return os.preadv(fd, into, offset, self._read_flags) == count
         except OSError as error:
             # A file system that cannot say so is one in memory (tmpfs), nearly always.
             if error.errno == errno.EOPNOTSUPP and self._read_flags:
                 self._read_flags = 0
-                return self._read(fd, into, offset)
+                return self._read(fd, into, offset, count)
             return False
 
     def _log_other(
@@ -292,7 +324,7 @@ class FastPath:
         head: Head[_Answers],
         status: int,
         count: int,
-        wanted: str,
+        wanted: bytes,
         client: str,
         *,
         whole: bool,
@@ -301,6 +333,7 @@ class FastPath:
         if not self._log.enabled:
             return
         method, target, protocol = head.line.text.split(" ")
+        fields = head.fields
         response = Served(
             client=client,
             method=method,
@@ -311,9 +344,9 @@ class FastPath:
             bytes=count,
             cache=_OUTCOME,
             whole=whole,
-            referer=head.referer,
-            user_agent=head.user_agent,
-            host=head.fields.host,
+            referer=fields.referer,
+            user_agent=fields.user_agent,
+            host=fields.host,
             range=_range(wanted),
             ttfb=0.0 if whole else None,
             bytes_cache=count,
@@ -322,7 +355,13 @@ class FastPath:
         self._log.served(response)
 
     def _begun(
-        self, head: Head[_Answers], wanted: str, client: str, part: FileRange, top: bytes, sent: int
+        self,
+        head: Head[_Answers],
+        wanted: bytes,
+        client: str,
+        part: FileRange,
+        top: bytes,
+        sent: int,
     ) -> Begun:
         """Not all has left: what the complete path needs to go on with it."""
         line, answers = head.line, head.line.answers

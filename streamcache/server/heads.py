@@ -11,7 +11,7 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 from streamcache.http.ordinary import Parts, ordinary_head, ordinary_path
 from streamcache.http.request import Limits
-from streamcache.server.logline import NOTHING, usual_before, usual_behind
+from streamcache.server.logline import NOTHING, usual_behind
 
 A = TypeVar("A")
 
@@ -26,12 +26,11 @@ _RANGE_ROOM: Final = 64  # bytes that a Range line which is cut out may have
 class Line(Generic[A]):
     """A request line: the path that it names, its text, the answers of its file."""
 
-    __slots__ = ("answers", "before", "path", "text")
+    __slots__ = ("answers", "path", "text")
 
     def __init__(self, path: str, text: str) -> None:
         self.path = path
         self.text = text
-        self.before = usual_before(text)  # of the status in the log
         self.answers: A | None = None
 
 
@@ -46,19 +45,19 @@ class Fields(NamedTuple):
 class Head(Generic[A]):
     """An ordinary head without its Range, as far as it matters."""
 
-    __slots__ = ("_host", "behind", "line", "referer", "user_agent")
+    __slots__ = ("_parts", "behind", "line")
 
     def __init__(self, line: Line[A], parts: Parts, outcome: str) -> None:
-        _, self._host, agent, referer = parts
         self.line = line
-        self.user_agent, self.referer = _text(agent), _text(referer)
+        self._parts = parts
         # The count of bytes in the log.
-        self.behind = usual_behind(outcome, self.referer, self.user_agent)
+        self.behind = usual_behind(outcome, parts[3], parts[2])
 
     @property
     def fields(self) -> Fields:
         """What is logged of them."""
-        return Fields(self.referer, self.user_agent, _text(self._host))
+        _, host, agent, referer = self._parts
+        return Fields(_text(referer), _text(agent), _text(host))
 
 
 def _text(value: bytes | None) -> str:

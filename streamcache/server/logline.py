@@ -25,6 +25,8 @@ NOTHING: Final = "-"  # stands for what there was not
 
 # Whatever could end a field or a line, or change the terminal that shows it.
 _UNSAFE = re.compile(r"[^\x20\x21\x23-\x5b\x5d-\x7e]")
+# For bytes.translate: what is safe stays what it is.
+_PLAIN = bytes(ord("?") if _UNSAFE.match(chr(code)) else code for code in range(256))
 
 
 @dataclass(slots=True)
@@ -110,22 +112,30 @@ def form_of(config: LogConfig, worker: str) -> Form:
 # -- the usual line of a hit, in pieces that are good for many: the fast path's
 
 
-def usual_before(request_line: str) -> str:
-    """What each line about this request says between the time and the status."""
-    return f'] "{escape(request_line)}" '
+def usual_before(stamp: str, request_line: str, status: int) -> str:
+    """What each line of this second about this request says between client and bytes."""
+    return f' - - [{stamp}] "{escape(request_line)}" {status} '
 
 
-def usual_behind(cache: str, referer: str, user_agent: str) -> str:
-    """What it says between the bytes and the range."""
-    escaped = NOTHING if referer is NOTHING else escape(referer)  # most have none
-    return f' "{escaped}" "{escape(user_agent)}" {cache} 0.000 "'  # nothing waited
+def usual_behind(cache: str, referer: bytes | None, user_agent: bytes | None) -> str:
+    """What it says between the bytes and the range, of values as they came."""
+    return f' "{_escaped(referer)}" "{_escaped(user_agent)}" {cache} 0.000 "'  # nothing waited
 
 
-def usual_line(
-    client: str, stamp: str, before: str, status: int, count: int, behind: str, range_: str
-) -> str:
+def usual_line(client: str, before: str, count: int, behind: str, range_: str) -> str:
     """What ``Combined`` writes of a whole answer of cached bytes, by default."""
-    return f'{client} - - [{stamp}{before}{status} {count}{behind}{range_}" done {count} 0 0.000\n'
+    digits = str(count)
+    return f'{client}{before}{digits}{behind}{range_}" done {digits} 0 0.000\n'
+
+
+def _escaped(value: bytes | None) -> str:
+    """``escape`` of a field's value; quicker, as these are made for each head that is new."""
+    if value is None:
+        return NOTHING
+    value = value.strip(b" \t")
+    if value.translate(_PLAIN) == value and len(value) <= MOST_LOGGED:
+        return value.decode("ascii") or NOTHING
+    return escape(value.decode("latin-1"))
 
 
 # -- values and how they are written
