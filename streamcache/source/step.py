@@ -16,7 +16,7 @@ from streamcache.source.feed import Copied, Feed, Piece, Sink
 
 SLICE: Final = 256 * 1024  # bytes that are read before they are written
 
-_LONGEST: Final = 0.025  # s of reading and writing, eight times what 8 MiB take
+_LONGEST: Final = 0.025  # s of reading and writing: four times what 16 MiB take
 _WRITE_TIME: Final = 0.02  # s that an append gets between its times and its size
 
 # Whose reads hang together: a path, and its version, as one that replaced it may be well.

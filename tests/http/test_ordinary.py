@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import streamcache
 from streamcache.http.ordinary import (
     Parts,
     cut_range,
@@ -224,3 +229,40 @@ def test_what_the_complete_parser_refuses_is_never_ordinary():
     with pytest.raises(BadRequest):
         parse_head(head("Host: [::1")[:-4], LIMITS)
     assert not check(head("Host: [::1"))
+
+
+# Without what the package imports: other interpreters have no gevent.
+_ALONE = """
+import sys, types
+package = types.ModuleType("streamcache")
+package.__path__ = [sys.argv[1]]
+sys.modules["streamcache"] = package
+from streamcache.http.ordinary import ordinary_head
+heads = sys.stdin.buffer.read().split(b"\\0")
+print([ordinary_head(head, 100) for head in heads])
+"""
+_HEADS = (
+    b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n",
+    b"GET /a HTTP/1.1\r\nUser-Agent: player/1\r\nHost: h:80\r\nAccept: */*\r\nReferer: r\r\n\r\n",
+    b"GET /a HTTP/1.1\r\nHost: h\r\nConnection: keep-alive\r\nX-Request-Id: 1\r\n\r\n",
+    b"GET /a HTTP/1.1\r\nHost: h\r\nIf-Range: x\r\n\r\n",
+    b"GET /a HTTP/1.1\r\nHost: h\r\nHost: h\r\n\r\n",
+)
+
+
+def test_the_systems_own_python_finds_the_same_ordinary() -> None:
+    """In 3.11.2, which is Debian 12's, a possessive repeat of a group matches nothing."""
+    assert [ordinary_head(head, 100) is None for head in _HEADS] == [
+        *(False, False, False, True, True)
+    ]
+    oldest = "import sys; sys.exit(sys.version_info < (3, 11))"
+    for python in ("/usr/bin/python3", sys.executable):
+        if not os.path.exists(python) or subprocess.run([python, "-c", oldest]).returncode:
+            continue  # nobody can run us with that one
+        found = subprocess.run(
+            [python, "-I", "-c", _ALONE, os.path.dirname(streamcache.__file__)],
+            input=b"\0".join(_HEADS),
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+        assert found.stdout.decode().strip() == str([ordinary_head(head, 100) for head in _HEADS])
