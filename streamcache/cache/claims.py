@@ -113,8 +113,7 @@ class Claims:
         """
         now = time.monotonic()
         return any(
-            extent.start <= block < extent.stop and now - since >= patience
-            for extent, since in self._others.items()
+            block in extent and now - since >= patience for extent, since in self._others.items()
         ) or any(block in self._ours[start] for start in self._stalled)
 
     def look(self) -> bool:

@@ -144,7 +144,7 @@ class Waiting:
     def blocks_in(self, extent: Extent) -> list[int]:
         """The blocks of this extent that somebody waits for."""
         if len(self._reads) < len(extent):
-            return [block for block in self._reads if extent.start <= block < extent.stop]
+            return [block for block in self._reads if block in extent]
         return [block for block in range(extent.start, extent.stop) if block in self._reads]
 
     def _take(self, extent: Extent | None) -> list[PendingRead]:

@@ -329,9 +329,9 @@ class Scheduler:
             else:
                 count = self._pool.call(self.source.read_into, file, view, offset)
         finally:
+            self._counters.read_time.observe(time.monotonic() - started)
             saturated = self._running >= self._limit - 1
             self._rate.end(count, saturated=saturated, started=started)
-            self._counters.read_time.observe(time.monotonic() - started)
         # The source must wait neither for its own fstat nor for the cache disk.
         if now is not None:
             self._begin_storing(step)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from streamcache.cache import writes
 from streamcache.cache.store import Store
 from tests.cache.another import AnotherProcess
 from tests.cache.fakes import World
@@ -30,6 +31,20 @@ def make_world() -> Iterator[Callable[..., World]]:
 def world(make_world: Callable[..., World]) -> World:
     """One with plenty of room, its gate open."""
     return make_world()
+
+
+@pytest.fixture
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who reads from a near source may write as well, however busy this machine is."""
+    monkeypatch.setattr(writes, "_QUICK", 1e9)
+
+
+@pytest.fixture(params=[False, True], ids=["far", "near"])
+def either_world(
+    request: pytest.FixtureRequest, make_world: Callable[..., World], quick_disk: None
+) -> World:
+    """One with plenty of room and a far source, then one with a near one."""
+    return make_world(near=request.param)
 
 
 @pytest.fixture

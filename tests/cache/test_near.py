@@ -30,8 +30,7 @@ Patch = pytest.MonkeyPatch
 
 
 @pytest.fixture
-def near(make_world: Callable[..., World], monkeypatch: Patch) -> World:
-    monkeypatch.setattr(writes, "_QUICK", 1e9)  # however busy this machine is
+def near(make_world: Callable[..., World], quick_disk: None) -> World:
     return make_world(near=True, in_flight=1)
 
 
@@ -261,10 +260,10 @@ def test_a_mark_of_ours_that_hangs_holds_up_no_reader(near: World, monkeypatch: 
         client.leave()
 
 
+@pytest.mark.usefixtures("quick_disk")
 def test_a_disk_that_hangs_takes_no_more_threads_than_are_in_flight(
     make_world: Callable[..., World], monkeypatch: Patch, held_puts: threading.Event
 ) -> None:
-    monkeypatch.setattr(writes, "_QUICK", 1e9)
     monkeypatch.setattr(scheduler_module, "_PATIENCE", 2 * scheduler_module._HELD_UP)
     near = make_world(near=True, in_flight=2)
     for number in range(8):

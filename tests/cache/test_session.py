@@ -13,7 +13,7 @@ from typing import Any
 import gevent
 import pytest
 
-from streamcache.cache import allotment, steps, writes
+from streamcache.cache import allotment, steps
 from streamcache.cache import session as session_module
 from streamcache.cache.partial import Partial
 from streamcache.cache.session import CopySession
@@ -45,13 +45,10 @@ def playing(world: World, size: int = SIZE) -> tuple[CopySession, Client]:
     return session, client
 
 
-@pytest.fixture(params=[False, True], ids=["far", "near"])
-def world(
-    request: pytest.FixtureRequest, make_world: Callable[..., World], monkeypatch: Patch
-) -> World:
+@pytest.fixture
+def world(either_world: World) -> World:
     """Whoever writes what is copied, it comes to the same."""
-    monkeypatch.setattr(writes, "_QUICK", 1e9)  # however busy this machine is
-    return make_world(near=request.param)
+    return either_world
 
 
 @pytest.fixture

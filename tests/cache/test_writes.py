@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import gevent
 import pytest
@@ -29,13 +29,10 @@ def small_files_are_synced_too(monkeypatch: Patch) -> None:
     monkeypatch.setattr(writes, "_PATIENCE", 20.0)  # nothing is late because the machine is busy
 
 
-@pytest.fixture(params=[False, True], ids=["far", "near"])
-def world(
-    request: pytest.FixtureRequest, make_world: Callable[..., World], monkeypatch: Patch
-) -> World:
+@pytest.fixture
+def world(either_world: World) -> World:
     """Whoever writes what is copied, it comes to the same."""
-    monkeypatch.setattr(writes, "_QUICK", 1e9)  # however busy this machine is
-    return make_world(near=request.param)
+    return either_world
 
 
 class Syncs:
