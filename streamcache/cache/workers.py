@@ -204,6 +204,8 @@ class WorkerPool:
             except BaseException as error:
                 job.error = error
             job.function = job.args = None
+            # Not when the hub hears of it: by then this thread may be in the call that hangs.
+            self.answered = now()
             since.pop(me, None)
             finished.append(job)
             del job
@@ -214,8 +216,6 @@ class WorkerPool:
     def _drain(self) -> None:
         """Hub callback: hand results to their waiters."""
         finished = self._finished
-        if finished:
-            self.answered = time.monotonic()
         while finished:
             job = finished.popleft()
             if job is None:

@@ -305,3 +305,33 @@ def test_threads_that_do_not_come_back_are_counted(
     gate.set()
     until(lambda: not pool.pending)
     assert pool.stuck(0) == 0
+
+
+def test_silence_is_a_call_that_is_out_while_none_comes_back(
+    make_pool: Callable[..., WorkerPool], gate: threading.Event
+) -> None:
+    pool = make_pool(size=2)
+    assert not pool.silent(0), "nothing was asked"
+    pool.post(pause, gate)
+    until(lambda: pool.silent(0.01))
+    assert not pool.silent(60)
+    pool.call(int)
+    assert not pool.silent(0), "another came back"
+    gate.set()
+    until(lambda: not pool.pending)
+    assert not pool.silent(0)
+
+
+def test_a_call_that_hangs_is_silence_although_the_hub_hears_of_the_one_before_only_later(
+    make_pool: Callable[..., WorkerPool], gate: threading.Event
+) -> None:
+    pool, begun = make_pool(size=1), threading.Event()
+
+    def hang() -> None:
+        begun.set()
+        pause(gate)
+
+    pool.post(int)
+    pool.post(hang)
+    assert begun.wait(HOLD)  # it began before this hub took the first one's result
+    until(lambda: pool.silent(0.01))
