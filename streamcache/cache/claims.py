@@ -27,7 +27,6 @@ class Claims:
         self._partial: Partial | None = None
         self._ours: dict[int, Extent] = {}  # claimed in memory, by first block
         self._locked: set[int] = set()  # of these: nobody else may write them
-        self._stalled: set[int] = set()  # of these: the cache's disk takes too long
         self._others: dict[Extent, float] = {}  # other sessions' -> s, since when we know
 
     def __repr__(self) -> str:
@@ -103,18 +102,12 @@ class Claims:
         self._map.release(extent)
         self._end(extent)
 
-    def stall(self, extent: Extent) -> None:
-        """Ours, which do not come to an end."""
-        self._stalled.add(extent.start)
-
     def is_overdue(self, block: int, patience: float) -> bool:
-        """Whether who has this block hangs, perhaps: we do, or another session has had it for
-        ``patience`` s.
-        """
+        """Whether another session has had this block for ``patience`` s."""
         now = time.monotonic()
         return any(
             block in extent and now - since >= patience for extent, since in self._others.items()
-        ) or any(block in self._ours[start] for start in self._stalled)
+        )
 
     def look(self) -> bool:
         """Look at the blocks of others again; whether some are free now: their session has died,
@@ -150,7 +143,6 @@ class Claims:
 
     def _end(self, extent: Extent) -> None:
         del self._ours[extent.start]
-        self._stalled.discard(extent.start)
         if extent.start in self._locked:
             self._locked.discard(extent.start)
             if self._partial is not None:

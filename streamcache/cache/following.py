@@ -37,9 +37,11 @@ class Following:
         patience: float,
         demand: Callable[[int], None],
         freed: Callable[[], None],
+        stalled: Callable[[int], bool],
     ) -> None:
         """``demand(block)`` asks for a block that is free, or late: another session has had it for
-        ``patience`` s. ``freed()`` hears that blocks of others are free.
+        ``patience`` s, or it is ours and ``stalled(block)``. ``freed()`` hears that blocks of
+        others are free.
         """
         self._claims = claims
         self._waiting = waiting
@@ -47,6 +49,7 @@ class Following:
         self._patience = patience
         self._demand = demand
         self._freed = freed
+        self._stalled = stalled
         self._borrowed: set[int] = set()  # late blocks that we are reading, not to be kept
         self._wake = Event()
         self._running = False
@@ -78,7 +81,9 @@ class Following:
 
     def is_late(self, block: int) -> bool:
         """Whether it should be read past who has it, and is not being read so."""
-        return block not in self._borrowed and self._claims.is_overdue(block, self._patience)
+        return block not in self._borrowed and (
+            self._stalled(block) or self._claims.is_overdue(block, self._patience)
+        )
 
     def borrow(self, block: int) -> None:
         """We read it, for who waits; it is not kept."""

@@ -111,6 +111,7 @@ class Steps:
             patience=resources.config.copy.claim_timeout,
             demand=self._demand,
             freed=copy.schedule,
+            stalled=writes.is_stalled,
         )
         self._reopening = Reopening(resources.source, resources.meta, file)
         self._sink: Sink | None = None
@@ -303,7 +304,6 @@ class Steps:
 
     def _hold_up(self, extent: Extent) -> None:
         """The cache's disk hangs: its readers get these bytes past it."""
-        self._claims.stall(extent)
         self._writes.stall(extent)
         self._following.demand_for(extent)
 

@@ -131,6 +131,10 @@ class Writes:
         """Its worker has come back. Idempotent."""
         self._stalled.discard(extent)
 
+    def is_stalled(self, block: int) -> bool:
+        """Whether this block is among what is not written by its time."""
+        return any(block in extent for extent in self._stalled)
+
     def written(self, copied: Copied) -> bool:
         """The worker that read it has written it, or the first of it; False: it is not kept.
 

@@ -120,19 +120,6 @@ def test_what_is_left_of_a_claim_is_free_for_all(pair: tuple[Session, Session]) 
     assert on_disk(one) == [2, 3]
 
 
-def test_ours_that_do_not_come_to_an_end_are_overdue(pair: tuple[Session, Session]) -> None:
-    one, _ = pair
-    claimed = one.claim(2, 3)
-    assert claimed is not None
-    assert not one.claims.is_overdue(3, patience=0.0)
-    one.claims.stall(claimed)
-    assert [one.claims.is_overdue(block, patience=9.0) for block in (1, 2, 4, 5)] == [
-        *(False, True, True, False)
-    ]
-    assert one.finish(claimed)
-    assert not one.claims.is_overdue(2, patience=0.0)
-
-
 def test_what_another_has_filled_is_ours_too(pair: tuple[Session, Session]) -> None:
     one, two = pair
     assert one.finish(one.claim(2, 3))

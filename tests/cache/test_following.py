@@ -58,6 +58,7 @@ class Site:
         self.waiting = Waiting()
         self.demanded: list[int] = []
         self.freed = 0
+        self.stalled: set[int] = set()
         self.following = Following(
             self.others,
             self.waiting,
@@ -65,6 +66,7 @@ class Site:
             patience=2.0,
             demand=self.demanded.append,
             freed=self._freed,
+            stalled=lambda block: block in self.stalled,
         )
 
     def _freed(self) -> None:
@@ -159,6 +161,17 @@ def test_what_is_late_is_borrowed_once_at_a_time(site: Site) -> None:
     site.following.return_borrowed(1)
     site.following.demand_for(Extent(0, 2))
     assert site.demanded == [1, 1]
+
+
+def test_what_stalls_of_ours_is_borrowed_too(site: Site) -> None:
+    site.map.claim(3, limit=2)
+    site.stalled = {3}
+    site.wait_for(3)
+    site.wait_for(4)
+    site.following.demand_for(Extent(3, 5))
+    assert site.demanded == [3]
+    site.following.borrow(3)
+    assert not site.following.is_late(3)
 
 
 def test_it_ends_with_its_session(site: Site) -> None:

@@ -67,6 +67,8 @@ def test_a_disk_that_hangs_below_the_worker_that_reads_holds_up_no_reader(
     answer = client.get(0, SIZE)
     near.until(lambda: answer.complete)
     assert not session._writes.welcome
+    blocks = range(session.map.count)
+    assert any(session._writes.is_stalled(block) for block in blocks)
     again = later.get(0, BLOCK)
     near.until(lambda: again.complete)
     assert session.state is State.COPYING
@@ -74,6 +76,7 @@ def test_a_disk_that_hangs_below_the_worker_that_reads_holds_up_no_reader(
     near.settle()
     assert near.object_of(session) == "whole"
     assert session._writes.welcome
+    assert not any(session._writes.is_stalled(block) for block in blocks)
     client.leave()
     later.leave()
 
