@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import gevent
 from greenlet import greenlet
@@ -22,6 +23,7 @@ from greenlet import greenlet
 from streamcache import cli
 from streamcache.config import Config
 from streamcache.daemon.parts import CachePart, Parts, real_parts
+from streamcache.source import scheduler
 
 BEAT = 0.01  # s
 SECOND = 1.0  # s that a line is about
@@ -37,6 +39,7 @@ class Line:
     gap: float  # s that the hub was not free at most, without ``starved``
     starved: float  # s that it was ready and had no core
     greenlets: int  # alive; -1: not counted
+    copies: int  # steps that were written by who read them, since the start
 
 
 def watch(path: str) -> None:
@@ -48,7 +51,7 @@ def watch(path: str) -> None:
         def starved() -> float:
             return int(os.pread(fd, 100, 0).split()[1]) / 1e9
 
-        line, seconds = Line(clock(), 0.0, 0.0, 0.0, -1), 0
+        line, seconds = Line(clock(), 0.0, 0.0, 0.0, -1, 0), 0
         before, waited = clock(), starved()
         while True:
             gevent.sleep(BEAT)
@@ -57,16 +60,32 @@ def watch(path: str) -> None:
             line.gap = max(line.gap, late - missed)
             line.starved = max(line.starved, missed)
             if now - line.begun >= SECOND:
-                line.ended = now
+                line.ended, line.copies = now, Copies.count
                 if seconds % COUNTED == 0:
                     line.greenlets = count()
                 out.write(json.dumps(asdict(line)) + "\n")
-                line, seconds = Line(clock(), 0.0, 0.0, 0.0, -1), seconds + 1
+                line, seconds = Line(clock(), 0.0, 0.0, 0.0, -1, 0), seconds + 1
             before, waited = clock(), starved()
 
 
+class Copies:
+    """Counts the steps of a near source, which look from outside as all others do."""
+
+    count = 0
+    _copy = staticmethod(scheduler.copy)
+
+    @classmethod
+    def copy(cls, *args: Any) -> None:
+        """In a worker thread, in place of the real one."""
+        cls.count += 1
+        cls._copy(*args)
+
+
 def count() -> int:
-    """Greenlets of this process that run or wait."""
+    """Greenlets that run or wait, of those that began after the worker had started.
+
+    What is there by then is frozen: the collector does not know of it.
+    """
     return sum(1 for found in gc.get_objects() if isinstance(found, greenlet) and bool(found))
 
 
@@ -75,6 +94,7 @@ def parts() -> Parts:
     real, reports = real_parts(), os.environ["SOAK_REPORTS"]
 
     def make_cache(config: Config) -> CachePart:
+        scheduler.copy = Copies.copy
         gevent.spawn(watch, os.path.join(reports, str(os.getpid())))
         return real.cache(config)
 

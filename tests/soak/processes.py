@@ -105,21 +105,25 @@ class Hubs:
     starved: float = 0.0  # s that a worker was ready and had no core, at most
     lines: int = 0
     greenlets: dict[int, int] = field(default_factory=dict)  # by pid: the last count
+    copies: int = 0  # steps that were written by who read them, as far as was said
 
     @classmethod
     def read(cls, reports: Path, stops: Stops) -> Hubs:
         """All of the reports so far; see ``inside.py``."""
         gap = starved = 0.0
-        count, greenlets = 0, {}
+        count, copies, greenlets = 0, 0, {}
         for path in reports.iterdir():
             pid = int(path.name)
+            last = 0
             for text in path.read_text().splitlines(keepends=True):
                 if not text.endswith("\n"):  # it was killed
                     continue
                 line = json.loads(text)
+                last = line["copies"]
                 if line["greenlets"] >= 0:
                     greenlets[pid] = line["greenlets"]
                 if not stops.touch(pid, line["begun"], line["ended"]):
                     gap, starved = max(gap, line["gap"]), max(starved, line["starved"])
                     count += 1
-        return cls(gap, starved, count, greenlets)
+            copies += last
+        return cls(gap, starved, count, greenlets, copies)

@@ -1,4 +1,4 @@
-"""The place of a soak: a slow source, a cache directory, and the daemons that use it."""
+"""The place of a soak: a source, a cache directory, and the daemons that use it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from random import Random
 import gevent
 
 from tests.daemon_process import DaemonError, DaemonProcess, children, process_name
-from tests.slowfs import SlowFS
 from tests.soak.findings import Findings
+from tests.soak.source import Source
 
-LIMIT = 12 * 1024 * 1024  # bytes: a part of what there is, so objects are evicted all the time
 WORKERS = 3
 ORPHANS = 40.0  # s until the workers of a dead supervisor are gone; they promise 30
 GONE_WRONG = ("Traceback", "account off", "broke")  # in no log
@@ -34,8 +33,8 @@ SETTINGS = {
 class Site:
     """At most one daemon that is asked, and those that were killed and are not gone yet."""
 
-    def __init__(self, fs: SlowFS, directory: Path, findings: Findings, random: Random) -> None:
-        self.fs = fs
+    def __init__(self, source: Source, directory: Path, findings: Findings, random: Random) -> None:
+        self.source = source
         self.cache_dir = directory / "cache"
         self.reports = directory / "reports"
         self.reports.mkdir()
@@ -89,9 +88,9 @@ class Site:
         }
         try:
             return DaemonProcess(
-                self.fs.path,
+                self.source.path,
                 cache_dir=self.cache_dir,
-                cache_size=str(LIMIT),
+                cache_size=str(self.source.limit),
                 workers=WORKERS,
                 module="tests.soak.inside",
                 environment=environment,

@@ -9,19 +9,20 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from random import Random
 
 import gevent
 
-from tests.slowfs import SlowFS
 from tests.soak.audit import audit, await_order, held
 from tests.soak.findings import Findings
 from tests.soak.processes import Hubs, Stops, Watch, open_below
 from tests.soak.report import Report
-from tests.soak.site import LIMIT, WORKERS, Site
-from tests.soak.titles import MiB, Titles
+from tests.soak.site import WORKERS, Site
+from tests.soak.source import MiB, Source, slow
+from tests.soak.titles import Titles
 from tests.soak.viewer import Viewers
 from tests.soak.weather import Weather
 
@@ -43,7 +44,7 @@ MOST_GROWTH = 32  # MiB of a worker that lived long
 class Soak:
     """Made by ``begun``."""
 
-    def __init__(self, fs: SlowFS, directory: Path, seed: int) -> None:
+    def __init__(self, source: Source, directory: Path, seed: int) -> None:
         random = Random(seed)
         self.findings = Findings()
         self.report = Report(self.findings)
@@ -53,10 +54,15 @@ class Soak:
         self._highest = 0  # bytes that the cache took at most
         self._watch = Watch()
         self._stops = Stops()
-        self._titles = Titles(fs.backing, random)
-        self._site = Site(fs, directory, self.findings, Random(random.getrandbits(64)))
-        self._weather = Weather(fs, self._titles, Random(random.getrandbits(64)))
-        self._weather.clear()
+        self._source = source
+        self._titles = Titles(source.backing, source.sizes, random)
+        self._site = Site(source, directory, self.findings, Random(random.getrandbits(64)))
+        self._weather = (
+            None
+            if source.fs is None
+            else Weather(source.fs, self._titles, Random(random.getrandbits(64)))
+        )
+        self._clear_up()
         self._viewers = Viewers(
             VIEWERS,
             self._titles,
@@ -68,14 +74,16 @@ class Soak:
 
     @classmethod
     @contextlib.contextmanager
-    def begun(cls, seed: int) -> Iterator[Soak]:
+    def begun(
+        cls, seed: int, source: Callable[[], AbstractContextManager[Source]] = slow
+    ) -> Iterator[Soak]:
         """With all that it needs, which goes at the end."""
         with (
             # Not in memory: what is asked here is asked of a disk.
             tempfile.TemporaryDirectory(prefix="soak-", dir="/var/tmp") as directory,
-            SlowFS() as fs,
+            source() as files,
         ):
-            soak = cls(fs, Path(directory), seed)
+            soak = cls(files, Path(directory), seed)
             with soak._site.closing():
                 try:
                     yield soak
@@ -143,14 +151,12 @@ class Soak:
         """Everything at once, for so long: replaced files, faults, workers killed and stopped."""
         if self._site.daemon is None:
             self._site.start()
-        parts = [
-            gevent.spawn(self._change_titles),
-            gevent.spawn(self._have_weather),
-            gevent.spawn(self._shake_workers),
-        ]
+        parts = [gevent.spawn(self._change_titles), gevent.spawn(self._shake_workers)]
+        if self._weather is not None:
+            parts.append(gevent.spawn(self._have_weather, self._weather))
         gevent.joinall(parts, timeout=seconds, raise_error=True)
         gevent.killall(parts)
-        self._weather.clear()
+        self._clear_up()
 
     def _change_titles(self) -> None:
         """Greenlet."""
@@ -158,11 +164,15 @@ class Soak:
             gevent.sleep(self._random.random() * 0.3)
             self._titles.change()
 
-    def _have_weather(self) -> None:
+    def _have_weather(self, weather: Weather) -> None:
         """Greenlet."""
         while True:
             gevent.sleep(self._random.random() * 3.0)
-            self._weather.blow()
+            weather.blow()
+
+    def _clear_up(self) -> None:
+        if self._weather is not None:
+            self._weather.clear()
 
     def _shake_workers(self) -> None:
         """Greenlet. The first of them is left alone, so that one lives long."""
@@ -210,15 +220,15 @@ class Soak:
         """No process is there."""
         self._audit(when)
         used = sum(held(self._site.cache_dir).values())
-        if used > LIMIT:
-            self.findings.add(f"{when}: {used} bytes in a cache of {LIMIT}")
+        if used > self._source.limit:
+            self.findings.add(f"{when}: {used} bytes in a cache of {self._source.limit}")
 
     def finish(self) -> None:
         """Fair weather: everything is served, all is given back, the daemon ends. Switches."""
         site = self._site
         self._viewers.rest()
         site.await_orphans()
-        self._weather.clear()
+        self._clear_up()
         self._titles.restore()
         gevent.sleep(1.0)  # longer than ``revalidate`` and ``negative_ttl``
         self._viewers.check_all()
@@ -230,7 +240,7 @@ class Soak:
 
     def _at_rest(self, pids: list[int]) -> None:
         """What a worker that nobody asks still holds."""
-        places = (self._site.fs.path, *(self._site.cache_dir / n for n in ("partial", "trash")))
+        places = (self._source.path, *(self._site.cache_dir / n for n in ("partial", "trash")))
         deadline, left = time.monotonic() + 20.0, [""]
         while left and time.monotonic() < deadline:
             gevent.sleep(0.1)
@@ -248,9 +258,11 @@ class Soak:
             files = held(self._site.cache_dir)
             used = sum(files.values())
             self._highest = max(self._highest, used)
-            if used > LIMIT:
+            if used > self._source.limit:
                 others = {path: size for path, size in files.items() if "objects/" not in path}
-                self.findings.add(f"{used} bytes in a cache of {LIMIT}, of them {others}")
+                self.findings.add(
+                    f"{used} bytes in a cache of {self._source.limit}, of them {others}"
+                )
             gevent.sleep(0.05)
 
     def _look_at_processes(self) -> None:
@@ -271,12 +283,15 @@ class Soak:
             report.say(f"SIGKILL: {kind}" if "stopped" not in kind else "SIGSTOP, SIGCONT", count)
         report.say("starts, audits", f"{self._site.starts}, {self._audits}")
         report.say("files replaced or taken away", self._titles.changes)
-        report.say("faults of the source", _words(self._weather.seen))
+        if self._weather is None:
+            report.least("steps that their reader wrote", hubs.copies, 1)
+        else:
+            report.say("faults of the source", _words(self._weather.seen))
         report.least("whole answers, every byte right", seen.whole, seconds)
         report.say("bytes verified", f"{seen.bytes / MiB:.0f} MiB")
         report.say("answers of the cache", _words(seen.statuses))
         report.say("outcomes", _words(seen.outcomes))
-        report.most("cache on disk", self._highest / MiB, LIMIT / MiB, " MiB", 1)
+        report.most("cache on disk", self._highest / MiB, self._source.limit / MiB, " MiB", 1)
         report.most("descriptors of a worker", self._watch.most("descriptors"), MOST_DESCRIPTORS)
         report.most("threads of a worker", self._watch.most("threads"), MOST_THREADS)
         report.say("memory of a worker", f"{self._watch.most('memory') / MiB:.0f} MiB at most")

@@ -18,6 +18,7 @@ import pytest
 from streamcache import StreamCache
 from tests.soak import audit as module
 from tests.soak.audit import Books, audit, held, unsound
+from tests.soak.source import SMALL
 from tests.soak.titles import Content, Titles
 from tests.system.site import config, disk_usage, eventually, fetch, opened, settle, take
 
@@ -30,7 +31,7 @@ class Filled:
     def __init__(self, at: Path) -> None:
         source, self.cache_dir = at / "source", at / "cache"
         source.mkdir()
-        self.titles = Titles(source, Random(3), count=6)
+        self.titles = Titles(source, SMALL, Random(3), count=6)
         options = config(copy={"when_idle": "stop"})
         with StreamCache(source, self.cache_dir, SIZE, config=options) as cache:
             largest = max(self.titles.names, key=lambda name: self.now(name).size)

@@ -115,7 +115,7 @@ def starved(path: Path) -> list[str]:
 
 
 def test_half_a_line_of_a_killed_worker_is_left_out(tmp_path: Path) -> None:
-    line = {"begun": 0.0, "ended": 1.0, "gap": 0.5, "starved": 0.1, "greenlets": -1}
+    line = {"begun": 0.0, "ended": 1.0, "gap": 0.5, "starved": 0.1, "greenlets": -1, "copies": 8}
     text = json.dumps(line)
     (tmp_path / "7").write_text(f"{text}\n{text[:20]}")
-    assert Hubs.read(tmp_path, Stops()) == Hubs(0.5, 0.1, 1, {})
+    assert Hubs.read(tmp_path, Stops()) == Hubs(0.5, 0.1, 1, {}, copies=8)

@@ -13,6 +13,7 @@ from gevent.server import StreamServer
 from tests.content import content
 from tests.server.client import Client
 from tests.soak import viewer
+from tests.soak.source import SMALL
 from tests.soak.titles import Content, Titles
 from tests.soak.viewer import Request, Seen, Wrong, _Patient
 
@@ -22,7 +23,7 @@ OTHER = "Content-Range: bytes 1-1/2\r\n"
 
 @pytest.fixture
 def titles(tmp_path: Path) -> Titles:
-    return Titles(tmp_path, Random(5), count=6)
+    return Titles(tmp_path, SMALL, Random(5), count=6)
 
 
 @pytest.fixture

@@ -5,15 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 from streamcache.source.base import Version
 from tests.content import SETTLED, write
-
-KiB, MiB = 1024, 1024 * 1024
-SIZES = (0, 1, 64 * KiB, 64 * KiB + 1, 200_000, 700_000, MiB, MiB + 7, 2 * MiB, 4 * MiB)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +30,14 @@ class Titles:
     is not replaced but written to is the subject of tests/system/test_changing_source.py.
     """
 
-    def __init__(self, backing: Path, random: Random, count: int = 24) -> None:
+    def __init__(
+        self, backing: Path, sizes: Sequence[int], random: Random, count: int = 24
+    ) -> None:
+        """``count`` files, each version of one of these ``sizes`` in bytes."""
         self.names = [f"film{number}.mp4" for number in range(count)]
         self.changes = 0
         self._backing = backing
+        self._sizes = sizes
         self._random = random
         self._versions: dict[str, Content] = {}
         self._now: dict[str, str] = {}  # by name: the version; absent names are not in it
@@ -84,7 +86,7 @@ class Titles:
         return self._over.get(version, asked) < asked - slack
 
     def _replace(self, name: str, age: float) -> None:
-        text, size = f"{name}-{next(self._numbers)}", self._random.choice(SIZES)
+        text, size = f"{name}-{next(self._numbers)}", self._random.choice(self._sizes)
         path = write(self._backing, name, size, content_name=text, age=age)
         version = Version.of(path.stat()).id
         assert version not in self._versions, "two contents of one version"
