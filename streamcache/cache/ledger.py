@@ -121,15 +121,15 @@ class Ledger:
     def agree(self, size: int) -> int:
         """The size of the cache that all its users have; ``size`` in bytes is ours, 0: any.
 
-        The space has it from now on; so does ``self.size``. 0: nobody has said one. Where the
-        size is computed, call this with the result before other processes are let in. Switches.
-        Raises CacheError when it is another one.
+        The space has it from now on. 0: nobody has said one. Where the size is computed, call
+        this with the result before other processes are let in. Switches. Raises CacheError when it
+        is another one.
         """
-        self._know(self.call(_agree, self.catalog, size, self._alone))
-        return self.size
+        agreed: int = self.call(_agree, self.catalog, size, self._alone)
+        self._know(agreed)
+        return agreed
 
     def _know(self, size: int) -> None:
-        self._mender.size = size
         if size:
             self._space.resize(size)
 
@@ -175,11 +175,6 @@ class Ledger:
     def objects(self) -> int:
         """How many there are, as of the last look."""
         return self._space.count
-
-    @property
-    def size(self) -> int:
-        """Of the cache, in bytes, as all who share it agreed; 0: nobody has said one."""
-        return self._mender.size
 
     @property
     def rebuilds(self) -> int:
