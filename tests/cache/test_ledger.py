@@ -225,14 +225,6 @@ def test_touches_reach_the_catalog_on_the_way(site: Site, monkeypatch: pytest.Mo
     until(lambda: not ledger._touched)
 
 
-def test_only_so_many_clients_are_remembered(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_module, "_REMEMBERED", 100)
-    ledger = site.begin()
-    for number in range(1000):
-        ledger.touch(name(1), f"{number}", 0.0)
-    assert len(ledger._recent) <= 101
-
-
 def test_closing_ends_the_thread_and_the_greenlets(site: Site) -> None:
     """60964f2e #1281: timers that were not cleared failed on shutdown."""
     ledger = site.begin()
