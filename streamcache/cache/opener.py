@@ -13,7 +13,6 @@ from functools import partial
 
 import gevent
 
-from streamcache.cache.allotment import LOCK_WAIT
 from streamcache.cache.copies import Copies
 from streamcache.cache.database import CatalogLate
 from streamcache.cache.delegate import (
@@ -60,14 +59,15 @@ class Opener:
     def __repr__(self) -> str:
         return f"<Opener {self._copies!r}>"
 
-    def lease(self, name: str, version: Version) -> ObjectHandle | None:
-        """The object, if there is one that can be read. Does not switch."""
+    def lease(self, name: str, path: str, version: Version) -> ObjectHandle | None:
+        """The object of ``path``, if there is one that can be read. Does not switch."""
         try:
             return self._r.objects.lease(name, version)
         except OSError as error:  # the cache is optional (I15)
             # A line for each request would be many, and that the disk fails is known.
             level = logging.DEBUG if self._health.degraded else logging.WARNING
-            log.log(level, "object not readable name=%s error=%s", name, error)
+            form = "object not readable path=%r name=%s error=%s"
+            log.log(level, form, f"/{path}", name, error)
             return None
 
     def give_back(self, handle: ObjectHandle | None, flight: Flight | None) -> None:
@@ -136,14 +136,14 @@ class Opener:
             return
         if found.lock is None and self._cacheable(found.version):
             try:
-                found.lock = self._r.keys.acquire(key_of(name), LOCK_WAIT)
+                found.lock = self._r.keys.acquire(key_of(name))
             except CacheError as error:
                 log.warning("not cached path=%r reason=%s", f"/{found.path}", error)
             else:
                 with suppress(CacheError), gevent.Timeout(PATIENCE, CatalogLate("no answer")):
                     found.continues = self._r.space.generation(name) > 0
         if name not in sessions:
-            found.handle = self.lease(name, found.version)
+            found.handle = self.lease(name, found.path, found.version)
         if found.lock is not None and (found.handle is not None or name in sessions):
             found.lock.release()
             found.lock = None

@@ -174,7 +174,7 @@ class Provider:
             path,
             version,
             name=name,
-            handle=self._opener.lease(name, version),
+            handle=self._opener.lease(name, path, version),
             flight=flight,
             lock=lock,
             stale=stale,

@@ -131,6 +131,13 @@ class Exchange:
         self._keep = False
         self.id = task.request_id if isinstance(task, Begun) else self._identify(task)
 
+    @property
+    def path(self) -> str:
+        """The file that is asked for ("/a/b.mp4"); "-" when no request could be read."""
+        if isinstance(self._request, Request):
+            return self._request.path
+        return NOTHING if self._begun is None else self._begun.path
+
     def run(self) -> bool:
         """SWITCHES; send the answer and say whether the connection may go on.
 
@@ -330,7 +337,7 @@ class Exchange:
             raise DiskLate(f"disk of the cache: {error}") from error
         except (OSError, StreamCacheError) as error:
             # sendfile will say what is wrong
-            log.debug("not read ahead request_id=%s: %s", self.id, error)
+            log.debug("not read ahead path=%r request_id=%s: %s", self.path, self.id, error)
         self._client.resumed()
 
     def _ready(self, delegate: Delegate, offset: int, stop: int) -> Ready:
