@@ -101,7 +101,7 @@ class Opener:
             self._copies.fills.joined(there)
             return delegate
         if found.lock is None or not self._cacheable(found.version):
-            return DirectFileDelegate(there, self._r, self._r.counters)
+            return DirectFileDelegate(there, self._r)
         session = self._start(found, there)
         status = CacheStatus.MISS if self._r.space.known else CacheStatus.BYPASS
         return self._reading(session, status, client)
@@ -232,4 +232,4 @@ class Opener:
     def _past_the_cache(self, name: str, path: str, version: Version) -> Delegate:
         with Found(self, path, version, name=name) as found:
             file = self._source_file(found)
-        return DirectFileDelegate(file, self._r, self._r.counters, counted=False)
+        return DirectFileDelegate(file, self._r, counted=False)
