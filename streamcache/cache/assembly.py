@@ -98,7 +98,7 @@ class Assembly:
             partials=self.store.partials.room,
             trash_files=self.store.objects.trash,
         )
-        if not self.ledger.size:
+        if not self.space.size:
             self.ledger.look()
             self.ledger.agree((self.disk.call(self.store.free_bytes) + self.space.used) // 2)
         self.config = changed(self.config, "cache", size=self.space.limit)

@@ -13,7 +13,6 @@ from functools import partial
 
 import gevent
 
-from streamcache.cache.allotment import LOCK_WAIT
 from streamcache.cache.copies import Copies
 from streamcache.cache.database import CatalogLate
 from streamcache.cache.delegate import (
@@ -137,7 +136,7 @@ class Opener:
             return
         if found.lock is None and self._cacheable(found.version):
             try:
-                found.lock = self._r.keys.acquire(key_of(name), LOCK_WAIT)
+                found.lock = self._r.keys.acquire(key_of(name))
             except CacheError as error:
                 log.warning("not cached path=%r reason=%s", f"/{found.path}", error)
             else:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 import gevent
 from gevent.event import Event as Flag
 
-from streamcache.cache.allotment import LOCK_WAIT, Allotment
+from streamcache.cache.allotment import Allotment
 from streamcache.cache.blockmap import BLOCK, BlockMap
 from streamcache.cache.locks import KeyLock
 from streamcache.cache.names import key_of
@@ -313,7 +313,7 @@ class CopySession:
         try:
             if self.state is not State.NEW:
                 return
-            lock = self._lock or self._r.keys.acquire(key_of(self.name), LOCK_WAIT)
+            lock = self._lock or self._r.keys.acquire(key_of(self.name))
             self._lock = lock
             present = self._room.open(header, lock)
             assert self._room.partial is not None
