@@ -139,12 +139,7 @@ def open_sockets(
         ) from error
 
 
-def adopt_sockets(
-    settings: Settings,
-    listener: socket.socket,
-    path: str = "",
-    environ: Mapping[str, str] = os.environ,
-) -> Sockets:
+def adopt_sockets(settings: Settings, listener: socket.socket, path: str = "") -> Sockets:
     """The same around a listener that another process has made. OSError.
 
     ``path``: of its file; a socket knows only the name that it was bound to.
@@ -154,7 +149,7 @@ def adopt_sockets(
     wanted = parse(settings)
     if wanted is not None and address.host and wanted.host:
         address = replace(address, host=wanted.host)
-    directory = _writable(default_directory(environ, os.geteuid()))
+    directory = _writable(default_directory(os.environ, os.geteuid()))
     private = _make_private(directory)
     return Sockets(listener, address, private, settings.config.server.workers)
 

@@ -67,7 +67,11 @@ class Sample:
 def add(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
     parser.add_argument(
-        "--interval", metavar="SECONDS", type=float, default=1.0, help="between two (default: 1)"
+        "--interval",
+        metavar="SECONDS",
+        type=float,
+        default=1.0,
+        help="seconds between two pictures (default: 1)",
     )
     parser.add_argument("--once", action="store_true", help="print one picture and end")
     add_server(parser)
