@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from streamcache.cache.database import Database, translated
-from streamcache.cache.names import remove_foreign
+from streamcache.cache.names import remove_foreign, sync_directory
 from streamcache.cache.queues import pack
 
 _HEX = frozenset("0123456789abcdef")
@@ -40,14 +40,14 @@ class PinFolder:
                 os.fsync(fd)  # or a power cut could leave the name and no content
             finally:
                 os.close(fd)
-        self._sync()
+        sync_directory(self._root)
 
     def remove(self, keys: Iterable[str]) -> None:
         """These are not pinned any more. Raises OSError."""
         for key in keys:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(self._root, key))
-        self._sync()
+        sync_directory(self._root)
 
     def all(self, known: Collection[str] = ()) -> dict[str, str]:
         """{key: path} of all pins, "" where the key is ``known``. Foreign files go.
@@ -68,14 +68,6 @@ class PinFolder:
                     else:
                         remove_foreign(path)
         return found
-
-    def _sync(self) -> None:
-        fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            with contextlib.suppress(OSError):  # a file system that has no such thing
-                os.fsync(fd)
-        finally:
-            os.close(fd)
 
 
 def _content(path: str) -> str:

@@ -25,7 +25,7 @@ from streamcache.http.plan import head_bytes
 from streamcache.http.request import BadRequest, Request, RequestParser
 from streamcache.server import lingering
 from streamcache.server.addresses import Place
-from streamcache.server.exchange import CutShort, Exchange, Interrupted, Task
+from streamcache.server.exchange import CutShort, Exchange, Interrupted, Stopped, Task
 from streamcache.server.fastpath import ANSWERED, SLOW
 from streamcache.server.handler import Response
 from streamcache.server.lingering import Lingering
@@ -327,7 +327,7 @@ class Connection:
         if self._greenlet is None:
             self.close()
         else:
-            self._interrupt(Interrupted("server stops"))
+            self._interrupt(Stopped("server stops"))
 
     def _interrupt(self, error: BaseException) -> None:
         """Throw into the greenlet, which waits, as this is the hub."""

@@ -43,6 +43,10 @@ class Interrupted(BaseException):
     """
 
 
+class Stopped(Interrupted):
+    """The server does not wait any longer for what runs."""
+
+
 class DiskLate(FileCut, TimeoutError):
     """The disk of the cache does not give the bytes in time."""
 
@@ -170,8 +174,13 @@ class Exchange:
     def _answer(self) -> Response:
         try:
             return self._respond()
-        except (OSError, Interrupted):  # before there was an answer; it has its line all the same
+        # Before there was an answer; it has its line all the same.
+        except Stopped:
             self._done(self._service.handler.overloaded(), 0, whole=False)
+            raise
+        except (OSError, Interrupted):  # not our fault: whoever likes can have that counted
+            refused = BadRequest(400, "client left")
+            self._done(self._service.handler.refusal(refused), 0, whole=False)
             raise
 
     def _respond(self) -> Response:

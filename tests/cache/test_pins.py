@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,6 +130,35 @@ def test_each_pin_is_durable_with_its_path(tmp_path: Path, monkeypatch: pytest.M
     PinFolder(str(tmp_path)).add({key(1): "a", key(2): "b"})
     pins = str(tmp_path / "pins")
     assert synced == [f"{pins}/{key(1)}", f"{pins}/{key(2)}", pins]
+
+
+@pytest.mark.parametrize("change", ["add", "remove"])
+def test_a_change_that_is_not_durable_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """But on a file system where directories cannot be synced."""
+    folder, fsync = PinFolder(str(tmp_path)), os.fsync
+    folder.add({key(1): "a"})
+    code = errno.EIO
+
+    def failing(fd: int) -> None:
+        if os.readlink(f"/proc/self/fd/{fd}") == str(tmp_path / "pins"):
+            raise OSError(code, os.strerror(code))
+        fsync(fd)
+
+    def changed() -> None:
+        if change == "add":
+            folder.add({key(2): "b"})
+        else:
+            folder.remove([key(1)])
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(OSError) as caught:
+        changed()
+    assert caught.value.errno == errno.EIO
+    code = errno.EINVAL
+    changed()
+    assert folder.all() == ({key(1): "a", key(2): "b"} if change == "add" else {})
 
 
 def test_the_folder_says_what_is_pinned(tmp_path: Path) -> None:

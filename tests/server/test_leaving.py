@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from streamcache.errors import SourceChanged, SourceUnavailable
+from streamcache.server.connection import Phase
 from tests.server.client import WAIT, eventually, get
 from tests.server.fakes import Gate
 
@@ -77,6 +80,30 @@ def test_a_client_that_leaves_during_the_lookup_waits_for_no_bytes(site):
     assert here.server.connections == 1  # the lookup goes on: others may share its result
     looking.release(1)
     eventually(lambda: here.server.connections == 0)
+
+
+@pytest.mark.parametrize("leave", ["reset", "close"])
+def test_a_client_that_leaves_in_its_body_is_no_error_of_the_server(site, tmp_path, leave):
+    """Else a stranger could ring the alert that counts 5xx."""
+    here = site(log={"access": str(tmp_path / "log")})
+    client = here.client()
+    client.send(get("/a.bin", "Content-Length: 1000", method="POST") + b"abc")
+    eventually(lambda: any(each.phase is Phase.BODY for each in here.server._connections))
+    getattr(client, leave)()
+    eventually(lambda: here.server.connections == 0)
+    answers = here.cache.counters.snapshot()["responses"]["none"]
+    assert (answers.counts, answers.cut) == ((0, 0, 1, 0), 1)
+    here.server.stop(timeout=0)
+    assert re.search(r'"POST /a.bin HTTP/1.1" 400 0 .* cut ', (tmp_path / "log").read_text())
+
+
+def test_a_server_that_stops_in_a_body_says_that_it_could_not_answer(site, tmp_path):
+    here = site(log={"access": str(tmp_path / "log")})
+    client = here.client()
+    client.send(get("/a.bin", "Content-Length: 1000", method="POST") + b"abc")
+    eventually(lambda: any(each.phase is Phase.BODY for each in here.server._connections))
+    here.server.stop(timeout=0)
+    assert re.search(r'"POST /a.bin HTTP/1.1" 503 0 .* cut ', (tmp_path / "log").read_text())
 
 
 @pytest.mark.parametrize("error", [SourceUnavailable(5, "EIO"), SourceChanged("rewritten")])
