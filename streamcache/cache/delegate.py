@@ -209,16 +209,9 @@ class DirectFileDelegate(_Counted):
     has one piece read ahead, so it is not bound by latency; it holds two pieces at most (I16).
     """
 
-    def __init__(
-        self,
-        file: SourceFile,
-        resources: Resources,
-        counters: Counters,
-        *,
-        counted: bool = True,
-    ) -> None:
+    def __init__(self, file: SourceFile, resources: Resources, *, counted: bool = True) -> None:
         """Owns ``file`` from now on."""
-        super().__init__(file.version, CacheStatus.BYPASS, counters, counted=counted)
+        super().__init__(file.version, CacheStatus.BYPASS, resources.counters, counted=counted)
         self._r = resources
         self._file = file
         self._seen = file.fingerprint

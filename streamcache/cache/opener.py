@@ -101,7 +101,7 @@ class Opener:
             self._copies.fills.joined(there)
             return delegate
         if found.lock is None or not self._cacheable(found.version):
-            return DirectFileDelegate(there, self._r, self._r.counters)
+            return DirectFileDelegate(there, self._r)
         session = self._start(found, there)
         status = CacheStatus.MISS if self._r.space.known else CacheStatus.BYPASS
         return self._reading(session, status, client)
@@ -112,7 +112,7 @@ class Opener:
         if found.handle is not None:
             return None
         if found.lock is None and found.name not in self._copies.sessions:
-            raise CacheError(self._refusal(found.version))
+            raise CacheError(self._refusal(found.version) or "another process works on it")
         there = self._session_or_file(found)
         return there if isinstance(there, CopySession) else self._start(found, there)
 
@@ -191,21 +191,19 @@ class Opener:
         return file
 
     def _cacheable(self, version: Version) -> bool:
-        """It fits, and it is finished: files still being written are not copied."""
-        if self._health.degraded:
-            return False
-        age = abs(time.time() - version.mtime_ns / 1e9)
-        return age >= self._r.config.source.settle and self._r.space.fits(version.size)
+        return not self._refusal(version)
 
     def _refusal(self, version: Version) -> str:
-        """Why it is not copied, in words."""
+        """Why it is not copied, in words; "": it fits, and it is finished."""
         if self._health.degraded:
             return "the disk of the cache fails"
         if refusal := self._r.space.refusal(version.size):
             return refusal
-        if not self._cacheable(version):
-            return f"changed less than {self._r.config.source.settle:g} s (source.settle) ago"
-        return "another process works on it"
+        # Files still being written are not copied.
+        settle = self._r.config.source.settle
+        if abs(time.time() - version.mtime_ns / 1e9) < settle:
+            return f"changed less than {settle:g} s (source.settle) ago"
+        return ""
 
     # -- what cannot be read in the cache
 
@@ -234,4 +232,4 @@ class Opener:
     def _past_the_cache(self, name: str, path: str, version: Version) -> Delegate:
         with Found(self, path, version, name=name) as found:
             file = self._source_file(found)
-        return DirectFileDelegate(file, self._r, self._r.counters, counted=False)
+        return DirectFileDelegate(file, self._r, counted=False)

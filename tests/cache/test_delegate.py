@@ -27,7 +27,7 @@ SIZE = 40 * BLOCK + 7
 def direct(world: World, size: int = SIZE, *, ahead: int | None = None) -> DirectFileDelegate:
     world.write(FILM, size)
     file = world.meta.call(world.source.open, FILM, ahead)
-    return DirectFileDelegate(file, world.resources, world.counters)
+    return DirectFileDelegate(file, world.resources)
 
 
 def read(delegate: DirectFileDelegate | TempFileDelegate, start: int, stop: int) -> bytes:
