@@ -18,7 +18,7 @@ from gevent.pool import Group
 from streamcache.cache.database import CatalogError
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.locks import KeyLock
-from streamcache.cache.names import key_of
+from streamcache.cache.names import key_of, name_of
 from streamcache.cache.objects import ObjectHandle
 from streamcache.cache.resources import Resources
 from streamcache.errors import StreamCacheError
@@ -65,7 +65,7 @@ class Removal:
         """Every object and partial of this key, the path's, goes but that version's. Does not
         switch.
         """
-        kept = None if version is None else f"{key}.{version.id}"
+        kept = None if version is None else name_of(key, version.id)
 
         def others() -> list[str]:
             stored = self._r.disk.call(self._r.store.objects.versions, key)
