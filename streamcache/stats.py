@@ -221,36 +221,42 @@ class SessionStatistics:
 
 
 @dataclass(frozen=True, slots=True)
-class Statistics:
-    """A snapshot. Bytes are bytes, counts are since the start of this process."""
+class Counts:
+    """Counts since the start, a number each; the board adds those of all workers."""
 
-    requests: dict[str, int] = field(default_factory=dict)  # hit, stale, collapsed, miss, bypass
-    bytes: dict[str, int] = field(default_factory=dict)
-    responses: dict[str, Responses] = field(default_factory=dict)  # of a server, by outcome
     bytes_from_source: int = 0
     bytes_from_cache: int = 0
     source_reads: int = 0
     source_opens: int = 0
     source_errors: int = 0
-    source_answers: bool = True  # False: the breaker is open, nothing is asked
     source_openings: int = 0  # of the breaker
-    source_stuck: int = 0  # threads in a call to the source for longer than its timeout, now
-    read_time: Distribution = field(default_factory=lambda: Distribution.empty(SOURCE))
-    disk_normal: bool = True  # False: nothing new is written to the cache
-    disk_reason: str = ""  # why, in words
-    disk_failures: int = 0  # how often that began
-    disk_stuck: int = 0  # threads in a call to the cache's disk for longer than it should take, now
     delegated_reads: int = 0
-    delegated_wait: Distribution = field(default_factory=lambda: Distribution.empty(WAIT))
     copies_started: int = 0
     copies_finished: int = 0
     copies_cancelled: int = 0
     copies_failed: int = 0
     evictions: int = 0
     objects_damaged: int = 0
-    evicted_age: Distribution = field(default_factory=lambda: Distribution.empty(AGE))
+    disk_failures: int = 0  # how often writing nothing new to the cache began
     connections_accepted: int = 0
     connections_refused: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics(Counts):
+    """A snapshot. Bytes are bytes, counts are since the start of this process."""
+
+    requests: dict[str, int] = field(default_factory=dict)  # hit, stale, collapsed, miss, bypass
+    bytes: dict[str, int] = field(default_factory=dict)
+    responses: dict[str, Responses] = field(default_factory=dict)  # of a server, by outcome
+    source_answers: bool = True  # False: the breaker is open, nothing is asked
+    source_stuck: int = 0  # threads in a call to the source for longer than its timeout, now
+    read_time: Distribution = field(default_factory=lambda: Distribution.empty(SOURCE))
+    disk_normal: bool = True  # False: nothing new is written to the cache
+    disk_reason: str = ""  # why, in words
+    disk_stuck: int = 0  # threads in a call to the cache's disk for longer than it should take, now
+    delegated_wait: Distribution = field(default_factory=lambda: Distribution.empty(WAIT))
+    evicted_age: Distribution = field(default_factory=lambda: Distribution.empty(AGE))
     usage: int = 0  # bytes of disk blocks: objects, partials, trash
     reserved: int = 0  # of these: promised to copies
     limit: int = 0  # bytes
