@@ -31,8 +31,8 @@ from typing import Final
 from streamcache.server.addresses import AddressRow, AddressTable
 from streamcache.stats import (
     CLASSES,
-    OUTCOMES,
     STATUSES,
+    STATUSES_OR_NONE,
     Bounds,
     Counts,
     Distribution,
@@ -60,7 +60,7 @@ class Totals(Counts):
 
     requests: dict[str, int] = field(default_factory=dict)  # by cache status
     bytes: dict[str, int] = field(default_factory=dict)
-    responses: dict[str, Responses] = field(default_factory=dict)  # by outcome
+    responses: dict[str, Responses] = field(default_factory=dict)  # by cache status, or "none"
     read_time: Distribution = _EMPTY.read_time
     delegated_wait: Distribution = _EMPTY.delegated_wait
     evicted_age: Distribution = _EMPTY.evicted_age
@@ -125,7 +125,7 @@ class Board:
             delegated_wait=_distribution(sums, _EMPTY.delegated_wait),
             evicted_age=_distribution(sums, _EMPTY.evicted_age),
             hub_lag=_distribution(sums, Distribution.empty(LAG)),
-            responses={outcome: _responses(sums) for outcome in OUTCOMES},
+            responses={cache: _responses(sums) for cache in STATUSES_OR_NONE},
             workers=sum(worker.pid > 0 for worker in workers),
             connections=sum(worker.connections for worker in workers),
             copies=sum(worker.copies for worker in workers),
@@ -200,8 +200,8 @@ def _counts(statistics: Statistics, lags: Distribution) -> Iterator[int]:
         yield getattr(statistics, name)
     for distribution in (*(getattr(statistics, name) for name in DISTRIBUTIONS), lags):
         yield from _numbers(distribution)
-    for outcome in OUTCOMES:
-        responses = statistics.responses.get(outcome, _NONE)
+    for cache in STATUSES_OR_NONE:
+        responses = statistics.responses.get(cache, _NONE)
         yield from responses.counts
         yield from responses.bytes
         yield responses.cut
