@@ -23,7 +23,7 @@ from streamcache.errors import SourceUnavailable, StreamCacheError
 from streamcache.source.base import Fingerprint, Source
 from streamcache.source.breaker import Breaker, Question
 from streamcache.source.buffers import Buffers
-from streamcache.source.feed import Copied, Feed
+from streamcache.source.feed import Copied
 from streamcache.source.rate import Rate
 from streamcache.source.step import LATE, SLICE, Step, copy, look, look_later, read
 from streamcache.stats import Counters
@@ -64,11 +64,9 @@ class InFlight:
         limit: int,
         changed: Callable[[], object],
         returned: Callable[[Step], object],
-        late: Callable[[Feed], object],
     ) -> None:
-        """``changed`` hears that others may have a place, ``returned`` that the worker of this step
-        has come back, ``late`` that a read of this feed may hang. None may switch; the first two
-        may begin steps.
+        """``changed`` hears that others may have a place, and ``returned`` that the worker of this
+        step has come back. Neither may switch; both may begin steps.
         """
         self.limit = limit  # steps that may have a place at the source, beside seeks
         self.busy: set[Step] = set()  # with a worker, also those too late to count
@@ -79,7 +77,6 @@ class InFlight:
         self._breaker = breaker
         self._changed = changed
         self._returned = returned
-        self._late = late
         self._buffers = Buffers()
         self._seeking: set[Step] = set()  # seeks with a place
         self._running: set[Step] = set()  # other steps with one
@@ -255,10 +252,7 @@ class InFlight:
     def _give_up_late(self) -> None:
         """A read that hangs keeps its worker, but not the place of others (I12)."""
         self._watcher = None
-        late = [step for step in self._seeking | self._running if step.is_late]
-        for step in late:
-            self._late(step.feed)
-        for step in late:
+        for step in [step for step in self._seeking | self._running if step.is_late]:
             self._leave(step)
         if self._seeking or self._running:
             self._watch()

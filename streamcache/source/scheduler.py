@@ -59,7 +59,6 @@ class Scheduler:
             limit=in_flight,
             changed=self.pump,
             returned=self._try_again,
-            late=self.remove,
         )
         self._workers = pool.size
         self._most = pool.size - pool.size // 4  # of them that one file may have
