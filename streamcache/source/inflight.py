@@ -29,7 +29,6 @@ from streamcache.source.step import LATE, SLICE, Step, copy, look, look_later, r
 from streamcache.stats import Counters
 
 _QUICK = 0.0002  # s: a look at a file that takes no longer asks no server
-_PATIENCE = 1.0  # s that a cache's disk may take for a slice that its reader writes
 
 log = logging.getLogger(__name__)
 
@@ -188,10 +187,11 @@ class InFlight:
         """
         feed, piece, sink = step.feed, step.piece, step.sink
         assert sink is not None
+        clock, patience = time.monotonic, sink.patience
 
         def watch() -> None:
             """Greenlet, once it takes long: is it the sink, now or later?"""
-            while (left := (copied.since or time.monotonic()) + _PATIENCE - time.monotonic()) > 0:
+            while (left := (copied.since or clock()) + patience - clock()) > 0:
                 gevent.sleep(left)
             self._breaker.answered(question)  # the source has
             self._leave(step)
@@ -202,7 +202,7 @@ class InFlight:
         try:
             self._pool.call(
                 *(copy, *arguments),
-                timeout=_PATIENCE,
+                timeout=patience,
                 late=lambda: watchers.append(gevent.spawn(watch)),
             )
         finally:

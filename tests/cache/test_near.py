@@ -17,8 +17,8 @@ from streamcache.cache.pace import Pace
 from streamcache.cache.partial import Partial
 from streamcache.cache.session import CopySession
 from streamcache.cache.states import State
+from streamcache.cache.writes import Writes
 from streamcache.errors import SourceUnavailable
-from streamcache.source import inflight as inflight_module
 from streamcache.source import scheduler as scheduler_module
 from streamcache.source import step as step_module
 from streamcache.source.base import Fingerprint, SourceFile
@@ -54,7 +54,7 @@ def held_puts(monkeypatch: Patch) -> Iterator[threading.Event]:
 
     monkeypatch.setattr(Partial, "put", held)
     monkeypatch.setattr(Partial, "write", written)
-    monkeypatch.setattr(inflight_module, "_PATIENCE", PATIENCE)
+    monkeypatch.setattr(Writes, "patience", PATIENCE)
     yield go
     go.set()
 
@@ -204,8 +204,7 @@ def on_disk(session: CopySession) -> int:
 
 @pytest.fixture
 def impatient(monkeypatch: Patch) -> None:
-    for module in (inflight_module, writes):
-        monkeypatch.setattr(module, "_PATIENCE", PATIENCE)
+    monkeypatch.setattr(Writes, "patience", PATIENCE)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -268,7 +267,7 @@ def test_a_mark_of_ours_that_hangs_holds_up_no_reader(near: World, monkeypatch: 
 def test_a_disk_that_hangs_takes_no_more_threads_than_are_in_flight(
     make_world: Callable[..., World], monkeypatch: Patch, held_puts: threading.Event
 ) -> None:
-    monkeypatch.setattr(inflight_module, "_PATIENCE", 2 * scheduler_module._HELD_UP)
+    monkeypatch.setattr(Writes, "patience", 2 * scheduler_module._HELD_UP)
     near = make_world(near=True, in_flight=2)
     for number in range(8):
         near.session(f"film {number}", SIZE)

@@ -148,14 +148,16 @@ class FakeFeed:
 class Kept:
     """What was written of a feed's pieces, and what became of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float) -> None:
         self.data: dict[int, bytes] = {}
         self.marked: list[Piece] = []
         self.told: list[tuple[Piece, Copied]] = []
         self.stalled: list[Piece] = []
         self.error: OSError | None = None
         self.go: Event | None = None
-        self.sink = Sink(self.put, self.mark, lambda *told: self.told.append(told), self.late)
+        self.sink = Sink(
+            self.put, self.mark, lambda *told: self.told.append(told), self.late, patience
+        )
 
     def put(self, offset: int, data: memoryview) -> None:
         if self.go is not None:
@@ -218,8 +220,8 @@ def turn() -> None:
         gevent.sleep(0)
 
 
-def kept(feed: FakeFeed) -> Kept:
+def kept(feed: FakeFeed, *, patience: float = 1.0) -> Kept:
     """Where what is copied of this feed is written from now on."""
-    found = Kept()
+    found = Kept(patience)
     feed.sink = found.sink
     return found

@@ -12,7 +12,6 @@ import pytest
 from gevent.event import Event
 
 from streamcache.errors import SourceUnavailable
-from streamcache.source import inflight as inflight_module
 from streamcache.source import rate as rate_module
 from streamcache.source.feed import Piece
 from streamcache.source.rate import COPIED_STEP
@@ -159,7 +158,7 @@ def test_a_write_that_hangs_is_not_taken_for_a_source_that_does(
     reads: Reads, near: Scheduler, monkeypatch: pytest.MonkeyPatch, who: str
 ) -> None:
     feed = FakeFeed("a", size=100)
-    written = kept(feed)
+    written = kept(feed, patience=0.01)
     if who == "sink":
         reads.shut = False
         written.go = Event()
@@ -171,7 +170,6 @@ def test_a_write_that_hangs_is_not_taken_for_a_source_that_does(
         return call(*args)
 
     monkeypatch.setattr(reads, "call", late_call)
-    monkeypatch.setattr(inflight_module, "_PATIENCE", 0.01)
     near.add(feed, idle=False)
     gevent.sleep(0.1)
     hangs = who == "sink"
