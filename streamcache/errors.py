@@ -36,7 +36,7 @@ class SourceTimeout(SourceUnavailable, TimeoutError):
 
 
 class SourceBusy(SourceUnavailable):
-    """Too many calls to the source wait already; try again later."""
+    """Too many calls wait for a thread already, to ask the source or for other work; try again."""
 
 
 class SourceChanged(StreamCacheError):

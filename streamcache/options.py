@@ -1,6 +1,6 @@
 """What one option is: its kind, its limits, why it exists, and how a value of it is read.
 
-An ``Option`` is the metadata of a field of a section in ``config.py``; reading a value from text
+An ``Option`` is the metadata of a field of a section in ``config/``; reading a value from text
 (file, environment, flag), checking it and writing it down again all follow from it.
 """
 

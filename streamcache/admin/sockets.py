@@ -22,7 +22,6 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from types import TracebackType
 from typing import Final, Self
 
 from streamcache.admin.place import default_directory, make_directory, socket_name, sockets_in
@@ -77,12 +76,7 @@ class Sockets:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -139,12 +133,7 @@ def open_sockets(
         ) from error
 
 
-def adopt_sockets(
-    settings: Settings,
-    listener: socket.socket,
-    path: str = "",
-    environ: Mapping[str, str] = os.environ,
-) -> Sockets:
+def adopt_sockets(settings: Settings, listener: socket.socket, path: str = "") -> Sockets:
     """The same around a listener that another process has made. OSError.
 
     ``path``: of its file; a socket knows only the name that it was bound to.
@@ -154,7 +143,7 @@ def adopt_sockets(
     wanted = parse(settings)
     if wanted is not None and address.host and wanted.host:
         address = replace(address, host=wanted.host)
-    directory = _writable(default_directory(environ, os.geteuid()))
+    directory = _writable(default_directory(os.environ, os.geteuid()))
     private = _make_private(directory)
     return Sockets(listener, address, private, settings.config.server.workers)
 

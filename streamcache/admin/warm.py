@@ -12,7 +12,7 @@ from streamcache.admin.answers import Answer, Json, Question, Refusal, only
 from streamcache.admin.routes import Routes
 from streamcache.admin.selecting import WAYS, checked_text, flag, number, selection_in
 from streamcache.admin.subject import Subject
-from streamcache.cache.warmorder import WarmOrder
+from streamcache.cache.warmorder import AT_ONCE, WarmOrder
 from streamcache.errors import TooManyJobs
 
 _PATH: Final = "/api/warm"
@@ -48,7 +48,7 @@ class Warm:
                 selection=None if paths else selection_in(body),
                 paths=paths,
                 max_bandwidth=number(body, "max_bandwidth", 0),
-                at_once=number(body, "at_once", WarmOrder(paths=("x",)).at_once),
+                at_once=number(body, "at_once", AT_ONCE),
                 pin=flag(body, "pin"),
                 dry_run=flag(body, "dry_run"),
             )

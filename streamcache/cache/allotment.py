@@ -24,7 +24,6 @@ from streamcache.errors import CacheBusy, Closed, NoSpace, StreamCacheError
 
 STEP: Final = 256 * 1024 * 1024  # bytes drawn at once: a probe of 10,000 titles drains no cache
 AHEAD: Final = STEP // 4  # bytes left of the reservation when more is asked for
-LOCK_WAIT: Final = 2.0  # s for the lock of a key, which is held for moments only
 _WAIT: Final = 30.0  # s for room to be made
 
 log = logging.getLogger(__name__)
@@ -175,7 +174,7 @@ class Allotment:
         Switches. Raises CacheBusy, OSError.
         """
         assert self.partial is not None
-        lock = self._keys.acquire(key_of(self._name), LOCK_WAIT)
+        lock = self._keys.acquire(key_of(self._name))
         try:
             blocks = self._disk.call(self._store.objects.publish, self._name, self.partial.inode)
         except BaseException:
@@ -211,7 +210,7 @@ class Allotment:
         try:
             if self._published:
                 return
-            with self._keys.acquire(key_of(self._name), LOCK_WAIT):
+            with self._keys.acquire(key_of(self._name)):
                 if partial is not None:
                     self._disk.call(partial.close)
                     partial = None

@@ -40,17 +40,13 @@ class BlockMap:
 
     __slots__ = ("_present", "_taken", "claimed", "count", "present", "size")
 
-    def __init__(self, size: int, present: bytes | None = None) -> None:
-        """All missing, or as ``present`` says: one byte per block, 1 = present."""
+    def __init__(self, size: int) -> None:
+        """All missing."""
         self.size = size
         self.count = -(-size // BLOCK)
-        if present is None:
-            present = bytes(self.count)
-        elif len(present) != self.count or present.strip(b"\0\1"):
-            raise ValueError(f"no map of {self.count} blocks")
-        self._present = bytearray(present)
-        self._taken = bytearray(present)  # present or claimed
-        self.present = self._present.count(1)
+        self._present = bytearray(self.count)  # one byte per block
+        self._taken = bytearray(self.count)  # present or claimed
+        self.present = 0
         self.claimed = 0
 
     def __repr__(self) -> str:

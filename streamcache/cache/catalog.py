@@ -25,6 +25,7 @@ from streamcache.cache.database import (
     translated,
 )
 from streamcache.cache.entry import ENTRY, Entry, NewEntry, Victim
+from streamcache.cache.names import encoded
 from streamcache.cache.pins import PinTable
 from streamcache.cache.policy import POLICIES, Policy, PolicyName
 from streamcache.cache.queues import pack, unpack
@@ -298,7 +299,7 @@ class Catalog:
         return freed
 
     def _add(self, state: State, new: NewEntry) -> int:
-        packed, path = pack(new.name), _encode(new.path)
+        packed, path = pack(new.name), encoded(new.path)
         before = self._execute(
             "SELECT blocks, leaving, path FROM objects WHERE name = ?", (packed,)
         ).fetchone()
@@ -348,7 +349,3 @@ class Catalog:
 
     def _execute(self, statement: str, args: tuple[Any, ...] = ()) -> sqlite3.Cursor:
         return self.database.db.execute(statement, args)
-
-
-def _encode(path: str) -> bytes:
-    return path.encode("utf-8", "surrogateescape")

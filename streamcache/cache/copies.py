@@ -64,15 +64,15 @@ class Copies:
         log.info("copy started path=%r bytes=%d name=%s", f"/{path}", file.version.size, name)
         return session
 
-    def outdate(self, is_meant: Callable[[CopySession], bool]) -> set[str]:
-        """These copies end as if their files had changed; the names of those that were running.
+    def outdate(self, is_meant: Callable[[CopySession], bool]) -> dict[str, str]:
+        """These copies end as if their files had changed; {name: path} of those that were running.
 
         Their readers go on, nobody joins them. Does not switch.
         """
-        names = {name for name, session in self.sessions.items() if is_meant(session)}
-        for name in names:
+        ended = {name: each.path for name, each in self.sessions.items() if is_meant(each)}
+        for name in ended:
             self.sessions[name].handle_event(Event.OUTDATED)
-        return names
+        return ended
 
     def replaced(self, name: str, path: str) -> None:
         """The path has another version now: readers of this one go on, nobody joins them.
@@ -90,7 +90,7 @@ class Copies:
         self.outdate(lambda session: session.name.startswith(key))
         self._removal.remove_others(key, None, path)
 
-    def outdate_paths(self, is_meant: Callable[[str], bool]) -> set[str]:
+    def outdate_paths(self, is_meant: Callable[[str], bool]) -> dict[str, str]:
         """The same for these paths (without the first slash), and what is paused of them is not
         taken up again.
         """

@@ -209,16 +209,9 @@ class DirectFileDelegate(_Counted):
     has one piece read ahead, so it is not bound by latency; it holds two pieces at most (I16).
     """
 
-    def __init__(
-        self,
-        file: SourceFile,
-        resources: Resources,
-        counters: Counters,
-        *,
-        counted: bool = True,
-    ) -> None:
+    def __init__(self, file: SourceFile, resources: Resources, *, counted: bool = True) -> None:
         """Owns ``file`` from now on."""
-        super().__init__(file.version, CacheStatus.BYPASS, counters, counted=counted)
+        super().__init__(file.version, CacheStatus.BYPASS, resources.counters, counted=counted)
         self._r = resources
         self._file = file
         self._seen = file.fingerprint
@@ -297,7 +290,7 @@ class DirectFileDelegate(_Counted):
         finally:
             self._give_up(read)
         if not read.result.ready():
-            raise SourceTimeout(f"no bytes from the source within {timeout} s")
+            raise SourceTimeout(f"/{self._file.path}: no bytes within {timeout} s")
         data = read.result.get()
         assert data is not None  # arrived() was called, or an exception set
         return data
@@ -337,7 +330,7 @@ class DirectFileDelegate(_Counted):
         """Its first failed. Switches; raises SourceChanged."""
         now = self._reopening.prepare(error, self._seen)
         if now is not None and self.is_changed(self._seen, now):
-            raise SourceChanged("replaced at the source while it was read")
+            raise SourceChanged(f"/{self._file.path}: replaced at the source")
         self._r.scheduler.demand(read, read.piece.offset, seek=False)
 
     def _close_unless_read(self) -> None:
@@ -378,7 +371,8 @@ class _DirectRead:
 
     def arrived(self, piece: Piece, data: memoryview, now: Fingerprint) -> None:
         if len(data) < piece.length or self._owner.is_changed(self.before, now):
-            error = SourceChanged("the file changed at the source while it was read")
+            path = self.file.path
+            error = SourceChanged(f"/{path}: changed at the source while it was read")
             self.result.set_exception(error)
         elif self.wanted:
             # A copy: the buffer is used again as soon as this returns.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from streamcache.cache.names import version_of
+from streamcache.cache.names import decoded, key_of, version_of
 from streamcache.cache.queues import unpack
 
 # What `Entry.of` reads; the last one says whether it is pinned.
@@ -37,12 +37,11 @@ class Entry:
     def of(cls, row: Sequence[Any]) -> Entry:
         """From a row of `ENTRY`."""
         name, path, size, blocks, created, used, hits, pinned = row
-        text = path.decode("utf-8", "surrogateescape")
-        return cls(unpack(name), text, size, blocks, created, used, hits, bool(pinned))
+        return cls(unpack(name), decoded(path), size, blocks, created, used, hits, bool(pinned))
 
     @property
     def key(self) -> str:
-        return self.name[:32]
+        return key_of(self.name)
 
     @property
     def version(self) -> str:

@@ -229,7 +229,7 @@ class Evictor:
         except Exception as error:
             if function not in self._failures:
                 known = isinstance(error, CacheError | OSError)
-                log.error("look failed error=%s", _words(error), exc_info=not known)
+                log.error("look of the Evictor failed error=%s", _words(error), exc_info=not known)
             self._failures.add(function)
 
     def _round(self) -> None:

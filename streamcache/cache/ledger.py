@@ -30,6 +30,7 @@ from streamcache.cache.listing import Key, Listing, Page, entries, page
 from streamcache.cache.mender import Files, Mender, open_catalog
 from streamcache.cache.space import Space
 from streamcache.cache.store import Store
+from streamcache.cache.uses import Uses
 from streamcache.cache.workers import WorkerPool
 from streamcache.config.cache import CacheConfig
 from streamcache.errors import Closed, SourceBusy
@@ -37,7 +38,6 @@ from streamcache.errors import Closed, SourceBusy
 _WRITE_INTERVAL = 1.0  # s between writes of touches
 _LISTING_WAIT = 30.0  # s for a page: the last one of a million objects takes a second or two
 _END_WAIT = 2.0  # s that the close waits for a disk that hangs
-_REMEMBERED = 200_000  # pairs of client and object
 
 T = TypeVar("T")
 
@@ -65,10 +65,9 @@ class Ledger:
         self._store = store
         self._space = space
         self._disk = disk
-        self._config = config
         self._alone = alone
         self._touched: dict[str, int] = {}
-        self._recent: dict[tuple[str, str], float] = {}  # (client, object) -> monotonic s
+        self._uses = Uses(config.touch_interval)
         self._writer: gevent.Greenlet[..., None] | None = None
         space.use(self)
 
@@ -116,20 +115,20 @@ class Ledger:
 
     def reconfigure(self, config: CacheConfig) -> None:
         """Another time within which uses are one use. Does not switch."""
-        self._config = config
+        self._uses.interval = config.touch_interval
 
     def agree(self, size: int) -> int:
         """The size of the cache that all its users have; ``size`` in bytes is ours, 0: any.
 
-        The space has it from now on; so does ``self.size``. 0: nobody has said one. Where the
-        size is computed, call this with the result before other processes are let in. Switches.
-        Raises CacheError when it is another one.
+        The space has it from now on. 0: nobody has said one. Where the size is computed, call
+        this with the result before other processes are let in. Switches. Raises CacheError when it
+        is another one.
         """
-        self._know(self.call(_agree, self.catalog, size, self._alone))
-        return self.size
+        agreed: int = self.call(_agree, self.catalog, size, self._alone)
+        self._know(agreed)
+        return agreed
 
     def _know(self, size: int) -> None:
-        self._mender.size = size
         if size:
             self._space.resize(size)
 
@@ -175,11 +174,6 @@ class Ledger:
     def objects(self) -> int:
         """How many there are, as of the last look."""
         return self._space.count
-
-    @property
-    def size(self) -> int:
-        """Of the cache, in bytes, as all who share it agreed; 0: nobody has said one."""
-        return self._mender.size
 
     @property
     def rebuilds(self) -> int:
@@ -343,16 +337,8 @@ class Ledger:
 
         ``now``: monotonic s.
         """
-        pair = (client, name)
-        last = self._recent.get(pair)
-        if last is not None and now - last < self._config.touch_interval:
-            return
-        if len(self._recent) >= _REMEMBERED:
-            for old in list(self._recent)[: _REMEMBERED // 10]:
-                del self._recent[old]
-        self._recent.pop(pair, None)
-        self._recent[pair] = now
-        self._touched[name] = self._touched.get(name, 0) + 1
+        if self._uses.counts(client, name, now):
+            self._touched[name] = self._touched.get(name, 0) + 1
 
     def close(self) -> None:
         """Write what is left and close. Switches."""

@@ -15,7 +15,6 @@ import os
 import struct
 import time
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 import gevent
@@ -24,6 +23,7 @@ from gevent.event import Event
 from streamcache.errors import CacheBusy, Closed
 
 _FLOCK = struct.Struct("hhqqi0q")  # struct flock of 64-bit Linux
+LOCK_WAIT: Final = 2.0  # s for the lock of a key, which is held for moments only
 _POLL: Final = 0.005  # s between two looks at a lock that another process holds
 
 
@@ -67,12 +67,12 @@ def _any_foreign(fd: int, start: int, length: int) -> Range | None:
 
 
 @contextlib.contextmanager
-def key_held(fd: int, key: str, timeout: float) -> Iterator[bool]:
-    """Whether the lock of this key is ours in the block. Blocks: for a program without a hub.
+def key_held(fd: int, key: str) -> Iterator[bool]:
+    """Whether the lock of this key is ours in the block; it is waited for ``LOCK_WAIT`` s.
 
-    ``fd`` is of the file whose bytes stand for keys.
+    Blocks: for a program without a hub. ``fd`` is of the file whose bytes stand for keys.
     """
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + LOCK_WAIT
     while not (ours := try_lock(fd, _place(key), 1)) and time.monotonic() < deadline:
         time.sleep(_POLL)
     try:
@@ -112,12 +112,12 @@ class KeyLocks:
         self._held[key] = Event()
         return KeyLock(self, key)
 
-    def acquire(self, key: str, timeout: float) -> KeyLock:
-        """The same, waiting for it. Switches. Raises CacheBusy after ``timeout`` s, Closed."""
+    def acquire(self, key: str) -> KeyLock:
+        """The same, waiting for it. Switches. Raises CacheBusy after ``LOCK_WAIT`` s, Closed."""
         lock = self.try_acquire(key)
         if lock is not None:
             return lock
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + LOCK_WAIT
         while True:
             ours = self._held.get(key)
             if ours is not None:
@@ -128,7 +128,7 @@ class KeyLocks:
             if lock is not None:
                 return lock
             if time.monotonic() >= deadline:
-                raise CacheBusy(f"{key}: its lock is held for more than {timeout} s")
+                raise CacheBusy(f"{key}: its lock is held for more than {LOCK_WAIT} s")
 
     def _release(self, key: str) -> None:
         self._held.pop(key).set()
@@ -152,24 +152,19 @@ class KeyLock:
             locks._release(self._key)
 
     @contextlib.contextmanager
-    def lent(self, timeout: float = 2.0) -> Iterator[None]:
+    def lent(self) -> Iterator[None]:
         """Not ours in the block. Switches at its end. Raises CacheBusy if it is not had again."""
         locks = self._locks
         assert locks is not None
         self.release()
         yield
-        again = locks.acquire(self._key, timeout)
+        again = locks.acquire(self._key)
         self._locks, again._locks = locks, None
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
 

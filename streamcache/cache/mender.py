@@ -75,7 +75,6 @@ class Mender:
         """``catalog`` was opened in the thread of ``pool`` by ``open_catalog``."""
         self.catalog = catalog
         self.rebuilds = 0
-        self.size = 0  # of the cache, as agreed
         self._store = store
         self._space = space
         self._disk = disk
@@ -199,9 +198,8 @@ class Mender:
             self._do(self.catalog.account.look)
             return self._space.known
         try:
-            size = self.size or self._space.limit
             begun = time.monotonic()
-            self._do(_renew, self.catalog, broken, size)
+            self._do(_renew, self.catalog, broken, self._space.size)
             if not self._space.known:
                 self._rebuild(begun if self._unshared else begun + _ENTER_WAIT)
             self._unshared = False

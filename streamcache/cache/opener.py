@@ -13,7 +13,6 @@ from functools import partial
 
 import gevent
 
-from streamcache.cache.allotment import LOCK_WAIT
 from streamcache.cache.copies import Copies
 from streamcache.cache.database import CatalogLate
 from streamcache.cache.delegate import (
@@ -60,14 +59,15 @@ class Opener:
     def __repr__(self) -> str:
         return f"<Opener {self._copies!r}>"
 
-    def lease(self, name: str, version: Version) -> ObjectHandle | None:
-        """The object, if there is one that can be read. Does not switch."""
+    def lease(self, name: str, path: str, version: Version) -> ObjectHandle | None:
+        """The object of ``path``, if there is one that can be read. Does not switch."""
         try:
             return self._r.objects.lease(name, version)
         except OSError as error:  # the cache is optional (I15)
             # A line for each request would be many, and that the disk fails is known.
             level = logging.DEBUG if self._health.degraded else logging.WARNING
-            log.log(level, "object not readable name=%s error=%s", name, error)
+            form = "object not readable path=%r name=%s error=%s"
+            log.log(level, form, f"/{path}", name, error)
             return None
 
     def give_back(self, handle: ObjectHandle | None, flight: Flight | None) -> None:
@@ -101,7 +101,7 @@ class Opener:
             self._copies.fills.joined(there)
             return delegate
         if found.lock is None or not self._cacheable(found.version):
-            return DirectFileDelegate(there, self._r, self._r.counters)
+            return DirectFileDelegate(there, self._r)
         session = self._start(found, there)
         status = CacheStatus.MISS if self._r.space.known else CacheStatus.BYPASS
         return self._reading(session, status, client)
@@ -112,7 +112,7 @@ class Opener:
         if found.handle is not None:
             return None
         if found.lock is None and found.name not in self._copies.sessions:
-            raise CacheError(self._refusal(found.version))
+            raise CacheError(self._refusal(found.version) or "another process works on it")
         there = self._session_or_file(found)
         return there if isinstance(there, CopySession) else self._start(found, there)
 
@@ -136,14 +136,14 @@ class Opener:
             return
         if found.lock is None and self._cacheable(found.version):
             try:
-                found.lock = self._r.keys.acquire(key_of(name), LOCK_WAIT)
+                found.lock = self._r.keys.acquire(key_of(name))
             except CacheError as error:
                 log.warning("not cached path=%r reason=%s", f"/{found.path}", error)
             else:
                 with suppress(CacheError), gevent.Timeout(PATIENCE, CatalogLate("no answer")):
                     found.continues = self._r.space.generation(name) > 0
         if name not in sessions:
-            found.handle = self.lease(name, found.version)
+            found.handle = self.lease(name, found.path, found.version)
         if found.lock is not None and (found.handle is not None or name in sessions):
             found.lock.release()
             found.lock = None
@@ -191,21 +191,19 @@ class Opener:
         return file
 
     def _cacheable(self, version: Version) -> bool:
-        """It fits, and it is finished: files still being written are not copied."""
-        if self._health.degraded:
-            return False
-        age = abs(time.time() - version.mtime_ns / 1e9)
-        return age >= self._r.config.source.settle and self._r.space.fits(version.size)
+        return not self._refusal(version)
 
     def _refusal(self, version: Version) -> str:
-        """Why it is not copied, in words."""
+        """Why it is not copied, in words; "": it fits, and it is finished."""
         if self._health.degraded:
             return "the disk of the cache fails"
         if refusal := self._r.space.refusal(version.size):
             return refusal
-        if not self._cacheable(version):
-            return f"changed less than {self._r.config.source.settle:g} s (source.settle) ago"
-        return "another process works on it"
+        # Files still being written are not copied.
+        settle = self._r.config.source.settle
+        if abs(time.time() - version.mtime_ns / 1e9) < settle:
+            return f"changed less than {settle:g} s (source.settle) ago"
+        return ""
 
     # -- what cannot be read in the cache
 
@@ -234,4 +232,4 @@ class Opener:
     def _past_the_cache(self, name: str, path: str, version: Version) -> Delegate:
         with Found(self, path, version, name=name) as found:
             file = self._source_file(found)
-        return DirectFileDelegate(file, self._r, self._r.counters, counted=False)
+        return DirectFileDelegate(file, self._r, counted=False)

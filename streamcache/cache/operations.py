@@ -184,7 +184,7 @@ class Operations:
             raise ValueError(f"mode {mode!r} is not one of {', '.join(get_args(PurgeMode))}")
         if mode == "soft":
             return self._soft_purge(selection, dry_run=dry_run, repeated=repeated)
-        running: set[str] = set()
+        running: dict[str, str] = {}
         if not dry_run:
             # First of all: from here on nothing new is joined or answered with what is to go.
             running = self._provider.copies.outdate_paths(selection.matches)
@@ -195,9 +195,9 @@ class Operations:
             matched += len(entries)
             removed += len(gone)
             freed += sum(entry.blocks for entry in gone)
-        for name, reserved in self._partials(selection, running).items():
+        for name, path, reserved in self._partials(selection, running):
             matched += 1
-            if dry_run or self._purge(name):
+            if dry_run or self._purge(name, path):
                 removed += 1
                 freed += reserved
         if not dry_run:
@@ -224,40 +224,46 @@ class Operations:
         """Those that are gone. Switches."""
         gone: set[str] = set()
         for start in range(0, len(entries), _BATCH):
-            names = [entry.name for entry in entries[start : start + _BATCH]]
+            batch = entries[start : start + _BATCH]
+            names = [entry.name for entry in batch]
             # As the Evictor does it: one that is published anew meanwhile keeps its row.
             self._ledger.choose(names)
             unread = self._r.objects.evict(names)
             self._ledger.chosen_are_gone(unread)
             gone.update(unread)
-            gone.update(name for name in names if name not in gone and self._purge(name))
+            held = [entry for entry in batch if entry.name not in gone]
+            gone.update(entry.name for entry in held if self._purge(entry.name, entry.path))
         return [entry for entry in entries if entry.name in gone]
 
-    def _purge(self, name: str) -> bool:
+    def _purge(self, name: str, path: str) -> bool:
         try:
             return self._removal.purge(name)
         except CacheError as error:
-            log.warning("not purged name=%s error=%s", name, error)
+            log.warning("not purged path=%r name=%s error=%s", f"/{path}", name, error)
             return False
 
-    def _partials(self, selection: Selection, running: set[str]) -> dict[str, int]:
-        """Names of partials that are meant, and what is reserved for them. Switches.
+    def _partials(
+        self, selection: Selection, running: dict[str, str]
+    ) -> list[tuple[str, str, int]]:
+        """Names and paths of partials that are meant, and what is reserved for them. Switches.
 
-        ``running``: sessions of ours that were copying, in the end into no partial.
+        ``running``: {name: path} of sessions of ours that were copying, in the end into no partial.
         """
-        found = {}
+        found = []
         key = None if selection.path is None else self._provider.key(selection.path)
         for row in self._ledger.reservations():
-            if key is not None:
+            if selection.path is not None:
+                path = selection.path
                 is_meant = key_of(row.name) == key
             elif row.name in running:
+                path = running[row.name]
                 is_meant = True
             else:
                 path = self._r.disk.call(self._r.store.partials.path, row.name)
                 ours = self._provider.key(path) == key_of(row.name)
                 is_meant = ours and selection.matches(path)
             if is_meant:
-                found[row.name] = row.bytes
+                found.append((row.name, path, row.bytes))
         return found
 
     # -- pin

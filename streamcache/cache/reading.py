@@ -120,12 +120,12 @@ class Waiting:
 
     def present(self, extent: Extent) -> None:
         """These blocks are present: wake who waits for them."""
-        for read in self._take(extent):
+        for read in self._take(self.blocks_in(extent)):
             read.result.set(None)
 
     def deliver(self, extent: Extent, data: memoryview) -> None:
         """These bytes were read and are not kept: give them to who waits for them."""
-        reads, base = self._take(extent), extent.start * BLOCK
+        reads, base = self._take(self.blocks_in(extent)), extent.start * BLOCK
         if not reads:
             return
         # One copy for all: the buffer is used again as soon as this returns.
@@ -136,9 +136,9 @@ class Waiting:
             stop = min(read.stop, read.offset + DELIVERED_BYTES)
             read.result.set(copy[read.offset - first : stop - first])
 
-    def fail(self, error: BaseException, extent: Extent | None = None) -> None:
-        """The bytes will not come: raise in who waits for them, or in all."""
-        for read in self._take(extent):
+    def fail(self, error: BaseException) -> None:
+        """The bytes will not come: raise in all who wait."""
+        for read in self._take(list(self._reads)):
             read.result.set_exception(error)
 
     def blocks_in(self, extent: Extent) -> list[int]:
@@ -147,6 +147,5 @@ class Waiting:
             return [block for block in self._reads if block in extent]
         return [block for block in range(extent.start, extent.stop) if block in self._reads]
 
-    def _take(self, extent: Extent | None) -> list[PendingRead]:
-        blocks = list(self._reads) if extent is None else self.blocks_in(extent)
+    def _take(self, blocks: list[int]) -> list[PendingRead]:
         return [read for block in blocks for read in self._reads.pop(block)]

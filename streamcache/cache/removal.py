@@ -15,11 +15,10 @@ from collections.abc import Callable, Collection
 import gevent
 from gevent.pool import Group
 
-from streamcache.cache.allotment import LOCK_WAIT
 from streamcache.cache.database import CatalogError
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.locks import KeyLock
-from streamcache.cache.names import key_of
+from streamcache.cache.names import key_of, name_of
 from streamcache.cache.objects import ObjectHandle
 from streamcache.cache.resources import Resources
 from streamcache.errors import StreamCacheError
@@ -66,7 +65,7 @@ class Removal:
         """Every object and partial of this key, the path's, goes but that version's. Does not
         switch.
         """
-        kept = None if version is None else f"{key}.{version.id}"
+        kept = None if version is None else name_of(key, version.id)
 
         def others() -> list[str]:
             stored = self._r.disk.call(self._r.store.objects.versions, key)
@@ -81,7 +80,7 @@ class Removal:
         Who has them open goes on with what it has; nobody joins. False: the key is held for too
         long, or the object is going already. Switches. Raises OSError, CacheError.
         """
-        with self._r.keys.acquire(key_of(name), LOCK_WAIT):
+        with self._r.keys.acquire(key_of(name)):
             if not self._drop_partial(name):
                 trash = f"{name}.{secrets.token_hex(4)}"
                 if self._r.disk.call(self._r.store.objects.retire_partial, name, trash):
@@ -118,7 +117,7 @@ class Removal:
             return
         for name in going:
             try:
-                with self._r.keys.acquire(key_of(name), LOCK_WAIT):
+                with self._r.keys.acquire(key_of(name)):
                     self._drop_partial(name)
                     if self._r.objects.discard(name):
                         log.info("object removed path=%r name=%s", f"/{path}", name)

@@ -11,16 +11,15 @@ slows nobody, and one that leaves stops nothing.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import gevent
 from gevent.event import Event as Flag
 
-from streamcache.cache.allotment import LOCK_WAIT, Allotment
+from streamcache.cache.allotment import Allotment
 from streamcache.cache.blockmap import BLOCK, BlockMap
 from streamcache.cache.locks import KeyLock
 from streamcache.cache.names import key_of
@@ -131,15 +130,6 @@ class CopySession:
         )
 
     # -- readers
-
-    @contextlib.contextmanager
-    def lease(self) -> Iterator[Reader]:
-        """A reader's hold on the session."""
-        reader = self.inc_ref()
-        try:
-            yield reader
-        finally:
-            self.dec_ref(reader)
 
     def inc_ref(self, client: str = "") -> Reader:
         """One reader more; a session that is closed takes none (Closed)."""
@@ -313,7 +303,7 @@ class CopySession:
         try:
             if self.state is not State.NEW:
                 return
-            lock = self._lock or self._r.keys.acquire(key_of(self.name), LOCK_WAIT)
+            lock = self._lock or self._r.keys.acquire(key_of(self.name))
             self._lock = lock
             present = self._room.open(header, lock)
             assert self._room.partial is not None
@@ -394,16 +384,15 @@ class CopySession:
                 wanted=lambda: self.state is State.COPYING,
                 is_still=lambda: look.is_still(self._steps.seen),
             )
+        except SourceError as error:  # an OSError, too
+            self.fail(error)
         except (CacheError, OSError) as error:
-            if isinstance(error, SourceError):
-                self.fail(error)
+            log.warning("copy not published path=%r error=%s", f"/{self.path}", error)
+            self._r.health.failed(error)
+            if self._room.lost:
+                self._lose()
             else:
-                log.warning("copy not published path=%r error=%s", f"/{self.path}", error)
-                self._r.health.failed(error)
-                if self._room.lost:
-                    self._lose()
-                else:
-                    self.handle_event(Event.SPACE_DENIED)
+                self.handle_event(Event.SPACE_DENIED)
         except StreamCacheError as error:
             self.fail(error)
         else:

@@ -121,12 +121,8 @@ class Space:
         """Draws of this process that wait for room."""
         return len(self._waiters)
 
-    def fits(self, size: int) -> bool:
-        """Whether a file of `size` bytes could be cached: now, if nothing is ever evicted."""
-        return not self.refusal(size)
-
     def refusal(self, size: int) -> str:
-        """Why such a file cannot be cached; "": it can."""
+        """Why a file of `size` bytes cannot be cached; "": it can. Now, if nothing is evicted."""
         if self.max_file_size and size > self.max_file_size:
             return f"too large: cache.max_file_size is {self.max_file_size} bytes"
         if footprint(size) > self.limit:

@@ -237,11 +237,9 @@ class Steps:
 
     def arrived(self, piece: Piece, data: memoryview, now: Fingerprint) -> None:
         """A step's bytes: keep them if they are of our version, and wake who waits. Switches."""
-        extent, kept, ours = (
-            Extent.of(piece.offset, piece.length),
-            False,
-            not isinstance(piece, Borrowed),
-        )
+        extent = Extent.of(piece.offset, piece.length)
+        ours = not isinstance(piece, Borrowed)
+        kept = False
         try:
             if self._is_changed(now) or len(data) < piece.length:
                 self._fail_as_changed()

@@ -36,7 +36,7 @@ _KEPT_TIMES = range(2**31 * 10**9)  # ns since the epoch: what every file system
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """An object as the disk shows it; ``path`` is told by ``all_objects``, where it is known."""
+    """An object as the disk shows it; ``path`` is told by ``all``, where it is known."""
 
     name: str
     version: Version

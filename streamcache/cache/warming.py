@@ -23,7 +23,6 @@ import gevent
 from gevent.event import Event
 from gevent.queue import Queue
 
-from streamcache.cache.allotment import LOCK_WAIT
 from streamcache.cache.names import key_of
 from streamcache.cache.pace import Pace
 from streamcache.cache.resources import Resources
@@ -283,7 +282,7 @@ class WarmJob:
 
     def _await_entry(self, name: str) -> None:
         """Who published it holds the key until the catalog knows it. Switches."""
-        with suppress(CacheError), self._r.keys.acquire(key_of(name), LOCK_WAIT):
+        with suppress(CacheError), self._r.keys.acquire(key_of(name)):
             pass
 
     def _let_go(self, session: CopySession, *, stop: bool = False) -> None:

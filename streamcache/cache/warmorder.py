@@ -12,6 +12,7 @@ from streamcache.cache.selection import Selection
 
 WarmState = Literal["running", "done", "full", "cancelled", "failed"]
 
+AT_ONCE: Final = 2  # files that a job copies, if nobody says how many
 MOST_AT_ONCE: Final = 64
 
 
@@ -27,7 +28,7 @@ class WarmOrder:
     selection: Selection | None = None
     paths: tuple[str, ...] = ()
     max_bandwidth: int = 0
-    at_once: int = 2
+    at_once: int = AT_ONCE
     pin: bool = False
     dry_run: bool = False
 

@@ -53,7 +53,9 @@ def add_server(parser: argparse.ArgumentParser) -> None:
         " user)",
     )
     parser.add_argument(
-        "--json", action="store_true", help="print what the server's API answers, and no other word"
+        "--json",
+        action="store_true",
+        help="print what the server's API answers, and nothing else to stdout",
     )
 
 

@@ -92,7 +92,7 @@ def _add_option(parser: argparse.ArgumentParser, section: str, key: str, option:
         )
         return
     default = option.zero if option.zero and not default_of(section, key) else ""
-    default = default or option.word or option.format(default_of(section, key)).strip('"')
+    default = default or option.word_means or option.format(default_of(section, key)).strip('"')
     allowed = f"; one of {option.allowed}" if option.kind is Kind.CHOICE else ""
     parser.add_argument(
         option.flag,

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import sys
 from typing import TYPE_CHECKING, Final
 
 from streamcache.commands import output
@@ -142,8 +141,6 @@ def _print(finding: Finding) -> None:
     where = f" {_shown(finding.path)}" if finding.path else ""
     done = {"none": "", "done": " (repaired)", "left": " (not repaired)"}[finding.repair.value]
     line = f"{finding.kind.value:9} {_shown(finding.name)}{where}: {_shown(finding.text)}{done}"
-    if output.is_terminal(sys.stderr):
-        sys.stderr.write("\r\x1b[K")  # the bar, where both are on one screen
     print(line, flush=True)
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from typing import Any, Final
 
+from streamcache.cache.warmorder import AT_ONCE
 from streamcache.commands import output
 from streamcache.commands.asking import FOUND, Server, add_server
 from streamcache.commands.command import FAILURE, OK, Command
@@ -57,7 +58,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="bytes a second that it may read (default: no limit)",
     )
     parser.add_argument(
-        "--at-once", metavar="N", type=int, default=2, help="files that are copied (default: 2)"
+        "--at-once",
+        metavar="N",
+        type=int,
+        default=AT_ONCE,
+        help=f"files that are copied at once (default: {AT_ONCE})",
     )
     parser.add_argument("--pin", action="store_true", help="pin what is there in the end")
     parser.add_argument("--dry-run", action="store_true", help="only count")

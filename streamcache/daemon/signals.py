@@ -29,12 +29,7 @@ ORDERS: Final = (RELOAD, REOPEN, UPGRADE)  # to the main process; workers ignore
 class Signals:
     """Counts SIGTERM and SIGINT from the moment it is made, and calls ``orders`` for others."""
 
-    def __init__(
-        self,
-        orders: Mapping[signal.Signals, Callable[[], object]] | None = None,
-        die: Callable[[int], object] = os._exit,
-    ) -> None:
-        self._die = die
+    def __init__(self, orders: Mapping[signal.Signals, Callable[[], object]] | None = None) -> None:
         self._stopping = Event()
         self._since = 0.0
         self._signalled = False
@@ -91,8 +86,7 @@ class Signals:
             log.warning("second signal, ending at once signal=%s", number.name)
             sys.stderr.flush()
             # No way back through Python: a thread may hang in the source.
-            self._die(128 + number)
-            return
+            os._exit(128 + number)
         self._signalled = True
         if not self.stopping:
             log.info("draining signal=%s; a second signal ends at once", number.name)

@@ -19,7 +19,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -134,9 +134,9 @@ class Predecessor:
     pid_file: PidFile | None
 
     @classmethod
-    def of_environment(cls, environ: MutableMapping[str, str] = os.environ) -> Self | None:
+    def of_environment(cls) -> Self | None:
         """The one that started this process; None: nobody did, for this."""
-        text = environ.pop(VARIABLE, "")
+        text = os.environ.pop(VARIABLE, "")
         if not text:
             return None
         try:

@@ -16,7 +16,6 @@ from streamcache.errors import CacheError
 from streamcache.inspection.findings import Finding, Kind, Repair, Report
 
 MOMENT: Final = 0.3  # s in which who is at it has done what comes next
-_LOCK_WAIT: Final = 2.0  # s for a key, which is held for moments only
 
 
 class CacheDirectory:
@@ -61,7 +60,7 @@ class CacheDirectory:
     @contextlib.contextmanager
     def key(self, name: str) -> Iterator[bool]:
         """Whether the key of this file is ours now; else somebody works with it."""
-        with locks.key_held(self.store.lock, key_of(name), _LOCK_WAIT) as ours:
+        with locks.key_held(self.store.lock, key_of(name)) as ours:
             if not ours:
                 self.report.busy += 1
             yield ours

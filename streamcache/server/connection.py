@@ -25,10 +25,11 @@ from streamcache.http.plan import head_bytes
 from streamcache.http.request import BadRequest, Request, RequestParser
 from streamcache.server import lingering
 from streamcache.server.addresses import Place
-from streamcache.server.exchange import CutShort, Exchange, Interrupted, Task
+from streamcache.server.exchange import CutShort, Exchange, Interrupted, Stopped, Task
 from streamcache.server.fastpath import ANSWERED, SLOW
 from streamcache.server.handler import Response
 from streamcache.server.lingering import Lingering
+from streamcache.server.logline import NOTHING
 from streamcache.server.opening import Opening
 from streamcache.server.service import Service
 from streamcache.server.tags import NO_ID
@@ -326,7 +327,7 @@ class Connection:
         if self._greenlet is None:
             self.close()
         else:
-            self._interrupt(Interrupted("server stops"))
+            self._interrupt(Stopped("server stops"))
 
     def _interrupt(self, error: BaseException) -> None:
         """Throw into the greenlet, which waits, as this is the hub."""
@@ -336,12 +337,11 @@ class Connection:
     # -- the greenlet's side
 
     def _run(self, task: Task | None) -> None:
-        keep, done, request_id = True, False, NO_ID
+        keep, done = True, False
         writer = self._writer = Writer(self._transport, self)
         try:
             while keep and task is not None:
                 exchange = self._exchange = Exchange(self._service, self, writer, task)
-                request_id = exchange.id
                 keep = exchange.run()
                 self._exchange = None
                 if keep:
@@ -349,12 +349,12 @@ class Connection:
                     task = self._next()
             done = True
         except (OSError, Interrupted) as reason:
-            log.debug("connection ends client=%s request_id=%s: %s", self.name, request_id, reason)
+            log.debug("connection ends path=%r client=%s request_id=%s: %s", *self._about, reason)
         except CutShort as reason:
-            form = "response cut short client=%s request_id=%s: %s"
-            log.warning(form, self.name, request_id, reason)
+            form = "response cut short path=%r client=%s request_id=%s: %s"
+            log.warning(form, *self._about, reason)
         except Exception:
-            log.exception("request failed client=%s request_id=%s", self.name, request_id)
+            log.exception("request failed path=%r client=%s request_id=%s", *self._about)
         finally:
             self._greenlet = self._exchange = self._writer = None  # an idle connection has none
             if not done:
@@ -363,6 +363,14 @@ class Connection:
                 self._park()
             else:
                 self._linger()
+
+    @property
+    def _about(self) -> tuple[str, str, str]:
+        """What a line of the log says of the request that runs: path, client, id."""
+        exchange = self._exchange
+        if exchange is None:
+            return NOTHING, self.name, NO_ID
+        return exchange.path, self.name, exchange.id
 
     def _linger(self) -> None:
         """Close so that the client gets our last bytes."""

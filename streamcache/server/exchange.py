@@ -43,6 +43,10 @@ class Interrupted(BaseException):
     """
 
 
+class Stopped(Interrupted):
+    """The server does not wait any longer for what runs."""
+
+
 class DiskLate(FileCut, TimeoutError):
     """The disk of the cache does not give the bytes in time."""
 
@@ -131,6 +135,13 @@ class Exchange:
         self._keep = False
         self.id = task.request_id if isinstance(task, Begun) else self._identify(task)
 
+    @property
+    def path(self) -> str:
+        """The file that is asked for ("/a/b.mp4"); "-" when no request could be read."""
+        if isinstance(self._request, Request):
+            return self._request.path
+        return NOTHING if self._begun is None else self._begun.path
+
     def run(self) -> bool:
         """SWITCHES; send the answer and say whether the connection may go on.
 
@@ -163,8 +174,13 @@ class Exchange:
     def _answer(self) -> Response:
         try:
             return self._respond()
-        except (OSError, Interrupted):  # before there was an answer; it has its line all the same
+        # Before there was an answer; it has its line all the same.
+        except Stopped:
             self._done(self._service.handler.overloaded(), 0, whole=False)
+            raise
+        except (OSError, Interrupted):  # not our fault: whoever likes can have that counted
+            refused = BadRequest(400, "client left")
+            self._done(self._service.handler.refusal(refused), 0, whole=False)
             raise
 
     def _respond(self) -> Response:
@@ -330,7 +346,7 @@ class Exchange:
             raise DiskLate(f"disk of the cache: {error}") from error
         except (OSError, StreamCacheError) as error:
             # sendfile will say what is wrong
-            log.debug("not read ahead request_id=%s: %s", self.id, error)
+            log.debug("not read ahead path=%r request_id=%s: %s", self.path, self.id, error)
         self._client.resumed()
 
     def _ready(self, delegate: Delegate, offset: int, stop: int) -> Ready:

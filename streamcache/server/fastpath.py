@@ -166,7 +166,6 @@ class FastPath:
         limits: Limits,
         tags: Tags,
     ) -> None:
-        self.answered = 0
         self.now = 0.0  # monotonic s of the last request
         self.request_id = NO_ID  # of the last request
         self._tags = tags
@@ -230,7 +229,6 @@ class FastPath:
             return SLOW
         if sent < len(top) + length or transport.holds:
             return self._begun(head, wanted, client, FileRange(start, stop), top, sent)
-        self.answered += 1
         # Counted and logged as the complete path does it.
         self._cache.delivered(hot, client, length, now)
         log = self._log

@@ -8,11 +8,9 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final
 
+from streamcache.cache.uses import Uses
 from streamcache.simulation.loglines import Use, read_line
-
-_REMEMBERED: Final = 200_000  # pairs of client and file, as in a cache
 
 
 @dataclass(slots=True)
@@ -40,8 +38,7 @@ class Reading:
     def __init__(self, interval: float = 600.0) -> None:
         self.trace = Trace()
         self.paths: dict[str, int] = {}
-        self._interval = interval
-        self._recent: dict[tuple[str, int], int] = {}
+        self._uses = Uses(interval)
         self._whole = bytearray()  # a byte for each file: its end was seen
 
     def feed(self, lines: Iterable[str]) -> None:
@@ -78,18 +75,5 @@ class Reading:
             trace.sizes[number], self._whole[number] = use.stop, 1
         elif not self._whole[number]:
             trace.sizes[number] = max(trace.sizes[number], use.stop)
-        if self._counts(use.client, number, use.time):
+        if self._uses.counts(use.client, number, use.time):
             trace.uses.append(number)
-
-    def _counts(self, client: str, number: int, now: int) -> bool:
-        """As ``Ledger.touch``."""
-        pair = (client, number)
-        last = self._recent.get(pair)
-        if last is not None and now - last < self._interval:
-            return False
-        if len(self._recent) >= _REMEMBERED:
-            for old in list(self._recent)[: _REMEMBERED // 10]:
-                del self._recent[old]
-        self._recent.pop(pair, None)
-        self._recent[pair] = now
-        return True

@@ -268,9 +268,7 @@ def _read_ahead(fd: int, offset: int) -> bytes:
 
 def _failed(error: OSError, file: SourceFile) -> SourceUnavailable:
     """An open file that cannot be read says nothing about whether there is one (I15)."""
-    return SourceUnavailable(
-        error.errno, error.strerror or str(error), f"version {file.version.id}"
-    )
+    return SourceUnavailable(error.errno, error.strerror or str(error), f"/{file.path}")
 
 
 def _translated(error: OSError, path: str) -> OSError:

@@ -26,6 +26,7 @@ from streamcache.cache.account import Reserved
 from streamcache.cache.health import Health
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.locks import KeyLock, KeyLocks
+from streamcache.cache.names import name_of
 from streamcache.cache.objects import Objects
 from streamcache.cache.reading import Ready
 from streamcache.cache.removal import Removal
@@ -374,7 +375,7 @@ class World:
             self.write(name, size)
         file = self.meta.call(self.source.open, name, ahead)
         key = hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
-        full = f"{key}.{file.version.id}"
+        full = name_of(key, file.version.id)
         session = CopySession(
             self.resources,
             name=full,

@@ -49,7 +49,7 @@ class Process:
     def open(self, partial: str = name(), size: int = SIZE) -> Allotment:
         """The same, open."""
         room = self.room(partial, size)
-        with self.keys.acquire(key_of(partial), 5) as lock:
+        with self.keys.acquire(key_of(partial)) as lock:
             room.open(self.header(partial, size), lock)
         return room
 

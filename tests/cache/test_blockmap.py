@@ -44,12 +44,6 @@ def test_an_extent_is_a_run_of_blocks(start: int, stop: int) -> None:
         Extent(start, stop)
 
 
-@pytest.mark.parametrize("present", [b"", b"\1", b"\1\1\1", b"\1\2", b"\0\xff"])
-def test_a_map_of_another_file_is_refused(present: bytes) -> None:
-    with pytest.raises(ValueError, match="no map"):
-        BlockMap(2 * BLOCK, present)
-
-
 def test_what_is_read_just_now_is_left_alone_when_a_partial_is_adopted() -> None:
     blocks = BlockMap(4 * BLOCK)
     mine = blocks.claim(1, limit=1)
@@ -66,7 +60,8 @@ def test_what_is_read_just_now_is_left_alone_when_a_partial_is_adopted() -> None
 def test_runs_are_the_present_blocks(size: int, bits: int) -> None:
     count = -(-size // BLOCK)
     present = bytes(bits >> block & 1 for block in range(count))
-    blocks = BlockMap(size, present)
+    blocks = BlockMap(size)
+    blocks.adopt(present)
     runs = list(blocks.runs())
     covered = bytearray(count)
     for run in runs:
@@ -158,7 +153,8 @@ TestBlockMapModel.settings = settings(max_examples=60, stateful_step_count=30, d
 
 
 def test_what_is_missing_ends_at_the_next_present_block() -> None:
-    blocks = BlockMap(4 * BLOCK + 5, b"\0\0\1\0\0")
+    blocks = BlockMap(4 * BLOCK + 5)
+    blocks.adopt(b"\0\0\1\0\0")
     assert blocks.missing(0, 4 * BLOCK) == 2 * BLOCK
     assert blocks.missing(BLOCK + 7, 4 * BLOCK) == BLOCK - 7
     assert blocks.missing(10, 30) == 20

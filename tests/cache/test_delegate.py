@@ -27,7 +27,7 @@ SIZE = 40 * BLOCK + 7
 def direct(world: World, size: int = SIZE, *, ahead: int | None = None) -> DirectFileDelegate:
     world.write(FILM, size)
     file = world.meta.call(world.source.open, FILM, ahead)
-    return DirectFileDelegate(file, world.resources, world.counters)
+    return DirectFileDelegate(file, world.resources)
 
 
 def read(delegate: DirectFileDelegate | TempFileDelegate, start: int, stop: int) -> bytes:
@@ -102,7 +102,7 @@ def test_any_other_change_ends_it(world: World, change: str) -> None:
             file.write(b"other")
             file.flush()
             os.utime(world.path(FILM))
-    with pytest.raises(SourceChanged):
+    with pytest.raises(SourceChanged, match=f"^/{FILM}: changed at the source"):
         delegate.ready(30 * BLOCK, SIZE)
     delegate.close()
 
@@ -152,7 +152,7 @@ def test_a_stale_file_that_was_replaced_is_not_read_on(world: World, gone: bool)
     else:
         world.write(FILM, SIZE, content_name="other")
     world.source.fail(errno.ESTALE)
-    with pytest.raises(SourceChanged):
+    with pytest.raises(SourceChanged, match=f"^/{FILM}: .*(replaced|no longer there)"):
         delegate.ready(BLOCK, SIZE)
     delegate.close()
 
@@ -243,7 +243,7 @@ def test_closing_waits_for_all_reads_under_way(make_world: Callable[..., World])
     delegate = direct(world)
     world.gate.shut()
     for offset in (0, 20 * BLOCK):
-        with pytest.raises(SourceTimeout):
+        with pytest.raises(SourceTimeout, match=f"^/{FILM}: no bytes within "):
             delegate.ready(offset, SIZE)
     world.gate.let(0)
     world.settle()

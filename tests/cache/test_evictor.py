@@ -288,8 +288,8 @@ def test_a_look_that_fails_costs_nothing(
     world = make(objects(19, 50), each_look=failing, sweep=failing, interval=0.001)
     world.evictor.start()
     until(lambda: world.space.used == 500 and len(looks) > 5)
-    said = [line for line in caplog.messages if "look failed" in line]
-    assert said == ["look failed error=[Errno 5] EIO"]
+    said = [line for line in caplog.messages if "look of the" in line]
+    assert said == ["look of the Evictor failed error=[Errno 5] EIO"]
 
 
 def test_stop_answers_who_waits_and_later_ones_at_once(make: Callable[..., World]) -> None:

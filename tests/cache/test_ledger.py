@@ -225,14 +225,6 @@ def test_touches_reach_the_catalog_on_the_way(site: Site, monkeypatch: pytest.Mo
     until(lambda: not ledger._touched)
 
 
-def test_only_so_many_clients_are_remembered(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_module, "_REMEMBERED", 100)
-    ledger = site.begin()
-    for number in range(1000):
-        ledger.touch(name(1), f"{number}", 0.0)
-    assert len(ledger._recent) <= 101
-
-
 def test_closing_ends_the_thread_and_the_greenlets(site: Site) -> None:
     """60964f2e #1281: timers that were not cleared failed on shutdown."""
     ledger = site.begin()
@@ -273,8 +265,8 @@ def sized(size: int, **more: object) -> CacheConfig:
 
 def test_alone_the_size_may_change(site: Site) -> None:
     for size in (10 * 10**9, 5 * 10**9):
-        ledger = site.begin(config=sized(size))
-        assert (ledger.size, site.space.limit) == (size, size)
+        site.begin(config=sized(size))
+        assert (site.space.size, site.space.limit) == (size, size)
         site.end()
 
 
@@ -286,16 +278,16 @@ def test_who_shares_must_agree_on_the_size(site: Site) -> None:
         "cache.size = 10GB: the cache directory is shared with a server that has 5GB; allowed: 5GB"
     )
     site.begin(config=sized(5 * 10**9))
-    automatic = site.begin(config=sized(0))
-    assert (automatic.size, site.space.limit) == (5 * 10**9, 5 * 10**9)
+    site.begin(config=sized(0))
+    assert (site.space.size, site.space.limit) == (5 * 10**9, 5 * 10**9)
 
 
 def test_a_size_that_is_computed_is_agreed_later(site: Site) -> None:
     first = site.begin(config=sized(0))
-    assert first.size == 0
+    assert first.agree(0) == 0
     assert first.agree(10**9) == 10**9
     second = site.begin(config=sized(0))
-    assert (second.size, site.space.limit) == (10**9, 10**9)
+    assert (site.space.size, site.space.limit) == (10**9, 10**9)
     with pytest.raises(CacheError):
         second.agree(2 * 10**9)
     assert first.agree(0) == 10**9

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import gevent
 import pytest
@@ -36,12 +37,20 @@ def fds(file: Path) -> Iterator[list[int]]:
 
 
 @pytest.fixture
-def keys(file: Path) -> Iterator[KeyLocks]:
+def keys(file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KeyLocks]:
+    """They are waited for until the machine has the time; ``impatient`` where nobody comes."""
+    monkeypatch.setattr(locks, "LOCK_WAIT", 10)
     made, fd = KeyLocks(), os.open(file, os.O_RDWR | os.O_CLOEXEC)
     made.use(fd)
     yield made
     made.use(-1)
     os.close(fd)
+
+
+@contextlib.contextmanager
+def impatient() -> Iterator[None]:
+    with mock.patch.object(locks, "LOCK_WAIT", 0.02):
+        yield
 
 
 # -- ranges
@@ -112,22 +121,22 @@ def test_a_key_is_one_greenlets_at_a_time(keys: KeyLocks) -> None:
     lock = keys.try_acquire(KEY)
     assert lock is not None
     assert keys.try_acquire(KEY) is None
-    with keys.acquire(OTHER, 0):
+    with keys.acquire(OTHER):
         pass
     lock.release()
     lock.release()
-    with keys.acquire(KEY, 0):
+    with keys.acquire(KEY):
         assert keys.try_acquire(KEY) is None
-    with keys.acquire(KEY, 0):
+    with keys.acquire(KEY):
         pass
 
 
 def test_those_who_want_the_same_key_come_one_after_the_other(keys: KeyLocks) -> None:
     order: list[int] = []
-    first = keys.acquire(KEY, 0)
+    first = keys.acquire(KEY)
 
     def take(number: int) -> None:
-        with keys.acquire(KEY, 10):
+        with keys.acquire(KEY):
             order.append(number)
             gevent.sleep(0)
             assert keys.try_acquire(KEY) is None
@@ -141,24 +150,24 @@ def test_those_who_want_the_same_key_come_one_after_the_other(keys: KeyLocks) ->
 
 
 def test_who_waits_too_long_is_told(keys: KeyLocks) -> None:
-    with keys.acquire(KEY, 0):
-        with pytest.raises(CacheBusy, match="is held"):
-            keys.acquire(KEY, 0.01)
-        waiting = gevent.spawn(keys.acquire, KEY, 10)
+    with keys.acquire(KEY):
+        with pytest.raises(CacheBusy, match="is held for more than"), impatient():
+            keys.acquire(KEY)
+        waiting = gevent.spawn(keys.acquire, KEY)
         gevent.sleep(0)
         waiting.kill()
-    keys.acquire(KEY, 0).release()
+    keys.acquire(KEY).release()
 
 
 def test_another_process_has_the_key(file: Path, keys: KeyLocks, another: AnotherProcess) -> None:
     another.do(f"keys = locks.KeyLocks(); keys.use(os.open({str(file)!r}, os.O_RDWR))")
-    another.do(f"lock = keys.acquire({KEY!r}, 0)")
+    another.do(f"lock = keys.acquire({KEY!r})")
     assert keys.try_acquire(KEY) is None
-    with pytest.raises(CacheBusy):
-        keys.acquire(KEY, 0.02)
-    with keys.acquire(OTHER, 0):
+    with pytest.raises(CacheBusy), impatient():
+        keys.acquire(KEY)
+    with keys.acquire(OTHER):
         assert another.do(f"keys.try_acquire({OTHER!r}) is None")
-    waiting = gevent.spawn(keys.acquire, KEY, 10)
+    waiting = gevent.spawn(keys.acquire, KEY)
     gevent.sleep(0.01)
     assert not waiting.ready()
     another.kill()
@@ -170,47 +179,47 @@ def test_another_process_has_the_key(file: Path, keys: KeyLocks, another: Anothe
 def test_two_caches_in_one_process_are_as_two_processes(file: Path, keys: KeyLocks) -> None:
     other, fd = KeyLocks(), os.open(file, os.O_RDWR)
     other.use(fd)
-    with keys.acquire(KEY, 0):
+    with keys.acquire(KEY):
         assert other.try_acquire(KEY) is None
-    with other.acquire(KEY, 0):
+    with other.acquire(KEY):
         assert keys.try_acquire(KEY) is None
     os.close(fd)
 
 
 def test_a_key_that_is_lent_is_anybodys_for_a_while(keys: KeyLocks) -> None:
-    lock = keys.acquire(KEY, 0)
+    lock = keys.acquire(KEY)
     with lock.lent():
-        with keys.acquire(KEY, 0):
+        with keys.acquire(KEY):
             pass
-        borrower = keys.acquire(KEY, 0)
+        borrower = keys.acquire(KEY)
         gevent.spawn(borrower.release)
     assert keys.try_acquire(KEY) is None, "it came back"
     lock.release()
-    keys.acquire(KEY, 0).release()
+    keys.acquire(KEY).release()
 
 
 def test_a_key_that_does_not_come_back_is_not_ours(keys: KeyLocks) -> None:
-    lock = keys.acquire(KEY, 0)
-    with pytest.raises(CacheBusy), lock.lent(0.01):
-        borrower = keys.acquire(KEY, 0)
+    lock = keys.acquire(KEY)
+    with pytest.raises(CacheBusy), impatient(), lock.lent():
+        borrower = keys.acquire(KEY)
     lock.release()
     assert keys.try_acquire(KEY) is None, "it is the borrower's"
     borrower.release()
 
 
 def test_a_key_is_not_had_again_after_an_error(keys: KeyLocks) -> None:
-    lock = keys.acquire(KEY, 0)
+    lock = keys.acquire(KEY)
     with pytest.raises(ZeroDivisionError), lock.lent():
         raise ZeroDivisionError
-    keys.acquire(KEY, 0).release()
+    keys.acquire(KEY).release()
     lock.release()
 
 
 def test_keys_of_a_closed_cache(file: Path, keys: KeyLocks) -> None:
-    lock = keys.acquire(KEY, 0)
+    lock = keys.acquire(KEY)
     keys.use(-1)
     lock.release()
     with pytest.raises(Closed):
-        keys.acquire(KEY, 10)
+        keys.acquire(KEY)
     with pytest.raises(Closed):
         keys.try_acquire(KEY)

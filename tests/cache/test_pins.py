@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from streamcache.cache.catalog import Catalog
+from streamcache.cache.names import key_of
 from streamcache.cache.pins import PinFolder
 from streamcache.cache.policy import PolicyName
 from tests.cache.test_catalog import BOTH, GiB, chosen, entry, object_name
@@ -34,7 +36,7 @@ def catalog(path: str, policy: PolicyName) -> Iterator[Catalog]:
 
 
 def key(number: int) -> str:
-    return object_name(number)[:32]
+    return key_of(object_name(number))
 
 
 def test_pinned_objects_are_never_chosen_and_count_all_the_same(catalog: Catalog) -> None:
@@ -65,7 +67,7 @@ def test_what_is_unpinned_goes_like_any_other(catalog: Catalog) -> None:
 
 def test_one_that_was_chosen_before_it_was_pinned_goes_or_stays_whole(catalog: Catalog) -> None:
     first, second = chosen(catalog, 2 * 4096)
-    catalog.pin({first[:32]: "a", second[:32]: "b"})
+    catalog.pin({key_of(first): "a", key_of(second): "b"})
     catalog.remove_victims([first])  # it was off the disk by then
     assert catalog.get(first) is None
     left = chosen(catalog, GiB)  # and this one is not offered again
@@ -129,6 +131,35 @@ def test_each_pin_is_durable_with_its_path(tmp_path: Path, monkeypatch: pytest.M
     PinFolder(str(tmp_path)).add({key(1): "a", key(2): "b"})
     pins = str(tmp_path / "pins")
     assert synced == [f"{pins}/{key(1)}", f"{pins}/{key(2)}", pins]
+
+
+@pytest.mark.parametrize("change", ["add", "remove"])
+def test_a_change_that_is_not_durable_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """But on a file system where directories cannot be synced."""
+    folder, fsync = PinFolder(str(tmp_path)), os.fsync
+    folder.add({key(1): "a"})
+    code = errno.EIO
+
+    def failing(fd: int) -> None:
+        if os.readlink(f"/proc/self/fd/{fd}") == str(tmp_path / "pins"):
+            raise OSError(code, os.strerror(code))
+        fsync(fd)
+
+    def changed() -> None:
+        if change == "add":
+            folder.add({key(2): "b"})
+        else:
+            folder.remove([key(1)])
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(OSError) as caught:
+        changed()
+    assert caught.value.errno == errno.EIO
+    code = errno.EINVAL
+    changed()
+    assert folder.all() == ({key(1): "a", key(2): "b"} if change == "add" else {})
 
 
 def test_the_folder_says_what_is_pinned(tmp_path: Path) -> None:

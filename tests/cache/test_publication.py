@@ -10,11 +10,12 @@ from collections.abc import Callable
 import gevent
 import pytest
 
-from streamcache.cache import allotment
+from streamcache.cache import locks
 from streamcache.cache.allotment import Allotment
 from streamcache.cache.blockmap import BLOCK, Extent
 from streamcache.cache.partial import Partial
 from streamcache.cache.publication import Published, publish
+from streamcache.cache.space import footprint
 from streamcache.errors import CacheBusy, NoSpace, SourceChanged
 from tests.cache.fakes import World
 from tests.cache.rooms import SIZE, Process, fill, name, recovery
@@ -262,8 +263,8 @@ def test_a_key_that_is_held_for_long_is_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A request holds it while the source is slow; the copy is not thrown away for that."""
-    monkeypatch.setattr(allotment, "LOCK_WAIT", 0.01)
-    lock = processes[1].keys.acquire("ab" * 16, 0)
+    monkeypatch.setattr(locks, "LOCK_WAIT", 0.01)
+    lock = processes[1].keys.acquire("ab" * 16)
     publishing = gevent.spawn(go, rooms[0])
     gevent.sleep(0.05)
     assert not publishing.ready()
@@ -276,9 +277,9 @@ def test_a_key_that_is_held_for_long_is_waited_for(
 def test_a_key_that_is_held_is_not_waited_for_by_what_is_not_wanted(
     world: World, processes: list[Process], rooms: list[Allotment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(allotment, "LOCK_WAIT", 0.01)
+    monkeypatch.setattr(locks, "LOCK_WAIT", 0.01)
     wanted = [True]
-    with processes[1].keys.acquire("ab" * 16, 0):
+    with processes[1].keys.acquire("ab" * 16):
         publishing = gevent.spawn(go, rooms[0], wanted=lambda: wanted[0])
         gevent.sleep(0.02)
         wanted[0] = False
@@ -390,7 +391,7 @@ def test_one_ends_while_another_of_its_version_begins(
     ending.get(timeout=5)
     assert second.partial.present(0, 5) == b"\1\0\0\0\0"
     assert second.affords(4)
-    assert world.kept[name()].bytes == allotment.footprint(SIZE)
+    assert world.kept[name()].bytes == footprint(SIZE)
     fill(second, 1, 5)
     enter(world, go(second))
     leave(second)
@@ -400,7 +401,7 @@ def test_one_ends_while_another_of_its_version_begins(
 def test_what_gave_up_draws_nothing(world: World, processes: list[Process]) -> None:
     room = processes[0].room()
     room.give_up()
-    with pytest.raises(NoSpace), processes[0].keys.acquire("ab" * 16, 0) as lock:
+    with pytest.raises(NoSpace), processes[0].keys.acquire("ab" * 16) as lock:
         room.open(processes[0].header(), lock)
     leave(room)
     assert settled(world)

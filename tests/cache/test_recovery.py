@@ -107,7 +107,7 @@ def test_what_somebody_works_on_is_left_alone(world: World) -> None:
 def test_what_somebody_has_the_key_of_is_left_alone(world: World) -> None:
     """It is about to be begun, renamed or removed."""
     left_behind(world, settled=False)
-    with Process(world).keys.acquire("ab" * 16, 0):
+    with Process(world).keys.acquire("ab" * 16):
         sweeper = recovery(world)
         sweeper.sweep()
         assert sweeper.drop_oldest(1 << 40) == 0
@@ -238,13 +238,13 @@ def test_what_is_published_already_is_not_begun_again(world: World) -> None:
     world.space.evicting = True  # so that it waits
 
     def open_it() -> None:
-        with process.keys.acquire("ab" * 16, 1) as lock:
+        with process.keys.acquire("ab" * 16) as lock:
             room.open(process.header(), lock)
 
     opening = gevent.spawn(open_it)
     world.until(lambda: world.space.waiters)
     filling.release()
-    with other.keys.acquire("ab" * 16, 0):  # the other one was quicker
+    with other.keys.acquire("ab" * 16):  # the other one was quicker
         world.until(lambda: not world.space.waiters)
         partial, _ = world.store.partials.open(name(), other.header())
         blocks = world.store.objects.publish(name(), partial.inode)
@@ -283,12 +283,12 @@ def test_what_was_drawn_and_settled_is_drawn_again(
     world.space.evicting = True
 
     def open_it() -> None:
-        with process.keys.acquire("ab" * 16, 1) as lock:
+        with process.keys.acquire("ab" * 16) as lock:
             room.open(process.header(size=size), lock)
 
     opening = gevent.spawn(open_it)
     world.until(lambda: world.space.waiters)
-    with world.keys.acquire("ab" * 16, 1):  # as a sweep that is just at this partial
+    with world.keys.acquire("ab" * 16):  # as a sweep that is just at this partial
         filling.release()
         world.until(lambda: not world.space.waiters)
         assert names_of(world) == {name(): before + (128 << 10)}
@@ -353,7 +353,7 @@ def test_who_gave_up_waiting_leaves_the_partial_as_it_was(world: World) -> None:
     filling = world.fill()
     process = Process(world)
     room = process.room()
-    with pytest.raises(NoSpace), process.keys.acquire("ab" * 16, 1) as lock:
+    with pytest.raises(NoSpace), process.keys.acquire("ab" * 16) as lock:
         room.open(process.header(), lock)
     room.let_go(keep=False)
     filling.release()

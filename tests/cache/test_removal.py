@@ -7,6 +7,7 @@ import os
 import gevent
 import pytest
 
+from streamcache.cache import locks
 from streamcache.cache import removal as removal_module
 from streamcache.cache.database import CatalogError
 from streamcache.source.base import Version
@@ -38,7 +39,7 @@ def done(world: World) -> None:
 def test_the_key_is_free_when_the_catalog_knows(world: World) -> None:
     blocks, _ = published(world)
     assert (world.space.objects, world.space.reserved, world.partials()) == (blocks, 0, [])
-    world.keys.acquire("ab" * 16, 0).release()
+    assert repr(world.keys) == "<KeyLocks held=0>"
 
 
 def test_a_catalog_that_cannot_be_written_now_is_tried_again(
@@ -76,7 +77,7 @@ def test_what_cannot_be_entered_keeps_its_journal(
         world.removal.enter(name(), "film.mp4", SIZE, blocks, lock)
         done(world)
     assert world.partials() == [f"{name()}.map"]
-    world.keys.acquire("ab" * 16, 0).release()
+    assert repr(world.keys) == "<KeyLocks held=0>"
     world.ledger.add(name(), "film.mp4", SIZE, blocks)
     world.store.partials.drop_map(name())
     world.published.append((name(), blocks))
@@ -114,7 +115,7 @@ def test_a_partial_that_somebody_works_on_is_left_to_that_one(world: World) -> N
 
 def test_who_has_the_key_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     left_behind(world)
-    lock = Process(world).keys.acquire("ab" * 16, 0)
+    lock = Process(world).keys.acquire("ab" * 16)
     world.removal.remove([name()], "f")
     gevent.sleep(0.02)
     assert len(world.partials()) == 2
@@ -127,8 +128,8 @@ def test_who_keeps_the_key_for_too_long_keeps_it(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left_behind(world)
-    monkeypatch.setattr(removal_module, "LOCK_WAIT", 0.01)
-    with Process(world).keys.acquire("ab" * 16, 0):
+    monkeypatch.setattr(locks, "LOCK_WAIT", 0.01)
+    with Process(world).keys.acquire("ab" * 16):
         world.removal.remove([name()], "f")
         done(world)
     assert len(world.partials()) == 2

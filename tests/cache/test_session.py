@@ -123,22 +123,24 @@ def test_a_file_larger_than_four_gibibytes_is_served_at_its_end(world: World) ->
     os.utime(world.path(FILM), (1, 1))
     world.gate.shut()
     session = world.session(FILM)
-    with session.lease() as reader:
-        got = gevent.spawn(session.read, reader, size - 1, size)
-        world.settle()
-        world.gate.let(size - 1)
-        ready = got.get()
-        assert (ready.offset, ready.length, bytes(ready.data)) == (size - 1, 1, b"\0")
-        session.handle_event(Event.SHUTDOWN)
+    client = world.client(session)
+    got = gevent.spawn(session.read, client.reader, size - 1, size)
+    world.settle()
+    world.gate.let(size - 1)
+    ready = got.get()
+    assert (ready.offset, ready.length, bytes(ready.data)) == (size - 1, 1, b"\0")
+    session.handle_event(Event.SHUTDOWN)
+    client.leave()
 
 
 def test_the_objects_modification_time_is_the_sources(world: World) -> None:
     path = world.write(FILM, SIZE)
     os.utime(path, ns=(1, 1_234_567_890_123_456_789))
     session = world.session(FILM)
-    with session.lease():
-        world.settle()
-        assert world.file_in_cache(session).stat().st_mtime_ns == 1_234_567_890_123_456_789
+    client = world.client(session)
+    world.settle()
+    assert world.file_in_cache(session).stat().st_mtime_ns == 1_234_567_890_123_456_789
+    client.leave()
 
 
 def test_the_object_is_made_durable_before_it_gets_its_name(
@@ -290,11 +292,10 @@ def test_without_a_reader_the_copy_finishes(world: World) -> None:
 
 def test_a_lease_is_given_back_once(world: World) -> None:
     session, client = playing(world)
-    with session.lease() as reader:
-        assert len(session.readers) == 2
-        session.dec_ref(reader)
-        session.dec_ref(reader)
-        assert len(session.readers) == 1
+    reader = session.inc_ref()
+    assert session.readers == {client.reader, reader}
+    session.dec_ref(reader)
+    session.dec_ref(reader)
     assert session.readers == {client.reader}
 
 
@@ -1107,8 +1108,9 @@ def test_what_is_ready_stays_good_until_its_reader_leaves(world: World) -> None:
 
 def test_footprint_is_never_less_than_what_a_partial_takes(world: World) -> None:
     session = world.session(FILM, SIZE)
-    with session.lease():
-        world.settle()
-        assert world.space.objects <= footprint(SIZE)
+    client = world.client(session)
+    world.settle()
+    assert world.space.objects <= footprint(SIZE)
+    client.leave()
     with pytest.raises(NoSpace):
         world.space.draw(session.name, 1, world.space.limit + 1)

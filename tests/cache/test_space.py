@@ -99,11 +99,11 @@ def test_footprint(size: int, bytes_on_disk: int) -> None:
 
 def test_a_file_fits_when_its_footprint_does() -> None:
     space = Space(1 << 20)
-    assert space.fits(900_000)
-    assert not space.fits(1 << 20)
+    assert space.refusal(900_000) == ""
+    assert space.refusal(1 << 20) == "too large: the cache has 1048576 bytes"
     limited = Space(1 << 20, max_file_size=1000)
-    assert limited.fits(1000)
-    assert not limited.fits(1001)
+    assert limited.refusal(1000) == ""
+    assert limited.refusal(1001) == "too large: cache.max_file_size is 1000 bytes"
 
 
 def test_room_is_granted_at_once_and_given_back_once(make: Callable[..., Sharer]) -> None:

@@ -11,7 +11,6 @@ import pytest
 
 from streamcache.cache import stored
 from streamcache.cache.blockmap import BLOCK, Extent
-from streamcache.cache.names import is_name
 from streamcache.cache.store import Store
 from streamcache.cache.stored import Fate
 from streamcache.errors import CacheBusy
@@ -44,22 +43,6 @@ def path_of(store: Store, name: str) -> Path:
 
 def partials(store: Store) -> list[str]:
     return sorted(os.listdir(Path(store.root, "partial")))
-
-
-@pytest.mark.parametrize(
-    ("text", "good"),
-    [
-        (NAME, True),
-        (NAME.upper(), False),
-        (KEY, False),
-        (f"{KEY}.{VERSION}x", False),
-        (f"{KEY}.{VERSION}.data", False),
-        (f"../{KEY[3:]}.{VERSION}", False),
-        ("", False),
-    ],
-)
-def test_names_are_two_digests(text: str, good: bool) -> None:
-    assert is_name(text) is good
 
 
 # -- publishing

@@ -57,8 +57,7 @@ class Site:
     @property
     def fast(self) -> int:
         """Responses that the fast path has sent whole."""
-        service = self.server._service
-        return service.fast.answered if service is not None and service.fast is not None else 0
+        return self.cache.counters.quick_hits - self.cache.counters.quick_cuts
 
     def greenlets(self) -> int:
         """Connections that own a greenlet now."""

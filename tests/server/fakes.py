@@ -186,6 +186,8 @@ class FakeCache:
         delegate = self.take(hot, client, hot.name)
         delegate.delivered = count
         delegate.close()
+        self.counters.quick_hits += 1
+        self.counters.quick_bytes += count
 
     def take(self, hot: ObjectHandle, client: str, path: str) -> FakeDelegate:
         self.clients.append(client)

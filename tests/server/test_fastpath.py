@@ -203,7 +203,7 @@ def test_a_large_answer_is_begun_at_once_and_nobody_can_tell(site, tmp_path, dat
     assert len(answers["fast"][0]) > fastpath.MOST
     assert lines["fast"] == lines["slow"]
     # What fits into the first window may leave whole.
-    assert len(lines["fast"]) == len(begun) + fast.answered == 2
+    assert len(lines["fast"]) == len(begun) + here["fast"].fast == 2
     counts = [[each.delivered for each in one.cache.delegates] for one in here.values()]
     assert counts[0] == counts[1]
     assert here["fast"].cache.clients == here["slow"].cache.clients

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from streamcache.errors import SourceChanged, SourceUnavailable
+from streamcache.server.connection import Phase
 from tests.server.client import WAIT, eventually, get
 from tests.server.fakes import Gate
 
@@ -79,6 +82,30 @@ def test_a_client_that_leaves_during_the_lookup_waits_for_no_bytes(site):
     eventually(lambda: here.server.connections == 0)
 
 
+@pytest.mark.parametrize("leave", ["reset", "close"])
+def test_a_client_that_leaves_in_its_body_is_no_error_of_the_server(site, tmp_path, leave):
+    """Else a stranger could ring the alert that counts 5xx."""
+    here = site(log={"access": str(tmp_path / "log")})
+    client = here.client()
+    client.send(get("/a.bin", "Content-Length: 1000", method="POST") + b"abc")
+    eventually(lambda: any(each.phase is Phase.BODY for each in here.server._connections))
+    getattr(client, leave)()
+    eventually(lambda: here.server.connections == 0)
+    answers = here.cache.counters.snapshot()["responses"]["none"]
+    assert (answers.counts, answers.cut) == ((0, 0, 1, 0), 1)
+    here.server.stop(timeout=0)
+    assert re.search(r'"POST /a.bin HTTP/1.1" 400 0 .* cut ', (tmp_path / "log").read_text())
+
+
+def test_a_server_that_stops_in_a_body_says_that_it_could_not_answer(site, tmp_path):
+    here = site(log={"access": str(tmp_path / "log")})
+    client = here.client()
+    client.send(get("/a.bin", "Content-Length: 1000", method="POST") + b"abc")
+    eventually(lambda: any(each.phase is Phase.BODY for each in here.server._connections))
+    here.server.stop(timeout=0)
+    assert re.search(r'"POST /a.bin HTTP/1.1" 503 0 .* cut ', (tmp_path / "log").read_text())
+
+
 @pytest.mark.parametrize("error", [SourceUnavailable(5, "EIO"), SourceChanged("rewritten")])
 def test_an_error_after_the_head_cuts_the_response_short(site, error, caplog):
     here = site()
@@ -90,8 +117,24 @@ def test_an_error_after_the_head_cuts_the_response_short(site, error, caplog):
     gate.fail(error)
     assert client.until_closed() == b""  # no clean end: 600 bytes are missing
     assert here.cache.delegates[0].closed.wait(WAIT)
-    assert "cut short" in caplog.text
+    assert "response cut short path='/a.bin' client=127.0.0.1 request_id=-: " in caplog.text
     assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("path_taken", ["fast"], indirect=True)
+def test_what_the_fast_path_began_names_its_file_too_when_it_is_cut(site, caplog, monkeypatch):
+    here = site()
+    take = here.cache.take
+
+    def begun(*args):
+        here.cache.gate("/big.bin").fail(SourceChanged("rewritten"))
+        return take(*args)
+
+    monkeypatch.setattr(here.cache, "take", begun)
+    client = here.client()
+    client.send(get("/big.bin"))
+    client.until_closed()
+    assert "response cut short path='/big.bin' client=127.0.0.1 request_id=-: " in caplog.text
 
 
 def test_a_file_that_ends_early_cuts_the_response_short(site, caplog, root):

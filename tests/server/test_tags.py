@@ -171,7 +171,9 @@ def test_lines_about_errors_have_the_id(tagged, caplog, monkeypatch):
         *("late-1", "fault-1", "cut-1", "first-1", "bug-1"),
     ]
     assert said[0] == "request failed path='/a.bin' status=504 request_id=late-1: no answer"
-    assert said[2].startswith("response cut short client=127.0.0.1 request_id=cut-1: ")
+    form = "response cut short path='/b.bin' client=127.0.0.1 request_id=cut-1: "
+    assert said[2].startswith(form)
+    assert said[4] == "request failed path='/one.bin' client=127.0.0.1 request_id=bug-1"
     names = [name for _, name in lines()]
     assert names == ["late-1", "fault-1", "cut-1", "first-1"]
 

@@ -125,14 +125,6 @@ def test_lines_that_are_none_are_counted() -> None:
     assert (trace.lines, trace.unread, trace.requests) == (2, 1, 1)
 
 
-def test_memory_is_bounded_by_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamcache.simulation.trace._REMEMBERED", 100)
-    reading = Reading()
-    reading.feed(line(f"c{number}", number % 60, "/x") for number in range(1000))
-    assert len(reading._recent) <= 100
-    assert len(reading.end().uses) == 1000
-
-
 def test_a_sieve_keeps_what_was_asked_for_and_forgets_what_is_discarded() -> None:
     sieve = Sieve(100)
     for name in "abcd":

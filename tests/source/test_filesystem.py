@@ -273,6 +273,7 @@ def test_a_fault_of_the_source_is_never_gone(
             case "stat":
                 source.stat(NAME)
     assert caught.value.errno == code
+    assert caught.value.filename == (source.root if call == "open" else f"/{NAME}")
     assert not isinstance(caught.value, NotFound)
 
 

@@ -511,6 +511,17 @@ def test_an_object_that_cannot_be_read_is_served_from_the_source_and_copied_anew
     assert_works_again(cache, at, "cold0")
 
 
+def test_an_object_that_cannot_be_opened_is_named(
+    titles: Path, disk: SlowFS, open_cache: OpenCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    at = disk.path / "cache"
+    warmed(open_cache(titles, at=at), at).close()
+    cache = open_cache(titles, at=at)
+    disk.fault("EIO", "cache/objects/*", operations=("open",))
+    assert_right(fetch(cache, WARM[0]), WARM[0], WARM_SIZE)
+    assert f"object not readable path='/{WARM[0]}' name=" in caplog.text
+
+
 def test_a_partial_that_was_truncated_is_read_past_and_copied_anew(
     titles: Path, tmp_path: Path, open_cache: OpenCache
 ) -> None:

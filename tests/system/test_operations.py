@@ -15,8 +15,9 @@ from streamcache import CacheStatus, StreamCache
 from streamcache.cache import operations
 from streamcache.cache.listing import Listing
 from streamcache.cache.operations import Purged
+from streamcache.cache.removal import Removal
 from streamcache.cache.selection import Selection
-from streamcache.errors import NoSpace
+from streamcache.errors import CacheBusy, NoSpace
 from tests.content import verify, write
 from tests.server.client import Client
 from tests.slowfs import SlowFS
@@ -109,6 +110,34 @@ def test_a_purged_object_is_read_to_its_end_and_joined_by_nobody(
     settle(cache, cache_dir)
     assert not any(name.startswith("trash/") for name in files_below(cache_dir))
     assert_right(fetch(cache, "f"), "other", SIZE)
+
+
+def test_what_is_not_purged_is_named(
+    open_cache: OpenCache,
+    source: Path,
+    cache_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The key is held, by a process that was stopped perhaps: an object in use, and a partial."""
+    put(source, "a/f")
+    write(source, "a/g", 8 * MiB)
+    cache = open_cache(source, copy={"max_bandwidth": 2 * MiB})
+    cached(cache, cache_dir, "a/f")
+
+    def held(*_: object) -> bool:
+        raise CacheBusy("held")
+
+    monkeypatch.setattr(Removal, "purge", held)
+    with opened(cache, "a/f"), opened(cache, "a/g") as film:
+        take(film, 0, MiB)
+        eventually(lambda: partials_in(cache_dir))
+        purged = cache.operations.purge(Selection.of(prefix="/a/"))
+        assert (purged.matched, purged.removed) == (2, 0)
+    for name in ("f", "g"):
+        assert re.search(
+            rf"not purged path='/a/{name}' name=[0-9a-f.]{{65}} error=held", caplog.text
+        )
 
 
 def test_a_copy_that_is_purged_gives_no_byte_to_who_comes_after(

@@ -18,8 +18,7 @@ import pytest
 from gevent import Timeout
 
 from streamcache import CacheStatus, StreamCache
-from streamcache.cache import opener as opener_module
-from streamcache.cache import workers
+from streamcache.cache import locks, workers
 from streamcache.cache.states import Event
 from streamcache.cache.workers import WorkerPool
 from streamcache.errors import (
@@ -237,14 +236,14 @@ def test_a_partial_that_is_being_dropped_is_not_begun_meanwhile(
     write(source, "film", size)
     cache = open_cache(source, copy={"when_idle": "stop", "max_bandwidth": 8 * MiB})
     parts = cache._parts
-    for patience in (opener_module.LOCK_WAIT, 0.1):
+    for patience in (locks.LOCK_WAIT, 0.1):
         with opened(cache, "film") as delegate:
             take(delegate, 0, MiB)
             eventually(lambda: cache.statistics().sessions[0].present)
         eventually(lambda: parts.ledger.reservations() and at_rest(cache))
         with (
             holding(parts.store.partials, "remove") as held,
-            mock.patch.object(opener_module, "LOCK_WAIT", patience),
+            mock.patch.object(locks, "LOCK_WAIT", patience),
         ):
             dropping = gevent.spawn(parts.recovery.drop_oldest, 1 << 40)
             eventually(lambda: held.entered)
