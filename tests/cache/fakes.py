@@ -312,7 +312,7 @@ class World:
         self.health = Health(self.store, self.disk)
         self.objects = Objects(self.store, self.ledger, self.disk, self.health, keep=keep)
         self.scheduler = Scheduler(self.source, self.reads, self.counters, in_flight=in_flight)
-        self.scheduler._rate = SteadyRate(is_near=near)
+        self.scheduler._rate = self.scheduler._steps._rate = SteadyRate(is_near=near)
         self.resources = Resources(
             config=self.config,
             counters=self.counters,
