@@ -131,7 +131,13 @@ class Steps:
 
     def attach(self, partial: Partial, present: bytes) -> None:
         """The partial is open, and this was in its map."""
-        self._sink = Sink(partial.put, partial.mark, self._stored, self._stalled)
+        self._sink = Sink(
+            put=partial.put,
+            mark=partial.mark,
+            stored=self._stored,
+            stalled=self._stalled,
+            patience=self._writes.patience,
+        )
         self._claims.attach(partial, present)
 
     def detach(self) -> None:

@@ -432,7 +432,7 @@ def test_a_source_that_is_a_hundred_times_slower_and_then_well(
             return read(other, 0, 4 * MiB)
 
         playing, reading = gevent.spawn(play), gevent.spawn(copy_other)
-        eventually(lambda: scheduler._running >= 2)
+        eventually(lambda: scheduler._steps.running >= 2)
         for offset in (20 * MiB, 22 * MiB, 17 * MiB):
             with opened(cache, "film") as seeker:
                 before = cache.statistics().bytes_from_source

@@ -73,6 +73,6 @@ def test_readers_that_join_one_title_take_no_turns_from_others() -> None:
     feeds += [FakeFeed(feeds, 500, lambda: scheduler.add(feeds[0], idle=False)) for _ in range(5)]
     for feed in feeds:
         scheduler.add(feed, idle=False)
-    eventually(lambda: sum(feed.got for feed in feeds) >= 500 and not scheduler._steps)
+    eventually(lambda: sum(feed.got for feed in feeds) >= 500 and not scheduler._steps.running)
     got = [feed.got for feed in feeds]
     assert min(got) > max(got) / 2, got
