@@ -193,6 +193,12 @@ def at_rest(cache: StreamCache) -> bool:
     return not provider.copies.sessions and not provider.copies.ending
 
 
+def tidy(cache: StreamCache) -> bool:
+    """Nothing is being removed, recorded or resumed."""
+    provider = cache._parts.provider
+    return not (provider._removal._tasks or provider.copies._resumers)
+
+
 def account_is_true(cache: StreamCache, cache_dir: Path) -> bool:
     """Usage is known and equals what the disk says."""
     known = cache._parts.space.known
