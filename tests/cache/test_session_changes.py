@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -171,45 +172,35 @@ def test_a_source_that_is_rewritten_in_place_is_never_mixed(world: World) -> Non
     assert world.object_of(session) is None
 
 
-def test_a_source_that_grows_is_served_as_it_was_and_not_published(world: World) -> None:
-    session, client = playing(world)
+def appended_to(world: World) -> None:
     with open(world.path(FILM), "ab") as file:
         file.write(b"more")
-    answer = client.get(0, SIZE)
-    world.gate.open()
-    world.settle()
-    assert answer.complete
-    assert session.state is State.DETACHED
-    assert world.object_of(session) is None
-    client.leave()
-    world.settle()
-    assert world.partials() == []
 
 
-def test_a_source_that_is_replaced_by_rename_cuts_nobody_off(world: World) -> None:
-    session, client = playing(world)
+def replaced(world: World) -> None:
     world.write(FILM, SIZE, content_name="other")
-    answer = client.get(0, SIZE)
-    world.gate.open()
-    world.settle()
-    assert answer.complete
-    assert session.state is State.DETACHED
-    assert world.object_of(session) is None
-    client.leave()
-    world.settle()
-    assert world.partials() == []
 
 
-def test_a_source_that_is_deleted_cuts_nobody_off(world: World) -> None:
-    session, client = playing(world)
+def deleted(world: World) -> None:
     world.path(FILM).unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "failed"), [(appended_to, False), (replaced, True), (deleted, True)]
+)
+def test_a_source_whose_bytes_stay_as_they_were_cuts_nobody_off_and_is_not_published(
+    world: World, change: Callable[[World], None], failed: bool
+) -> None:
+    session, client = playing(world)
+    change(world)
     answer = client.get(0, SIZE)
     world.gate.open()
     world.settle()
     assert answer.complete
     assert session.state is State.DETACHED
     assert world.object_of(session) is None
-    assert (world.counters.copies_failed, world.counters.copies_cancelled) == (1, 0)
+    counts = world.counters.copies_failed, world.counters.copies_cancelled
+    assert counts == ((1, 0) if failed else (0, 1))
     client.leave()
     world.settle()
     assert world.partials() == [], "of no use: no session will go on with it"
