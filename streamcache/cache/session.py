@@ -217,7 +217,8 @@ class CopySession:
         before, self.state = self.state, after(self.state, event)
         if self.state is before:
             return
-        log.debug("session %s -> %s event=%s path=%r", before, self.state, event, f"/{self.path}")
+        form = "session changes path=%r from=%s to=%s cause=%r"
+        log.debug(form, f"/{self.path}", before.value, self.state.value, event.value)
         if self.state is State.COPYING:
             self.schedule()
         elif self.state is State.DETACHED:
