@@ -176,8 +176,12 @@ class Partial:
             with contextlib.suppress(OSError):
                 encoded = path.encode("utf-8", "surrogateescape")
                 os.setxattr(self._write_fd, PATH_ATTRIBUTE, encoded)
-        os.utime(self._write_fd, ns=(mtime_ns, mtime_ns))
-        os.fsync(self._write_fd)
+        try:
+            os.utime(self._write_fd, ns=(mtime_ns, mtime_ns))
+            os.fsync(self._write_fd)
+        except OSError:
+            self.poison()  # here, as who asked may be gone by now
+            raise
 
     def poison(self) -> None:
         """Nobody may publish what is here, or continue it: the disk may have lost some of it."""
