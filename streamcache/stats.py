@@ -20,7 +20,7 @@ AGE: Final[Bounds] = (60, 600, 3600, 21600, 86400, 259200, 604800, 2592000, 7776
 
 STATUSES: Final = ("hit", "stale", "collapsed", "miss", "bypass")  # of the cache
 _HITS: Final = ("hit", "stale")  # answered from objects, whether the source could be asked or not
-OUTCOMES: Final = (*STATUSES, "none")  # the last one: it was not asked
+STATUSES_OR_NONE: Final = (*STATUSES, "none")  # the last one: it was not asked
 CLASSES: Final = ("2xx", "3xx", "4xx", "5xx")
 
 _MICROSECONDS: Final = 1_000_000
@@ -78,7 +78,7 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class Responses:
-    """Responses with one outcome; counts and bytes of bodies by class of their status."""
+    """Responses with one cache status; counts and bytes of bodies by class of their status."""
 
     counts: tuple[int, ...] = (0,) * len(CLASSES)
     bytes: tuple[int, ...] = (0,) * len(CLASSES)
@@ -137,7 +137,7 @@ class Counters:
         self.read_time = Histogram(SOURCE)  # of reads of the source
         self.delegated_wait = Histogram(WAIT)  # until a delegated read had its bytes, or none
         self.evicted_age = Histogram(AGE)  # since the last use of what is evicted
-        self._answered = {outcome: _Answered() for outcome in OUTCOMES}
+        self._answered = {cache: _Answered() for cache in STATUSES_OR_NONE}
 
     def request(self, status: str) -> None:
         """One open of a file with this cache status."""
@@ -149,7 +149,7 @@ class Counters:
 
     def responded(
         self,
-        outcome: str,
+        cache: str,
         status: int,
         count: int,
         *,
@@ -159,10 +159,10 @@ class Counters:
     ) -> None:
         """A response has ended: ``count`` bytes of its body, s until its first byte and its end.
 
-        ``outcome``: a cache status, or anything else if the cache was not asked. ``first_byte`` is
+        ``cache``: a cache status, or anything else if the cache was not asked. ``first_byte`` is
         None when nothing left.
         """
-        answered = self._answered.get(outcome) or self._answered["none"]
+        answered = self._answered.get(cache) or self._answered["none"]
         index = status // 100 - 2
         answered.counts[index] += 1
         answered.bytes[index] += count
@@ -178,7 +178,7 @@ class Counters:
         counts = {name: value for name, value in vars(self).items() if type(value) is int}
         for name in ("quick_hits", "quick_bytes", "quick_cuts"):
             del counts[name]
-        responses = {outcome: each.snapshot() for outcome, each in self._answered.items()}
+        responses = {cache: each.snapshot() for cache, each in self._answered.items()}
         responses["hit"] = self._with_quick(self._answered["hit"])
         requests, delivered = dict(self.requests), dict(self.bytes)
         if quick:
@@ -221,36 +221,42 @@ class SessionStatistics:
 
 
 @dataclass(frozen=True, slots=True)
-class Statistics:
-    """A snapshot. Bytes are bytes, counts are since the start of this process."""
+class Counts:
+    """Counts since the start, a number each; the board adds those of all workers."""
 
-    requests: dict[str, int] = field(default_factory=dict)  # hit, stale, collapsed, miss, bypass
-    bytes: dict[str, int] = field(default_factory=dict)
-    responses: dict[str, Responses] = field(default_factory=dict)  # of a server, by outcome
     bytes_from_source: int = 0
     bytes_from_cache: int = 0
     source_reads: int = 0
     source_opens: int = 0
     source_errors: int = 0
-    source_answers: bool = True  # False: the breaker is open, nothing is asked
     source_openings: int = 0  # of the breaker
-    source_stuck: int = 0  # threads in a call to the source for longer than its timeout, now
-    read_time: Distribution = field(default_factory=lambda: Distribution.empty(SOURCE))
-    disk_normal: bool = True  # False: nothing new is written to the cache
-    disk_reason: str = ""  # why, in words
-    disk_failures: int = 0  # how often that began
-    disk_stuck: int = 0  # threads in a call to the cache's disk for longer than it should take, now
     delegated_reads: int = 0
-    delegated_wait: Distribution = field(default_factory=lambda: Distribution.empty(WAIT))
     copies_started: int = 0
     copies_finished: int = 0
     copies_cancelled: int = 0
     copies_failed: int = 0
     evictions: int = 0
     objects_damaged: int = 0
-    evicted_age: Distribution = field(default_factory=lambda: Distribution.empty(AGE))
+    disk_failures: int = 0  # how often writing nothing new to the cache began
     connections_accepted: int = 0
     connections_refused: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics(Counts):
+    """A snapshot. Bytes are bytes, counts are since the start of this process."""
+
+    requests: dict[str, int] = field(default_factory=dict)  # hit, stale, collapsed, miss, bypass
+    bytes: dict[str, int] = field(default_factory=dict)
+    responses: dict[str, Responses] = field(default_factory=dict)  # of a server, by status
+    source_answers: bool = True  # False: the breaker is open, nothing is asked
+    source_stuck: int = 0  # threads in a call to the source for longer than its timeout, now
+    read_time: Distribution = field(default_factory=lambda: Distribution.empty(SOURCE))
+    disk_normal: bool = True  # False: nothing new is written to the cache
+    disk_reason: str = ""  # why, in words
+    disk_stuck: int = 0  # threads in a call to the cache's disk for longer than it should take, now
+    delegated_wait: Distribution = field(default_factory=lambda: Distribution.empty(WAIT))
+    evicted_age: Distribution = field(default_factory=lambda: Distribution.empty(AGE))
     usage: int = 0  # bytes of disk blocks: objects, partials, trash
     reserved: int = 0  # of these: promised to copies
     limit: int = 0  # bytes

@@ -441,7 +441,7 @@ def test_defect_14_what_is_reserved_counts_before_it_is_on_disk(world: World) ->
     sessions = [world.session(f"film{number}", SIZE) for number in range(3)]
     world.settle()
     assert world.space.reserved == 3 * footprint(SIZE)
-    assert sum(world.blocks(session.name) for session in sessions) < footprint(SIZE)
+    assert sum(world.on_disk(session.name) for session in sessions) < footprint(SIZE)
 
 
 def test_defect_15_room_that_comes_too_late_starts_no_copy(world: World) -> None:

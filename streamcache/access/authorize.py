@@ -38,7 +38,7 @@ class Verdict(enum.Enum):
     DENY = enum.auto()  # 403
     EXPIRED = enum.auto()  # 403, of a grant that was right once
     CHALLENGE = enum.auto()  # 401: credentials are missing or wrong
-    CHECK = enum.auto()  # not decided: ``Access.check`` in a worker, then ``Access.settle``
+    CHECK = enum.auto()  # not decided: ``check`` in a worker, ``remember``, then ``settle``
 
 
 STATUSES: Final = {Verdict.DENY: 403, Verdict.EXPIRED: 403, Verdict.CHALLENGE: 401}
@@ -197,10 +197,9 @@ class Access:
         assert self._passwords is not None
         self._passwords.remember(credentials, right, now)
 
-    def settle(self, decision: Decision, right: bool, *, now: float) -> Decision:
+    def settle(self, decision: Decision, *, right: bool) -> Decision:
         """The decision after CHECK."""
         assert decision.credentials is not None
-        self.remember(decision.credentials, right, now=now)
         return self._of_password(decision.credentials, right, decision.path)
 
     def _by_password(self, headers: Headers, path: str, now: float) -> Decision | None:

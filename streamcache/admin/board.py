@@ -31,9 +31,10 @@ from typing import Final
 from streamcache.server.addresses import AddressRow, AddressTable
 from streamcache.stats import (
     CLASSES,
-    OUTCOMES,
     STATUSES,
+    STATUSES_OR_NONE,
     Bounds,
+    Counts,
     Distribution,
     Responses,
     Statistics,
@@ -42,12 +43,7 @@ from streamcache.stats import (
 
 LAG: Final[Bounds] = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
-COUNTED: Final = (
-    *("bytes_from_source", "bytes_from_cache", "source_reads", "source_opens", "source_errors"),
-    *("source_openings", "delegated_reads", "copies_started", "copies_finished"),
-    *("copies_cancelled", "copies_failed", "evictions", "connections_accepted"),
-    *("connections_refused", "objects_damaged", "disk_failures"),
-)
+COUNTED: Final = tuple(each.name for each in dataclasses.fields(Counts))
 DISTRIBUTIONS: Final = ("read_time", "delegated_wait", "evicted_age")  # of ``Statistics``
 _VIEWED: Final = ("usage", "reserved", "limit", "objects", "source_stuck", "disk_stuck")  # of it
 _FLAGS: Final = ("source_answers", "disk_normal")  # the same
@@ -59,31 +55,15 @@ _MICROSECONDS: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Totals:
+class Totals(Counts):
     """A snapshot over all workers. Counts are since the start of the daemon, bytes are bytes."""
 
     requests: dict[str, int] = field(default_factory=dict)  # by cache status
     bytes: dict[str, int] = field(default_factory=dict)
-    responses: dict[str, Responses] = field(default_factory=dict)  # by outcome
-    bytes_from_source: int = 0
-    bytes_from_cache: int = 0
-    source_reads: int = 0
-    source_opens: int = 0
-    source_errors: int = 0
-    source_openings: int = 0  # of the breakers
+    responses: dict[str, Responses] = field(default_factory=dict)  # by cache status, or "none"
     read_time: Distribution = _EMPTY.read_time
-    delegated_reads: int = 0
     delegated_wait: Distribution = _EMPTY.delegated_wait
-    copies_started: int = 0
-    copies_finished: int = 0
-    copies_cancelled: int = 0
-    copies_failed: int = 0
-    evictions: int = 0
     evicted_age: Distribution = _EMPTY.evicted_age
-    connections_accepted: int = 0
-    connections_refused: int = 0
-    objects_damaged: int = 0
-    disk_failures: int = 0  # how often a worker began to write nothing new to the cache
     workers: int = 0  # that live now
     connections: int = 0  # open now
     copies: int = 0  # that run or pause now
@@ -145,7 +125,7 @@ class Board:
             delegated_wait=_distribution(sums, _EMPTY.delegated_wait),
             evicted_age=_distribution(sums, _EMPTY.evicted_age),
             hub_lag=_distribution(sums, Distribution.empty(LAG)),
-            responses={outcome: _responses(sums) for outcome in OUTCOMES},
+            responses={cache: _responses(sums) for cache in STATUSES_OR_NONE},
             workers=sum(worker.pid > 0 for worker in workers),
             connections=sum(worker.connections for worker in workers),
             copies=sum(worker.copies for worker in workers),
@@ -220,8 +200,8 @@ def _counts(statistics: Statistics, lags: Distribution) -> Iterator[int]:
         yield getattr(statistics, name)
     for distribution in (*(getattr(statistics, name) for name in DISTRIBUTIONS), lags):
         yield from _numbers(distribution)
-    for outcome in OUTCOMES:
-        responses = statistics.responses.get(outcome, _NONE)
+    for cache in STATUSES_OR_NONE:
+        responses = statistics.responses.get(cache, _NONE)
         yield from responses.counts
         yield from responses.bytes
         yield responses.cut

@@ -160,8 +160,8 @@ def _answers(totals: Totals) -> Iterator[Metric]:
         "requests",
         "Requests that were answered, by cache status (none: the cache was not asked) and class.",
         [
-            ((outcome, class_), count)
-            for outcome, each in responses
+            ((cache, class_), count)
+            for cache, each in responses
             for class_, count in zip(CLASSES, each.counts, strict=True)
         ],
         by,
@@ -170,8 +170,8 @@ def _answers(totals: Totals) -> Iterator[Metric]:
         "response_bytes",
         "Bytes of response bodies that left, by the same.",
         [
-            ((outcome, class_), count)
-            for outcome, each in responses
+            ((cache, class_), count)
+            for cache, each in responses
             for class_, count in zip(CLASSES, each.bytes, strict=True)
         ],
         by,
@@ -179,19 +179,19 @@ def _answers(totals: Totals) -> Iterator[Metric]:
     yield _counter(
         "responses_cut",
         "Responses that did not leave whole: the client left, or the file changed or failed.",
-        [((outcome,), each.cut) for outcome, each in responses],
+        [((cache,), each.cut) for cache, each in responses],
         ("cache",),
     )
     yield _histogram(
         "first_byte_seconds",
         "From the head of a request to the first byte of its answer.",
-        [((outcome,), each.first_byte) for outcome, each in responses],
+        [((cache,), each.first_byte) for cache, each in responses],
         ("cache",),
     )
     yield _histogram(
         "response_duration_seconds",
         "From the head of a request to the end of its answer, as slow as the client reads.",
-        [((outcome,), each.duration) for outcome, each in responses],
+        [((cache,), each.duration) for cache, each in responses],
         ("cache",),
     )
     yield _counter(

@@ -70,6 +70,9 @@ class Status:
         known = latest(workers)
         living = [worker for worker in workers if worker.pid]
         totals = dataclasses.asdict(board.totals())
+        failing = [worker.name for worker in living if not worker.disk_normal]
+        # The others' reasons are in their logs; and ours may be newer than what the board says.
+        reason = subject.cache.statistics().disk_reason if subject.name in failing else ""
         return Answer.of(
             {
                 "version": __version__,
@@ -92,8 +95,9 @@ class Status:
                     "limit": known.limit,
                     "objects": known.objects,
                     "disk": {
-                        "normal": all(worker.disk_normal for worker in living),
-                        "reason": subject.cache.statistics().disk_reason,
+                        "normal": not failing,
+                        "failing": failing,
+                        "reason": reason,
                         "stuck": sum(worker.disk_stuck for worker in living),
                     },
                     "high_watermark": config.cache.high_watermark,

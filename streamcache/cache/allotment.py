@@ -173,11 +173,11 @@ class Allotment:
         assert self.partial is not None
         lock = self._keys.acquire(key_of(self._name))
         try:
-            blocks = self._disk.call(self._store.objects.publish, self._name, self.partial.inode)
+            on_disk = self._disk.call(self._store.objects.publish, self._name, self.partial.inode)
         except BaseException:
             lock.release()
             raise
-        return self._taken(), blocks, lock
+        return self._taken(), on_disk, lock
 
     def published(self) -> int | None:
         """Whether another process has published it: then a leased descriptor, the caller's.
@@ -212,9 +212,9 @@ class Allotment:
                     self._disk.call(partial.close)
                     partial = None
                 generation = self._space.generation(self._name)
-                blocks = self._disk.call(settle, inode)
-                if generation and blocks is not None:
-                    self._space.settle(self._name, generation, blocks)
+                on_disk = self._disk.call(settle, inode)
+                if generation and on_disk is not None:
+                    self._space.settle(self._name, generation, on_disk)
         finally:
             # Also if others settle it: a new catalog is told only of what is still being written.
             self._space.forget(self._name)

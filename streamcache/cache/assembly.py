@@ -10,7 +10,7 @@ import os
 import resource
 
 from streamcache.cache.checking import CheckedObjects
-from streamcache.cache.digests import Digest, digest
+from streamcache.cache.digests import digest_of_copies
 from streamcache.cache.evictor import Evictor
 from streamcache.cache.freshness import Freshness
 from streamcache.cache.headroom import Headroom
@@ -55,7 +55,7 @@ class Assembly:
     def __init__(self, config: Config, counters: Counters) -> None:
         self.config = config
         source, cache = config.source, config.cache
-        self.digest = None if cache.checksum == "off" else _digest()
+        self.digest = None if cache.checksum == "off" else digest_of_copies()
         self.store = Store(cache.dir, self.digest)
         self.reads = WorkerPool("source", size=source.workers)
         self.meta = WorkerPool("meta", size=source.meta_workers)
@@ -256,13 +256,6 @@ class Assembly:
                 log.warning("threads left behind %r", pool)
         self.keys.use(-1)
         self.store.close()
-
-
-def _digest() -> Digest:
-    try:
-        return digest()
-    except ConfigError as error:
-        raise ConfigError(f'cache.checksum: "xxh3" {error}; allowed: "off" without it') from None
 
 
 def _unusable(root: str, error: OSError) -> CacheError:

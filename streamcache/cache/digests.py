@@ -44,6 +44,14 @@ def digest() -> Digest:
     return function
 
 
+def digest_of_copies(where: str = "cache.checksum") -> Digest:
+    """The same for what is copied. Raises ConfigError; ``where`` the option stands."""
+    try:
+        return digest()
+    except ConfigError as error:
+        raise ConfigError(f'{where}: "xxh3" {error}; allowed: "off" without it') from None
+
+
 def digests_of(data: memoryview, function: Digest) -> bytes:
     """Of whole blocks from ``data`` on, the last one perhaps shorter."""
     found = [function(data[start : start + BLOCK]) for start in range(0, len(data), BLOCK)]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from streamcache.cache.names import version_of
+from streamcache.cache.names import decoded, key_of, version_of
 from streamcache.cache.queues import unpack
 
 # What `Entry.of` reads; the last one says whether it is pinned.
@@ -20,14 +20,14 @@ ENTRY: Final = (
 class Entry:
     """One object of the cache.
 
-    `name` is "<key>.<version>", `blocks` the bytes it takes on disk (st_blocks * 512), `created`
+    `name` is "<key>.<version>", `on_disk` the bytes it takes on disk (st_blocks * 512), `created`
     and `used` are seconds since the epoch, `hits` its touches. A `pinned` one is not evicted.
     """
 
     name: str
     path: str
     size: int
-    blocks: int
+    on_disk: int
     created: float
     used: float
     hits: int
@@ -36,13 +36,12 @@ class Entry:
     @classmethod
     def of(cls, row: Sequence[Any]) -> Entry:
         """From a row of `ENTRY`."""
-        name, path, size, blocks, created, used, hits, pinned = row
-        text = path.decode("utf-8", "surrogateescape")
-        return cls(unpack(name), text, size, blocks, created, used, hits, bool(pinned))
+        name, path, size, on_disk, created, used, hits, pinned = row
+        return cls(unpack(name), decoded(path), size, on_disk, created, used, hits, bool(pinned))
 
     @property
     def key(self) -> str:
-        return self.name[:32]
+        return key_of(self.name)
 
     @property
     def version(self) -> str:
@@ -57,7 +56,7 @@ class NewEntry:
     name: str
     path: str
     size: int
-    blocks: int
+    on_disk: int
     created: float
 
 
@@ -66,4 +65,4 @@ class Victim:
     """An object that should go, and the bytes it takes on disk."""
 
     name: str
-    blocks: int
+    on_disk: int

@@ -301,7 +301,7 @@ class Evictor:
             for entry in entries:
                 unused = max(0.0, now - entry.used)
                 form = "object evicted path=%r bytes=%d unused=%.0f s name=%s"
-                log.info(form, f"/{entry.path}", entry.blocks, unused, entry.name)
+                log.info(form, f"/{entry.path}", entry.on_disk, unused, entry.name)
                 if self._evicted is not None:
                     self._evicted(unused)
             self.evicted_objects += len(gone)

@@ -6,7 +6,6 @@ until it is closed, so it is for a moment only.
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from streamcache.cache.delegate import CacheStatus, Delegate
@@ -52,12 +51,7 @@ class Found:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property

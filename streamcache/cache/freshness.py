@@ -145,13 +145,6 @@ class Freshness:
         flight.holders += 1
         return flight
 
-    def patience(self, flight: Flight) -> float:
-        """How long (s) who can be served from the cache waits for this answer (I2)."""
-        wait = self._config.revalidate_wait
-        if self._breaker.silent_for(wait):
-            return 0.0
-        return flight.started + wait - time.monotonic()
-
     def leave(self, flight: Flight) -> None:
         """Done with it: an open file that nobody took is closed. Does not switch."""
         flight.holders -= 1
@@ -165,6 +158,17 @@ class Freshness:
         version = flight.result.get()
         assert version is not None  # land() was called, or an exception set
         return version
+
+    def wait_a_little(self, flight: Flight) -> Version:
+        """The same for who can be served from the cache: for ``source.revalidate_wait`` at most,
+        and not at all while nothing is answered (I2).
+        """
+        wait = self._config.revalidate_wait
+        for _ in range(2):  # the first may end with the breaker's second look
+            left = min(self._breaker.patience(wait), flight.started + wait - time.monotonic())
+            if left > 0 and not flight.result.ready():
+                flight.result.wait(timeout=left)
+        return self.wait(flight, 0.0)
 
     def may_be_stale(self, known: Known) -> bool:
         """Whether what is known may be served although the source cannot be asked."""

@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, get_args
 
 from streamcache.cache.database import BUSY, CatalogReplaced, translated
 from streamcache.cache.entry import ENTRY, Entry
+from streamcache.cache.names import decoded, encoded
 from streamcache.cache.queues import pack
 from streamcache.cache.selection import Selection
 
@@ -74,7 +75,7 @@ class Listing:
         """The ``after`` of the page that comes after this entry."""
         value: Any = getattr(last, self.sort)
         if self.sort == "path":
-            value = _encode(last.path).hex()
+            value = encoded(last.path).hex()
         text = json.dumps([self.sort, self.order, value, pack(last.name).hex()])
         return base64.urlsafe_b64encode(text.encode()).decode()
 
@@ -142,7 +143,7 @@ def _entries(
 
 
 def _where(selection: Selection, by_path: Listing | None = None) -> tuple[str, tuple[Any, ...]]:
-    start = _encode(selection.literal)
+    start = encoded(selection.literal)
     if selection.path is not None:
         return "path = ?", (start,)
     stop = start + _TOP
@@ -172,7 +173,7 @@ def _reading(
             db.create_function(
                 "selected",
                 1,
-                lambda path: selection.matches(path.decode("utf-8", "surrogateescape")),
+                lambda path: selection.matches(decoded(path)),
                 deterministic=True,
             )
             if key is not None:
@@ -184,9 +185,5 @@ def _reading(
 
 def _is_ours(key: Key, name: bytes, path: bytes) -> bool:
     """Also one whose path was lost with a catalog: nobody can say whose it is."""
-    text = path.decode("utf-8", "surrogateescape")
+    text = decoded(path)
     return not text or bytes.fromhex(key(text)) == name[:16]
-
-
-def _encode(path: str) -> bytes:
-    return path.encode("utf-8", "surrogateescape")

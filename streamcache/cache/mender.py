@@ -246,7 +246,7 @@ class Mender:
 
 def new_entry(stored: StoredObject) -> NewEntry:
     """What the disk says of an object, for the catalog."""
-    return NewEntry(stored.name, stored.path, stored.version.size, stored.blocks, stored.stored)
+    return NewEntry(stored.name, stored.path, stored.version.size, stored.on_disk, stored.stored)
 
 
 def _lock_path(root: str) -> str:

@@ -13,6 +13,7 @@ LOST: Final = "lost+found"  # made by mkfs.ext4 where the directory is a mount p
 
 _FILES: Final = frozenset({"format", "lock", "evictor", "mounts", "mounts.new", "probe"})
 _HEX = frozenset("0123456789abcdef")
+_DIGITS: Final = 32  # of a key, and of a version
 
 
 def is_file_of_ours(name: str) -> bool:
@@ -20,33 +21,53 @@ def is_file_of_ours(name: str) -> bool:
     return name in _FILES or name.startswith("catalog")
 
 
+def is_key(text: str) -> bool:
+    """Whether this is 32 hexadecimal digits, as a key is, and a version."""
+    return len(text) == _DIGITS and _HEX.issuperset(text)
+
+
 def is_name(text: str) -> bool:
-    """Whether this is "<key>.<version>", 32 hexadecimal digits each."""
+    """Whether this is "<key>.<version>"."""
     key, dot, version = text.partition(".")
-    return bool(dot) and all(len(part) == 32 and _HEX.issuperset(part) for part in (key, version))
+    return bool(dot) and is_key(key) and is_key(version)
+
+
+def name_of(key: str, version: str) -> str:
+    """The name of that version's object and partial: "<key>.<version>"."""
+    return f"{key}.{version}"
 
 
 def key_of(name: str) -> str:
     """The key in a name."""
-    return name[:32]
+    return name[:_DIGITS]
 
 
 def version_of(name: str) -> str:
     """The version in a name."""
-    return name[33:]
+    return name[_DIGITS + 1 :]
 
 
 def key_for(source: str, identity: str, path: str) -> str:
     """The key of a path ("a/b.mp4") at the source of this id, with ``source.identity``."""
     digest = hashlib.blake2b(digest_size=16, person=b"key")
-    digest.update(source.encode("utf-8", "surrogateescape") + b"\0")
+    digest.update(encoded(source) + b"\0")
     if identity != "mtime":  # its versions are others: who shares the directory keeps its own
         digest.update(identity.encode("ascii") + b"\0")
-    digest.update(path.encode("utf-8", "surrogateescape"))
+    digest.update(encoded(path))
     return digest.hexdigest()
 
 
-def blocks_of(path: str) -> int:
+def encoded(path: str) -> bytes:
+    """A path at the source as it is written down: the very bytes that it has there."""
+    return path.encode("utf-8", "surrogateescape")
+
+
+def decoded(octets: bytes) -> str:
+    """The inverse of ``encoded``."""
+    return octets.decode("utf-8", "surrogateescape")
+
+
+def bytes_on_disk(path: str) -> int:
     """Bytes on disk of a file; 0: it is not there. Worker thread."""
     try:
         return os.lstat(path).st_blocks * 512

@@ -224,9 +224,9 @@ class Objects:
             if not self._is_leased(name):
                 self._forget(name)
             trash = f"{name}.{secrets.token_hex(4)}"
-            removal, blocks = self._disk.call(self._store.objects.remove, name, trash)
+            removal, on_disk = self._disk.call(self._store.objects.remove, name, trash)
             if removal is Fate.TRASHED:
-                self._ledger.trashed(name, trash, blocks)
+                self._ledger.trashed(name, trash, on_disk)
                 if self._is_leased(name):
                     self._open[name].trashed = trash
                     self._forget(name)

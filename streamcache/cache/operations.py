@@ -194,7 +194,7 @@ class Operations:
             gone = entries if dry_run else self._remove(entries)
             matched += len(entries)
             removed += len(gone)
-            freed += sum(entry.blocks for entry in gone)
+            freed += sum(entry.on_disk for entry in gone)
         for name, path, reserved in self._partials(selection, running):
             matched += 1
             if dry_run or self._purge(name, path):
@@ -277,7 +277,7 @@ class Operations:
         """
         more = 0
         for entries in self._ours(selection):
-            more += sum(entry.blocks for entry in entries if not entry.pinned)
+            more += sum(entry.on_disk for entry in entries if not entry.pinned)
         most = int(self._r.config.cache.low_watermark * self._r.space.limit)
         if more and (total := self._ledger.pinned_bytes() + more) > most:
             raise NoSpace(

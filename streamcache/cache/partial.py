@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 from streamcache.cache import locks
 from streamcache.cache.blockmap import BLOCK, Extent
 from streamcache.cache.digests import Digest, digests_of, place
+from streamcache.cache.names import decoded, encoded
 from streamcache.source.base import SourceFile
 
 FORMAT = 1
@@ -105,10 +106,9 @@ class PartialHeader:
 def path_of(file: str) -> str:
     """The path at the source that ``Partial.seal`` left with an object; "": none is there."""
     try:
-        encoded = os.getxattr(file, PATH_ATTRIBUTE, follow_symlinks=False)
+        return decoded(os.getxattr(file, PATH_ATTRIBUTE, follow_symlinks=False))
     except OSError:
         return ""
-    return encoded.decode("utf-8", "surrogateescape")
 
 
 class Partial:
@@ -177,8 +177,7 @@ class Partial:
         """
         if path:
             with contextlib.suppress(OSError):
-                encoded = path.encode("utf-8", "surrogateescape")
-                os.setxattr(self._write_fd, PATH_ATTRIBUTE, encoded)
+                os.setxattr(self._write_fd, PATH_ATTRIBUTE, encoded(path))
         try:
             os.utime(self._write_fd, ns=(mtime_ns, mtime_ns))
             os.fsync(self._write_fd)

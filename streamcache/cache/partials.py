@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from streamcache.cache import digests, locks
 from streamcache.cache.blockmap import BLOCK
 from streamcache.cache.digests import Digest
-from streamcache.cache.names import blocks_of, is_name, remove_foreign
+from streamcache.cache.names import bytes_on_disk, is_name, remove_foreign
 from streamcache.cache.partial import IN_USE, Partial, PartialHeader
 from streamcache.cache.space import footprint
 from streamcache.errors import CacheBusy
@@ -43,7 +43,7 @@ class Idle:
     name: str
     kind: Leftover
     path: str  # at the source, "" if its map does not say
-    blocks: int  # bytes on disk
+    on_disk: int  # bytes
     size: int = 0  # bytes of the whole file, of a PARTIAL
     present: int = 0  # of these, those in blocks that are there
 
@@ -113,13 +113,13 @@ class PartialFolder:
         for name in self.names():
             with self._owned(name) as (there, idle), contextlib.suppress(FileNotFoundError):
                 if there and idle is None:
-                    blocks = footprint(os.stat(self.data(name)).st_size)
+                    room = footprint(os.stat(self.data(name)).st_size)
                 elif idle is None:  # data without a map
-                    blocks = os.stat(self.data(name), follow_symlinks=False).st_blocks * 512
+                    room = os.stat(self.data(name), follow_symlinks=False).st_blocks * 512
                 else:
-                    blocks = idle.blocks
-                if blocks:
-                    found.append((name, blocks))
+                    room = idle.on_disk
+                if room:
+                    found.append((name, room))
         return found
 
     def taken(self) -> int:
@@ -200,7 +200,7 @@ class PartialFolder:
             if there and idle is None:
                 return None
             if idle is not None and idle.kind in kept:
-                return idle.blocks
+                return idle.on_disk
             self.drop(name)
             return 0
 
@@ -310,14 +310,14 @@ class PartialFolder:
         except FileNotFoundError:
             return Idle(name, Leftover.JOURNAL, path, 0)
         found = self._read(raw, data)
-        blocks = (data.st_blocks + os.fstat(map_fd).st_blocks) * 512
-        blocks += blocks_of(self.sums(name))
+        on_disk = (data.st_blocks + os.fstat(map_fd).st_blocks) * 512
+        on_disk += bytes_on_disk(self.sums(name))
         if found is None:
-            return Idle(name, Leftover.UNSOUND, path, blocks)
+            return Idle(name, Leftover.UNSOUND, path, on_disk)
         size, present = data.st_size, found[1].count(1) * BLOCK
         if found[1].endswith(b"\1"):  # the last block ends with the file
             present -= len(found[1]) * BLOCK - size
-        return Idle(name, Leftover.PARTIAL, path, blocks, size, present)
+        return Idle(name, Leftover.PARTIAL, path, on_disk, size, present)
 
 
 def _opened(stack: contextlib.ExitStack, path: str, flags: int) -> int:

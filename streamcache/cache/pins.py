@@ -15,10 +15,17 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from streamcache.cache.database import Database, translated
-from streamcache.cache.names import remove_foreign, sync_directory
+from streamcache.cache.names import (
+    decoded,
+    encoded,
+    is_key,
+    key_of,
+    name_of,
+    remove_foreign,
+    sync_directory,
+)
 from streamcache.cache.queues import pack
 
-_HEX = frozenset("0123456789abcdef")
 _LONGEST: Final = 4096  # bytes of a path
 
 
@@ -36,7 +43,7 @@ class PinFolder:
             flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             fd = os.open(os.path.join(self._root, key), flags, 0o600)
             try:
-                os.pwrite(fd, path.encode("utf-8", "surrogateescape"), 0)
+                os.pwrite(fd, encoded(path), 0)
                 os.fsync(fd)  # or a power cut could leave the name and no content
             finally:
                 os.close(fd)
@@ -57,7 +64,7 @@ class PinFolder:
         found: dict[str, str] = {}
         for key in os.listdir(self._root) if os.path.isdir(self._root) else ():
             path = os.path.join(self._root, key)
-            if len(key) != 32 or not _HEX.issuperset(key):
+            if not is_key(key):
                 remove_foreign(path)
             elif key in known:
                 found[key] = ""
@@ -73,7 +80,7 @@ class PinFolder:
 def _content(path: str) -> str:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        return os.read(fd, _LONGEST).decode("utf-8", "surrogateescape")
+        return decoded(os.read(fd, _LONGEST))
     finally:
         os.close(fd)
 
@@ -87,12 +94,13 @@ class PinTable:
     def has(self, name: str) -> bool:
         """Whether objects of this key are pinned; "<key>" or a name. Within a transaction, too."""
         query = "SELECT 1 FROM pins WHERE key = ?"
-        return self._database.db.execute(query, (bytes.fromhex(name[:32]),)).fetchone() is not None
+        key = bytes.fromhex(key_of(name))
+        return self._database.db.execute(query, (key,)).fetchone() is not None
 
     def put(self, key: str, path: str) -> None:
         """A row more; within a transaction."""
-        encoded = path.encode("utf-8", "surrogateescape")
-        self._database.db.execute("REPLACE INTO pins VALUES (?, ?)", (bytes.fromhex(key), encoded))
+        row = bytes.fromhex(key), encoded(path)
+        self._database.db.execute("REPLACE INTO pins VALUES (?, ?)", row)
 
     def drop(self, key: str) -> None:
         """A row less; within a transaction."""
@@ -102,11 +110,11 @@ class PinTable:
         """{key: path}."""
         with translated(self._database.path):
             rows = self._database.db.execute("SELECT key, path FROM pins").fetchall()
-        return {key.hex(): path.decode("utf-8", "surrogateescape") for key, path in rows}
+        return {key.hex(): decoded(path) for key, path in rows}
 
     def objects(self, key: str) -> list[tuple[bytes, int]]:
-        """Packed names and blocks of this key's objects that stay; within a transaction, too."""
-        low, high = pack(f"{key}.{'0' * 32}"), pack(f"{key}.{'f' * 32}")
+        """Packed names and bytes of this key's objects that stay; within a transaction, too."""
+        low, high = pack(name_of(key, "0" * 32)), pack(name_of(key, "f" * 32))
         found: list[tuple[bytes, int]] = self._database.db.execute(
             "SELECT name, blocks FROM objects WHERE name BETWEEN ? AND ? AND leaving = 0",
             (low, high),

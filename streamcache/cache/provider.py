@@ -22,7 +22,7 @@ from streamcache.cache.freshness import Flight, Freshness
 from streamcache.cache.health import PATIENCE
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.locks import KeyLock
-from streamcache.cache.names import key_for
+from streamcache.cache.names import key_for, name_of
 from streamcache.cache.objects import ObjectHandle
 from streamcache.cache.opener import Opener
 from streamcache.cache.removal import Removal
@@ -116,7 +116,7 @@ class Provider:
         """The version, and whether it is stale. Switches."""
         age = time.monotonic() - flight.started
         try:
-            return self._freshness.wait(flight, self._freshness.patience(flight)), False
+            return self._freshness.wait_a_little(flight), False
         except SourceUnavailable as error:
             self._freshness.unanswered(path)
             had = self._had(path)
@@ -235,7 +235,7 @@ class Provider:
         return key_for(self._r.source.id, self._r.config.source.identity, path)
 
     def _name(self, path: str, version: Version) -> str:
-        return f"{self.key(path)}.{version.id}"
+        return name_of(self.key(path), version.id)
 
 
 def _relative(path: str) -> str:

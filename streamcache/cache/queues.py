@@ -11,6 +11,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Protocol
 
+from streamcache.cache.names import key_of, name_of, version_of
+
 SCHEMA = (
     """CREATE TABLE queued (
         name BLOB PRIMARY KEY, queue TEXT NOT NULL, seq INTEGER NOT NULL,
@@ -212,7 +214,7 @@ class SqliteQueues:
 
 def pack(name: str) -> bytes:
     """The 32 bytes of "<32 hex>.<32 hex>": half the size of the text in each B-tree."""
-    return bytes.fromhex(name[:32] + name[33:])
+    return bytes.fromhex(key_of(name) + version_of(name))
 
 
 def unpack(packed: bytes) -> str:
@@ -220,4 +222,4 @@ def unpack(packed: bytes) -> str:
     if type(packed) is not bytes or len(packed) != 32:
         raise ValueError("no name")
     digits = packed.hex()
-    return f"{digits[:32]}.{digits[32:]}"
+    return name_of(digits[:32], digits[32:])

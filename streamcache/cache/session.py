@@ -406,7 +406,7 @@ class CopySession:
         self.handle = self._r.objects.adopt(self.name, self.version, done.fd, joined=joined)
         if done.lock is not None:
             self._r.counters.copies_finished += 1
-            self._on_published(self, done.blocks, done.lock)
+            self._on_published(self, done.on_disk, done.lock)
         form = "copy complete path=%r bytes=%d name=%s"
         log.info(form, f"/{self.path}", self.version.size, self.name)
         self.handle_event(Event.ALL_COPIED)

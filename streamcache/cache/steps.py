@@ -131,7 +131,13 @@ class Steps:
 
     def attach(self, partial: Partial, present: bytes) -> None:
         """The partial is open, and this was in its map."""
-        self._sink = Sink(partial.put, partial.mark, self._stored, self._stalled)
+        self._sink = Sink(
+            put=partial.put,
+            mark=partial.mark,
+            stored=self._stored,
+            stalled=self._stalled,
+            patience=self._writes.patience,
+        )
         self._claims.attach(partial, present)
 
     def detach(self) -> None:
@@ -350,8 +356,7 @@ class Steps:
         change = self.seen.compare_any(now)  # a write may lie between the look and us
         if change is Change.REWRITTEN:
             return True
-        if (now.ctime_ns, now.size) >= (self.seen.ctime_ns, self.seen.size):
-            self.seen = now
+        self.seen = self.seen.newer(now)
         if change is Change.APPENDED:
             self._copy.handle_event(Event.OUTDATED)
         return False

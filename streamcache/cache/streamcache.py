@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from types import TracebackType
 from typing import Self
 
 import gevent
@@ -79,12 +78,7 @@ class StreamCache:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def start(self) -> None:

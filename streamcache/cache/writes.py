@@ -25,13 +25,12 @@ from gevent.event import Event as Flag
 
 from streamcache.cache.allotment import Allotment
 from streamcache.cache.blockmap import BLOCK, Extent
-from streamcache.cache.health import Health
+from streamcache.cache.health import PATIENCE, Health
 from streamcache.cache.reading import DELIVERED_BYTES, Waiting
 from streamcache.errors import Closed, StreamCacheError
 from streamcache.source.feed import Copied
 
 SYNC_BYTES: Final = 64 * 1024 * 1024  # written since the last sync: no 50 GB flush at the end
-_PATIENCE: Final = 1.0  # s that a reader waits for the write of what it wants
 _QUICK: Final = 0.01 / 2**20  # s per byte, 100 MB/s: hardly more than what memory takes
 
 log = logging.getLogger(__name__)
@@ -39,6 +38,8 @@ log = logging.getLogger(__name__)
 
 class Writes:
     """The writes under way of one copy, and the sync of those before."""
+
+    patience: Final = PATIENCE  # s that a reader waits for the write of what it wants
 
     def __init__(
         self,
@@ -92,9 +93,9 @@ class Writes:
         Returns the s of that which are left for the write. Look again before that, as much may have
         changed; if the sync is not over, nothing is ``welcome`` until it is. Switches.
         """
-        due = time.monotonic() + _PATIENCE
+        due = time.monotonic() + self.patience
         if self._unsynced >= SYNC_BYTES and self.welcome:
-            self.synced.wait(_PATIENCE)
+            self.synced.wait(self.patience)
             if not (self.synced.is_set() or self._held_up):
                 log.info("cache disk is slow path=%r unsynced=%d", f"/{self._path}", self._unsynced)
                 self._held_up = True
@@ -150,7 +151,7 @@ class Writes:
         ``late()`` when that takes longer than a reader waits.
         """
         try:
-            self._room.mark(extent, patience=_PATIENCE, late=late)
+            self._room.mark(extent, patience=self.patience, late=late)
         except Closed:
             return False
         except OSError as error:

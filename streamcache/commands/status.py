@@ -26,6 +26,8 @@ _MORE: Final = f"""\
 source did not answer ("stale"); the share is of all requests since the start.
 "cache" counts all that lies in the directory: complete files, unfinished copies and what is being
 removed, also of other servers that share it.
+"disk" is there while the cache's disk fails, is full or hangs: then nothing new is cached, and what
+is not in the cache comes straight from the source, until the disk works again.
 Exit codes: 0 it answers, 1 it does not, 2 an argument is wrong."""
 
 
@@ -46,8 +48,7 @@ def shown(status: dict[str, Any]) -> str:
         state = output.coloured("draining", output.YELLOW)
         since = time.time() - status["draining_since"]
     answers = "answers" if source["answers"] else output.coloured("does not answer", output.RED)
-    if source["stuck"]:
-        answers += f", {output.plural(source['stuck'], 'thread')} stuck in it"
+    answers += stuck(source)
     requests, sent = sum(totals["requests"].values()), sum(totals["bytes"].values())
     hits, read = hits_of(totals["requests"]), totals["bytes_from_source"]
     rows = [
@@ -57,12 +58,29 @@ def shown(status: dict[str, Any]) -> str:
         ("source", f"{output.path(status['source']['path'])}  {answers}"),
         ("cache", _usage(cache)),
         ("", f"{output.plural(cache['objects'], 'file')} in {output.path(cache['dir'])}"),
+        *_disk(status),
         ("requests", f"{output.count(requests)}, {output.share(hits, requests)} hits"),
         ("bytes", f"{output.size(sent)} sent, {output.size(read)} read from the source"),
         ("connections", output.count(totals["connections"])),
         ("copies", f"{output.count(totals['copies'])} under way"),
     ]
     return output.pairs(rows)
+
+
+def stuck(device: dict[str, Any]) -> str:
+    """Behind the state of source or disk: how many threads hang in it; "" when none does."""
+    return f", {output.plural(device['stuck'], 'thread')} stuck in it" if device["stuck"] else ""
+
+
+def disk_trouble(status: dict[str, Any]) -> str:
+    """What there is to say of the cache's disk; "" when it is well."""
+    disk = status["cache"]["disk"]
+    if disk["normal"]:
+        return f"answers{stuck(disk)}" if disk["stuck"] else ""
+    failing, living = disk["failing"], [one for one in status["workers"] if "pid" in one]
+    who = f" by {', '.join(failing)}" if len(failing) < len(living) else ""
+    why = f": {output.plain(disk['reason'])}" if disk["reason"] else " (the log says why)"
+    return f"nothing new is cached{who}{why}{stuck(disk)}"
 
 
 def _workers(workers: list[dict[str, Any]], running: int) -> str:
@@ -73,6 +91,13 @@ def _workers(workers: list[dict[str, Any]], running: int) -> str:
     named = ", ".join(f"{one['name']} {one['state']}" for one in others)
     bad = any(one["state"] != "ended" for one in others)
     return text + output.coloured(f" ({named})", *([output.RED] if bad else []))
+
+
+def _disk(status: dict[str, Any]) -> list[tuple[str, str]]:
+    trouble, normal = disk_trouble(status), status["cache"]["disk"]["normal"]
+    if not trouble:
+        return []
+    return [("disk", trouble if normal else output.coloured(trouble, output.RED))]
 
 
 def _usage(cache: dict[str, Any]) -> str:

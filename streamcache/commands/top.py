@@ -15,6 +15,7 @@ from streamcache.commands.asking import FOUND, NoServer, Server, add_server
 from streamcache.commands.command import OK, Command
 from streamcache.commands.progress import bar
 from streamcache.commands.show import picture
+from streamcache.commands.status import disk_trouble, stuck
 from streamcache.daemon.announce import say
 from streamcache.errors import ConfigError
 from streamcache.extras import installing
@@ -147,24 +148,27 @@ def _head(now: Sample, before: Sample) -> RenderableType:
     requests, hits, sent, read = (a - b for a, b in zip(now.counts, before.counts, strict=True))
     workers = status["workers"]
     running = sum(one["state"] == "running" for one in workers)
+    draining = "yellow" if status["draining"] else ""
     state = "draining" if status["draining"] else f"up {output.duration(status['uptime'])}"
-    source = "answers" if status["source"]["answers"] else "DOES NOT ANSWER"
+    answers = status["source"]["answers"]
+    source = f"{'answers' if answers else 'DOES NOT ANSWER'}{stuck(status['source'])}"
+    trouble = disk_trouble(status)
     usage, limit = cache["usage"], cache["limit"]
     full = f"[{bar(usage / limit if limit else 0.0, 30)}] {output.size(usage)} of"
     sending, reading = output.rate(sent / elapsed), output.rate(read / elapsed)
     rate = f"{requests / elapsed:.1f} requests/s"
-    total = f"{output.count(now.counts[0])} requests"
+    total = output.plural(now.counts[0], "request")
     connections = output.plural(status["totals"]["connections"], "connection")
     rows = [
-        ("server", f"{status['url']}  {state}  {running} of {len(workers)} workers"),
-        ("source", f"{output.path(status['source']['path'])}  {source}"),
-        ("cache", f"{full} {output.size(limit)}  {output.plural(cache['objects'], 'file')}"),
-        ("now", f"{sending} sent  {reading} read  {rate}  {output.share(hits, requests)} hits"),
-        ("in all", f"{total}  {output.share(*now.counts[1::-1])} hits  {connections}"),
+        ("server", f"{status['url']}  {state}  {running} of {len(workers)} workers", draining),
+        ("source", f"{output.path(status['source']['path'])}  {source}", "" if answers else "red"),
+        ("cache", f"{full} {output.size(limit)}  {output.plural(cache['objects'], 'file')}", ""),
+        *([("disk", trouble, "" if cache["disk"]["normal"] else "red")] if trouble else []),
+        ("now", f"{sending} sent  {reading} read  {rate}  {output.share(hits, requests)} hits", ""),
+        ("in all", f"{total}  {output.share(*now.counts[1::-1])} hits  {connections}", ""),
     ]
     table = Table.grid(padding=(0, 2))
-    for name, text in rows:
-        style = "red" if "DOES NOT" in text else "yellow" if "draining" in text else ""
+    for name, text, style in rows:
         table.add_row(Text(name, style="dim"), Text(text, style=style))
     return table
 

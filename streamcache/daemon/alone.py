@@ -14,12 +14,12 @@ import gevent
 from gevent.socket import wait_read
 
 from streamcache.admin.board import Board
+from streamcache.cache.workers import WorkerPool
 from streamcache.daemon import worker
 from streamcache.daemon.mainprocess import MainProcess
 from streamcache.daemon.parts import Parts
-from streamcache.daemon.reloading import Reload
 from streamcache.daemon.signals import RELOAD, REOPEN, UPGRADE, Signals
-from streamcache.errors import ConfigError
+from streamcache.errors import ConfigError, SourceBusy
 
 log = logging.getLogger(__name__)
 
@@ -102,24 +102,17 @@ class _Alone:
     def _do_reload(self, serving: worker.Serving) -> None:
         main = self._main
         main.notifier.reloading()
+        reader = WorkerPool("settings", size=1)  # files may hang, and the hub must not
         try:
-            # Files are read, and the hub must not wait for them.
-            reload: Reload | ConfigError = gevent.get_hub().threadpool.apply(self._read_again)
-            if isinstance(reload, ConfigError):
-                raise reload
+            reload = reader.call(main.read_again)
             serving.reconfigure(reload.settings.config)
-        except ConfigError as error:
+        except (ConfigError, SourceBusy) as error:
             main.not_reloaded(error)
             return
+        finally:
+            reader.close()
         main.adopt(reload)
         main.reloaded(reload)
-
-    def _read_again(self) -> Reload | ConfigError:
-        """In a thread. The error is returned: gevent would report one that is raised there too."""
-        try:
-            return self._main.read_again()
-        except ConfigError as error:
-            return error
 
     def _reopen_logs(self) -> None:
         if self._serving is not None:

@@ -26,7 +26,7 @@ from streamcache.daemon.notify import Notifier
 from streamcache.daemon.pidfile import PidFile, PidFileError
 from streamcache.daemon.reloading import Reload
 from streamcache.daemon.upgrade import Predecessor, Progress, Successor
-from streamcache.errors import ConfigError
+from streamcache.errors import ConfigError, StreamCacheError
 from streamcache.server.address import Address
 from streamcache.settings import Settings
 
@@ -129,7 +129,7 @@ class MainProcess:
         (log.warning if reload.restart else log.info)("reloaded %s", reload)
         self.notifier.ready(f"{self.status}; reloaded {reload}")
 
-    def not_reloaded(self, error: ConfigError) -> None:
+    def not_reloaded(self, error: StreamCacheError) -> None:
         """It cannot be: all goes on as it was."""
         log.error("not reloaded, nothing has changed: %s", error)
         self.notifier.ready(f"{self.status}; not reloaded: {error}")

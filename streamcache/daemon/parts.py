@@ -7,20 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from streamcache.cache.operations import Operations
+from streamcache.admin import subject
 from streamcache.config import Config
 from streamcache.daemon import logs
 from streamcache.server.addresses import AddressRow
-from streamcache.stats import Statistics
 
 
-class CachePart(Protocol):
-    """What the daemon asks of a cache."""
-
-    @property
-    def config(self) -> Config:
-        """The configuration; after ``start`` with the size that 0 stood for."""
-        ...
+class CachePart(subject.Cache, Protocol):
+    """What the daemon asks of a cache; after ``start`` ``config`` has the size that 0 stood for."""
 
     def start(self) -> None:
         """Open the directory; CacheInUse, CacheError, ConfigError."""
@@ -30,32 +24,13 @@ class CachePart(Protocol):
         """Take what can change; options that need a restart. Does not switch. ConfigError."""
         ...
 
-    @property
-    def operations(self) -> Operations:
-        """What an operator can look at and do."""
-        ...
-
-    def statistics(self) -> Statistics:
-        """What this process counted."""
-        ...
-
     def close(self) -> None:
         """Stop copies, keep partials."""
         ...
 
 
-class ServerPart(Protocol):
+class ServerPart(subject.Server, Protocol):
     """What the daemon asks of a server."""
-
-    @property
-    def url(self) -> str:
-        """Where it really listens."""
-        ...
-
-    @property
-    def connections(self) -> int:
-        """How many are open."""
-        ...
 
     def start(self) -> None:
         """Accept; OSError."""

@@ -116,7 +116,7 @@ class _Supervisor:
             self._listen(place)
             self._reap(place)
         if self._main.is_succeeded() and not self._draining:
-            self._drain(self._main.settings.config.server.drain_timeout + DRAIN_GRACE)
+            self._drain()
         if monotonic() >= self._pulse.due:
             self._feel_pulse()
         if self._draining:
@@ -183,7 +183,7 @@ class _Supervisor:
         self._told_to_stop = True
         log.info("draining signal=%s; a second signal ends at once", name)
         if not self._draining:
-            self._drain(self._main.settings.config.server.drain_timeout + DRAIN_GRACE)
+            self._drain()
 
     def _ordered(self, number: signal.Signals) -> None:
         if self._draining or not self._announced:
@@ -236,9 +236,12 @@ class _Supervisor:
         """Whoever reached its admin listener wants the end; it may be wished for twice."""
         if not self._draining:
             log.info("draining: the admin listener of %s was asked to", place.name)
-            self._drain(self._main.settings.config.server.drain_timeout + DRAIN_GRACE)
+            self._drain()
 
-    def _drain(self, timeout: float) -> None:
+    def _drain(self, timeout: float | None = None) -> None:
+        """Who has not ended after ``timeout`` s is killed; by default it has time to drain."""
+        if timeout is None:
+            timeout = self._main.settings.config.server.drain_timeout + DRAIN_GRACE
         self._draining = True
         self._kill_at = monotonic() + timeout
         self._main.stopping()

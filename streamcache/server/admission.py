@@ -123,7 +123,7 @@ class Admission:
             right = self._check(decision.credentials)
             if right is None:
                 return Admitted(host_text(client), decision.path, status=503, fields=_RETRY)
-            decision = access.settle(decision, right, now=time.monotonic())
+            decision = access.settle(decision, right=right)
         if decision.verdict is Verdict.ALLOW and self._authorize is not None:
             try:
                 with gevent.Timeout(ASK_WAIT, TimeoutError(f"no answer in {ASK_WAIT} s")):

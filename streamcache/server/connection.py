@@ -203,18 +203,18 @@ class Connection:
         fast = self._service.fast
         if fast is not None and self.phase is IDLE and self._settled:
             try:
-                outcome = fast.answer(data, self._transport, self.name)
+                taken = fast.answer(data, self._transport, self.name)
             except OSError:
                 raise
             except Exception:  # a fault of ours: who knows what was sent
                 log.exception("request failed client=%s request_id=%s", self.name, fast.request_id)
                 self.close()
                 return
-            if outcome is ANSWERED:  # one at a time: the hub looks at others in between
+            if taken is ANSWERED:  # one at a time: the hub looks at others in between
                 self.deadline = fast.now + self._service.limits.keepalive_timeout
                 return
-            if outcome is not SLOW:
-                self._start(outcome)
+            if taken is not SLOW:
+                self._start(taken)
                 return
         self._parser.feed(data)
         self._park_or_start()

@@ -274,7 +274,7 @@ class Exchange:
         self._keep = not answer.close
         extra = self._service.tags.fields(
             response.cache_status,
-            response.outcome,
+            response.cache,
             self.id,
             self._waited,
             monotonic() - self._started,
@@ -372,7 +372,7 @@ class Exchange:
         size, seconds = max(0, written - self._head_size), monotonic() - self._started
         ttfb = self._first_out - self._started if self._first_out and written else None
         self._service.counters.responded(
-            response.outcome, status, size, first_byte=ttfb, seconds=seconds, whole=whole
+            response.cache, status, size, first_byte=ttfb, seconds=seconds, whole=whole
         )
         if not access_log.enabled:
             return
@@ -384,7 +384,7 @@ class Exchange:
             path=NOTHING,
             status=status,
             bytes=size,
-            cache=response.outcome,
+            cache=response.cache,
             whole=whole,
             user=self._user,
             seconds=seconds,

@@ -47,7 +47,7 @@ SMALL: Final = 4096  # bytes of a file that is kept in memory, as the whole answ
 
 _HEAD_ROOM: Final = 4096  # bytes for the head of an answer
 _DATE: Final = b"Date: @"
-_CACHE_STATUS, _OUTCOME = cache_fields(CacheStatus.HIT)
+_CACHE_STATUS, _CACHE = cache_fields(CacheStatus.HIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +67,15 @@ class Begun:
     request_id: str
 
 
-class Outcome(enum.Enum):
+class Taken(enum.Enum):
     """What became of a request."""
 
     ANSWERED = enum.auto()
     SLOW = enum.auto()  # nothing was done: the complete path takes the same bytes
 
 
-ANSWERED: Final = Outcome.ANSWERED
-SLOW: Final = Outcome.SLOW
+ANSWERED: Final = Taken.ANSWERED
+SLOW: Final = Taken.SLOW
 
 
 class _Answers:
@@ -123,7 +123,7 @@ def _sample(entity: Entity, field: bytes, tags: Tags) -> bytes:
     """The head of the answer to an ordinary request that has this field; nothing waited for it."""
     request = parse_head(b"GET / HTTP/1.1\r\nHost: h" + field, Limits())
     answer = plan(request, entity, max_ranges=1, now=entity.mtime)
-    extra = tags.fields(_CACHE_STATUS, _OUTCOME, HOLE, 0.0, 0.0)
+    extra = tags.fields(_CACHE_STATUS, _CACHE, HOLE, 0.0, 0.0)
     return head_bytes(answer, date=b"@", extra=extra)
 
 
@@ -174,13 +174,13 @@ class FastPath:
         self._pages = pages
         self._clock = clock
         self._log = access_log
-        self._heads: Heads[_Answers] = Heads(limits, _OUTCOME)
+        self._heads: Heads[_Answers] = Heads(limits, _CACHE)
         # Bound once: they run for every request.
         self._kept, self._read_head = self._heads.kept, self._heads.read
         self._room = _Room()
         self._read_flags = os.RWF_NOWAIT
 
-    def answer(self, data: bytes, transport: Transport, client: str) -> Outcome | Begun:
+    def answer(self, data: bytes, transport: Transport, client: str) -> Taken | Begun:
         """Answer the request that ``data`` is, the first bytes after the last answer.
 
         OSError: the client is gone; that is logged.
@@ -340,7 +340,7 @@ class FastPath:
             path=head.line.path,
             status=status,
             bytes=count,
-            cache=_OUTCOME,
+            cache=_CACHE,
             whole=whole,
             referer=fields.referer,
             user_agent=fields.user_agent,
@@ -377,7 +377,7 @@ class FastPath:
             path=line.path,
             fields=head.fields,
             range=_range(wanted),
-            response=Response(answer, _CACHE_STATUS, _OUTCOME, delegate),
+            response=Response(answer, _CACHE_STATUS, _CACHE, delegate),
             head=top,
             sent=sent,
             request_id=self.request_id,

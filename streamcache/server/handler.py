@@ -71,7 +71,7 @@ class Response:
 
     plan: ResponsePlan
     cache_status: str  # value of Cache-Status (RFC 9211)
-    outcome: str  # the same as one word of the access log; "-": the cache was not asked
+    cache: str  # the same as one word of the access log; "-": the cache was not asked
     delegate: Delegate | None = None
 
     def close(self) -> None:
@@ -158,10 +158,10 @@ class Handler:
         if answer.needs_file:
             delegate = found.open(client)
             return Response(answer, *cache_fields(delegate.status), delegate)
-        header, outcome = cache_fields(found.status)
+        header, cache = cache_fields(found.status)
         if found.status is CacheStatus.MISS:
             header = _MISS  # only looked up: nothing is stored
-        return Response(answer, header, outcome)
+        return Response(answer, header, cache)
 
 
 def entity_of(path: str, version: Version) -> Entity:

@@ -47,11 +47,11 @@ class Head(Generic[A]):
 
     __slots__ = ("_parts", "behind", "line")
 
-    def __init__(self, line: Line[A], parts: Parts, outcome: str) -> None:
+    def __init__(self, line: Line[A], parts: Parts, cache: str) -> None:
         self.line = line
         self._parts = parts
         # The count of bytes in the log.
-        self.behind = usual_behind(outcome, parts[3], parts[2])
+        self.behind = usual_behind(cache, parts[3], parts[2])
 
     @property
     def fields(self) -> Fields:
@@ -68,11 +68,11 @@ def _text(value: bytes | None) -> str:
 class Heads(Generic[A]):
     """The heads of one server's requests; ``kept`` by their bytes, and always the same dict."""
 
-    def __init__(self, limits: Limits, outcome: str) -> None:
-        """``outcome``: how the log names the answers to them."""
+    def __init__(self, limits: Limits, cache: str) -> None:
+        """``cache``: how the cache answers them, as the log says it."""
         self.kept: dict[bytes, Head[A]] = {}
         self._limits = limits
-        self._outcome = outcome
+        self._cache = cache
         self._longest = min(LONGEST, limits.head_size - _RANGE_ROOM)
         self._once = [0] * ONCE
         self._line = lru_cache(LINES)(self._read_line)
@@ -87,7 +87,7 @@ class Heads(Generic[A]):
         line = self._line(parts[0])
         if line is None:
             return None
-        head: Head[A] = Head(line, parts, self._outcome)
+        head: Head[A] = Head(line, parts, self._cache)
         # Clients that never send the same twice must not turn the others out. A digest that meets
         # another one in its place only has a head be read once more.
         digest = hash(key)

@@ -10,7 +10,6 @@ import _socket
 import logging
 import os
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import gevent
@@ -104,12 +103,7 @@ class StreamCacheServer:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     @property

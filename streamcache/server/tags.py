@@ -46,18 +46,18 @@ class Tags:
         return self.make()
 
     def fields(
-        self, cache_status: str, outcome: str, request_id: str, waited: float, passed: float
+        self, cache_status: str, cache: str, request_id: str, waited: float, passed: float
     ) -> Fields:
         """The fields of a head that say how the answer came about.
 
-        ``cache_status`` and ``outcome`` as in ``Response``; ``waited`` for the file's first bytes,
+        ``cache_status`` and ``cache`` as in ``Response``; ``waited`` for the file's first bytes,
         ``passed`` since the head of the request was whole, both in seconds.
         """
         fields: Fields = (("Cache-Status", cache_status),)
         if self._says_id:
             fields += (("X-Request-ID", request_id),)
         if self.timing:  # W3C Server Timing; ms
-            cache = "" if outcome == "-" else f"cache;desc={outcome}, "
+            status = "" if cache == "-" else f"cache;desc={cache}, "
             times = f"source;dur={waited * 1000:.1f}, ttfb;dur={passed * 1000:.1f}"
-            fields += (("Server-Timing", f'{cache}{times}, request;desc="{request_id}"'),)
+            fields += (("Server-Timing", f'{status}{times}, request;desc="{request_id}"'),)
         return fields

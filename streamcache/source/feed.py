@@ -56,14 +56,15 @@ class Sink:
     written and of the version that is copied.
 
     ``stored(piece, copied)`` and ``stalled(piece)`` run in the hub: what became of it, in the
-    step's greenlet, where it may switch; and that a write takes longer than a second, but has not
-    ended, where it may not. ``stored``, or the feed's ``failed``, follows that in any case.
+    step's greenlet, where it may switch; and that a write takes longer than ``patience`` s, but has
+    not ended, where it may not. ``stored``, or the feed's ``failed``, follows that in any case.
     """
 
     put: Callable[[int, memoryview], None]
     mark: Callable[[int, int], None]
     stored: Callable[[Piece, Copied], None]
     stalled: Callable[[Piece], None]
+    patience: float  # s that a write may take until somebody else is asked for its bytes
 
 
 class Feed(Protocol):

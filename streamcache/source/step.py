@@ -15,6 +15,7 @@ from streamcache.source.base import Fingerprint, Source, SourceFile
 from streamcache.source.feed import Copied, Feed, Piece, Sink
 
 SLICE: Final = 256 * 1024  # bytes that are read before they are written
+LATE: Final = 2.0  # s after which a step has no place at the source any more
 
 _LONGEST: Final = 0.025  # s of reading and writing: four times what 16 MiB take
 _WRITE_TIME: Final = 0.02  # s that an append gets between its times and its size
@@ -31,7 +32,7 @@ def key_of(feed: Feed) -> Key:
 class Step:
     """A step in flight."""
 
-    __slots__ = ("feed", "key", "piece", "seek", "sink", "started", "storing", "waited_for")
+    __slots__ = ("feed", "key", "piece", "seek", "sink", "started", "waited_for")
 
     def __init__(
         self, feed: Feed, piece: Piece, *, seek: bool, waited_for: bool, sink: Sink | None = None
@@ -42,8 +43,17 @@ class Step:
         self.seek = seek
         self.waited_for = waited_for
         self.sink = sink  # its worker writes it there
-        self.storing = False  # its bytes are on their way to the cache
         self.started = time.monotonic()
+
+    @property
+    def age(self) -> float:
+        """For how many s it is in flight."""
+        return time.monotonic() - self.started
+
+    @property
+    def is_late(self) -> bool:
+        """Whether its read may hang: it keeps its worker, and nothing else."""
+        return self.age > LATE
 
 
 def look(source: Source, file: SourceFile) -> tuple[Fingerprint, float]:

@@ -42,6 +42,14 @@ def decide(access: Access, asked: Request, client: object = ALICE, wall: float =
     return access.decide(asked, client, now=10.0, wall=wall)
 
 
+def look_at(access: Access, decision: Decision) -> Decision:
+    """As the server does with a password that is not known: checked, remembered, settled."""
+    assert decision.verdict is CHECK
+    right = access.check(decision.credentials)
+    access.remember(decision.credentials, right, now=10.0)
+    return access.settle(decision, right=right)
+
+
 def grant(path: str = "/a.mp4", expires: int = NOW + 60, *, folder: bool = False) -> str:
     return sign(Keys.parse(KEYS), path, expires, folder=folder)
 
@@ -163,12 +171,12 @@ def test_a_password_is_asked_for_and_checked_once(htpasswd: bytes) -> None:
     asked = request("/a.mp4", basic("anna", "secret"))
     first = decide(access, asked)
     assert first.verdict is CHECK and first.path == "/a.mp4"
-    settled = access.settle(first, access.check(first.credentials), now=10.0)
+    settled = look_at(access, first)
     assert settled == Decision(ALLOW, "/a.mp4", user="anna")
     assert decide(access, asked) == settled  # no second hash
     wrong = request("/a.mp4", basic("anna", "guess"))
     first = decide(access, wrong)
-    settled = access.settle(first, access.check(first.credentials), now=10.0)
+    settled = look_at(access, first)
     assert (settled.verdict, settled.headers) == (Verdict.CHALLENGE, refused.headers)
     assert decide(access, wrong) == settled
 
@@ -183,8 +191,8 @@ def test_authorization_that_is_none_is_asked_for_again(htpasswd: bytes) -> None:
 def test_of_grant_and_password_either_is_enough(htpasswd: bytes) -> None:
     access = Access(AccessRules(htpasswd=htpasswd, keys=KEYS))
     good, wrong = basic("anna", "secret"), basic("anna", "guess")
-    access.settle(decide(access, request("/a.mp4", good)), True, now=10.0)
-    access.settle(decide(access, request("/a.mp4", wrong)), False, now=10.0)
+    look_at(access, decide(access, request("/a.mp4", good)))
+    look_at(access, decide(access, request("/a.mp4", wrong)))
     right, expired = f"/a.mp4?grant={grant()}", f"/a.mp4?grant={grant(expires=NOW)}"
     forged = in_path("x", "/a.mp4")
     for target, fields, verdict in (

@@ -10,7 +10,14 @@ from collections.abc import Callable
 from streamcache.admin import board
 from streamcache.admin.board import COUNTED, DISTRIBUTIONS, Board, Totals
 from streamcache.cache.delegate import CacheStatus
-from streamcache.stats import OUTCOMES, STATUSES, Counters, Responses, SessionStatistics, Statistics
+from streamcache.stats import (
+    STATUSES,
+    STATUSES_OR_NONE,
+    Counters,
+    Responses,
+    SessionStatistics,
+    Statistics,
+)
 
 COPY = SessionStatistics("/a", "copying", 10, 5, 1)
 
@@ -44,7 +51,7 @@ def test_the_log_counts_stale_answers_as_hits() -> None:
 
 def test_a_board_that_nobody_wrote_on_is_all_zeros() -> None:
     none = dict.fromkeys(STATUSES, 0)
-    responses = dict.fromkeys(OUTCOMES, Responses())
+    responses = dict.fromkeys(STATUSES_OR_NONE, Responses())
     assert Board(3).totals() == Totals(requests=none, bytes=none, responses=responses)
 
 
@@ -72,10 +79,10 @@ def test_totals_are_over_all_workers_and_seen_by_each() -> None:
 
 def test_everything_that_counters_count_comes_out_where_it_belongs() -> None:
     counters = Counters()
-    for number, outcome in enumerate(OUTCOMES, 1):
+    for number, cache in enumerate(STATUSES_OR_NONE, 1):
         for status in (200, 206, 304, 404, 503):
             counters.responded(
-                outcome, status, 10 * number, first_byte=0.02, seconds=4000.0, whole=status != 206
+                cache, status, 10 * number, first_byte=0.02, seconds=4000.0, whole=status != 206
             )
     counters.responded("odd", 500, 0, first_byte=None, seconds=0.0, whole=True)
     counters.quick_hits, counters.quick_bytes, counters.quick_cuts = 5, 50, 1

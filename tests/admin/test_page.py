@@ -18,10 +18,23 @@ from tests.browser import Browser, browser, complaints, until
 from tests.content import write
 from tests.daemon_process import DaemonProcess
 from tests.slowfs import SlowFS
+from tests.slowfs.model import WRITING
 
 MiB = 1024 * 1024
 FILM = "film.mp4"
 PICTURE = "[...document.querySelectorAll('#copies svg')].map(svg => svg.getAttribute('aria-label'))"
+
+ONE_OF_TWO_FAILS = """
+const ask = window.fetch;
+window.fetch = async (...what) => {
+  const answer = await ask(...what);
+  if (!answer.url.endsWith("/api/status")) return answer;
+  const status = await answer.json();
+  status.workers.push({ ...status.workers[0], name: "w2", disk_normal: false });
+  status.cache.disk = { normal: false, failing: ["w2"], reason: "", stuck: 0 };
+  return new Response(JSON.stringify(status), { headers: answer.headers });
+};
+"""
 
 
 @pytest.fixture
@@ -112,6 +125,29 @@ def test_a_seek_is_seen_while_a_film_is_copied(page: Browser, server: DaemonProc
         gone.set()
         for viewer in viewers:
             viewer.join()
+
+
+def test_a_cache_disk_that_fails_is_seen(
+    daemon: Callable[..., DaemonProcess], tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    write(source, FILM, 1000)
+    with SlowFS(writable=True, latency=0, meta_latency=0, bandwidth=0) as disk:
+        server = daemon(source, "--admin", "127.0.0.1:0", cache_dir=disk.path / "cache")
+        with browser(tmp_path / "profile") as driver:
+            driver.get(admin_url(server))
+            until(lambda: text(driver, "#state") == "Serving")
+            disk.fault("EIO", operations=WRITING)
+            fetch(server, FILM)
+            said = "Serving – the cache disk is degraded (Input/output error); files come straight"
+            until(lambda: text(driver, "#state").startswith(said))
+            disk.release()
+            until(lambda: text(driver, "#state") == "Serving")
+            driver.execute_script(ONE_OF_TWO_FAILS)
+            said = "Serving – the cache disk is degraded in w2; files come straight from the source"
+            until(lambda: text(driver, "#state") == said)
+            assert complaints(driver) == []
 
 
 def test_titles_are_found_pinned_and_purged_with_the_keyboard(

@@ -26,6 +26,7 @@ from streamcache.cache.account import Reserved
 from streamcache.cache.health import Health
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.locks import KeyLock, KeyLocks
+from streamcache.cache.names import name_of
 from streamcache.cache.objects import Objects
 from streamcache.cache.reading import Ready
 from streamcache.cache.removal import Removal
@@ -311,7 +312,7 @@ class World:
         self.health = Health(self.store, self.disk)
         self.objects = Objects(self.store, self.ledger, self.disk, self.health, keep=keep)
         self.scheduler = Scheduler(self.source, self.reads, self.counters, in_flight=in_flight)
-        self.scheduler._rate = SteadyRate(is_near=near)
+        self.scheduler._rate = self.scheduler._steps._rate = SteadyRate(is_near=near)
         self.resources = Resources(
             config=self.config,
             counters=self.counters,
@@ -374,7 +375,7 @@ class World:
             self.write(name, size)
         file = self.meta.call(self.source.open, name, ahead)
         key = hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
-        full = f"{key}.{file.version.id}"
+        full = name_of(key, file.version.id)
         session = CopySession(
             self.resources,
             name=full,
@@ -393,9 +394,9 @@ class World:
         self.clients.append(client)
         return client
 
-    def _published(self, session: CopySession, blocks: int, lock: KeyLock) -> None:
-        self.published.append((session.name, blocks))
-        self.removal.enter(session.name, session.path, session.version.size, blocks, lock)
+    def _published(self, session: CopySession, on_disk: int, lock: KeyLock) -> None:
+        self.published.append((session.name, on_disk))
+        self.removal.enter(session.name, session.path, session.version.size, on_disk, lock)
 
     @property
     def kept(self) -> dict[str, Reserved]:
@@ -407,7 +408,7 @@ class World:
         room = self.space.limit - self.space.used
         return Filling(self.space, room if amount is None else amount)
 
-    def blocks(self, name: str) -> int:
+    def on_disk(self, name: str) -> int:
         """Bytes that a partial takes on disk."""
         folder = self.root / "cache" / "partial"
         files = (folder / f"{name}.{suffix}" for suffix in ("data", "map"))
@@ -472,7 +473,7 @@ class World:
         kept = {name: row.bytes for name, row in self.kept.items()}
         assert self.space.reserved == sum(kept.values())
         assert kept == dict(self.store.partials.room()), "reserved is not what partials take"
-        assert self.space.objects == sum(blocks for _, blocks in self.published)
+        assert self.space.objects == sum(on_disk for _, on_disk in self.published)
         for session in self.sessions:
             assert len(session._waiting) == 0, session
         assert not self.objects.leased()

@@ -13,6 +13,7 @@ from streamcache.cache.catalog import Catalog
 from streamcache.cache.database import CatalogCorrupt, CatalogReplaced
 from streamcache.cache.entry import Entry, NewEntry
 from streamcache.cache.listing import MOST, Listing, SortBy, entries, page
+from streamcache.cache.names import key_of
 from streamcache.cache.selection import Selection
 from tests.cache.test_catalog import object_name
 
@@ -125,7 +126,7 @@ def test_what_is_added_or_goes_meanwhile_moves_nothing_else(path: str, catalog: 
 
 
 def test_an_entry_says_whether_its_path_is_pinned(path: str, catalog: Catalog) -> None:
-    catalog.pin({object_name(1)[:32]: "a/2"})
+    catalog.pin({key_of(object_name(1)): "a/2"})
     pinned = [one.name for one in all_pages(path, Selection.everything()) if one.pinned]
     assert sorted(pinned) == sorted([object_name(1), object_name(1, version=5)])
     assert pinned[0][33:] == page(path, Listing(Selection.of(path="a/2"))).entries[0].version

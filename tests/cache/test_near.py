@@ -17,6 +17,7 @@ from streamcache.cache.pace import Pace
 from streamcache.cache.partial import Partial
 from streamcache.cache.session import CopySession
 from streamcache.cache.states import State
+from streamcache.cache.writes import Writes
 from streamcache.errors import SourceUnavailable
 from streamcache.source import scheduler as scheduler_module
 from streamcache.source import step as step_module
@@ -53,7 +54,7 @@ def held_puts(monkeypatch: Patch) -> Iterator[threading.Event]:
 
     monkeypatch.setattr(Partial, "put", held)
     monkeypatch.setattr(Partial, "write", written)
-    monkeypatch.setattr(scheduler_module, "_PATIENCE", 0.05)
+    monkeypatch.setattr(Writes, "patience", PATIENCE)
     yield go
     go.set()
 
@@ -90,7 +91,7 @@ def copied_by_its_reader(near: World) -> CopySession:
         near.gate.let(block * BLOCK)
     near.settle()
     assert near.gate.waiting == [8 * BLOCK]
-    assert all(step.sink is not None for step in near.scheduler._busy)
+    assert all(step.sink is not None for step in near.scheduler._steps.busy)
     return session
 
 
@@ -203,8 +204,7 @@ def on_disk(session: CopySession) -> int:
 
 @pytest.fixture
 def impatient(monkeypatch: Patch) -> None:
-    for module in (scheduler_module, writes):
-        monkeypatch.setattr(module, "_PATIENCE", PATIENCE)
+    monkeypatch.setattr(Writes, "patience", PATIENCE)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -267,7 +267,7 @@ def test_a_mark_of_ours_that_hangs_holds_up_no_reader(near: World, monkeypatch: 
 def test_a_disk_that_hangs_takes_no_more_threads_than_are_in_flight(
     make_world: Callable[..., World], monkeypatch: Patch, held_puts: threading.Event
 ) -> None:
-    monkeypatch.setattr(scheduler_module, "_PATIENCE", 2 * scheduler_module._HELD_UP)
+    monkeypatch.setattr(Writes, "patience", 2 * scheduler_module._HELD_UP)
     near = make_world(near=True, in_flight=2)
     for number in range(8):
         near.session(f"film {number}", SIZE)
@@ -276,7 +276,7 @@ def test_a_disk_that_hangs_takes_no_more_threads_than_are_in_flight(
     client = near.client(other)
     answer = client.get(0, SIZE)
     near.until(lambda: answer.complete)
-    assert sum(step.sink is not None for step in near.scheduler._busy) == 2
+    assert sum(step.sink is not None for step in near.scheduler._steps.busy) == 2
     held_puts.set()
     near.settle()
     client.leave()

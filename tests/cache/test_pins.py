@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from streamcache.cache.catalog import Catalog
+from streamcache.cache.names import key_of
 from streamcache.cache.pins import PinFolder
 from streamcache.cache.policy import PolicyName
 from tests.cache.test_catalog import BOTH, GiB, chosen, entry, object_name
@@ -35,7 +36,7 @@ def catalog(path: str, policy: PolicyName) -> Iterator[Catalog]:
 
 
 def key(number: int) -> str:
-    return object_name(number)[:32]
+    return key_of(object_name(number))
 
 
 def test_pinned_objects_are_never_chosen_and_count_all_the_same(catalog: Catalog) -> None:
@@ -66,7 +67,7 @@ def test_what_is_unpinned_goes_like_any_other(catalog: Catalog) -> None:
 
 def test_one_that_was_chosen_before_it_was_pinned_goes_or_stays_whole(catalog: Catalog) -> None:
     first, second = chosen(catalog, 2 * 4096)
-    catalog.pin({first[:32]: "a", second[:32]: "b"})
+    catalog.pin({key_of(first): "a", key_of(second): "b"})
     catalog.remove_victims([first])  # it was off the disk by then
     assert catalog.get(first) is None
     left = chosen(catalog, GiB)  # and this one is not offered again

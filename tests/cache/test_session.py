@@ -700,7 +700,7 @@ def test_never_more_is_written_than_was_reserved(
     while not session.ended.is_set():
         gevent.sleep(0)
         with contextlib.suppress(FileNotFoundError):
-            assert world.blocks(session.name) <= world.space.reserved
+            assert world.on_disk(session.name) <= world.space.reserved
         for client in clients:
             if not client.answers[0].waits:
                 client.leave()
@@ -720,7 +720,7 @@ def test_a_copy_that_ends_while_it_asks_for_more_room_keeps_only_what_it_takes(
     world.settle()
     blocker.release()
     world.settle()
-    assert world.kept[session.name].bytes == world.blocks(session.name)
+    assert world.kept[session.name].bytes == world.on_disk(session.name)
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])
@@ -932,7 +932,7 @@ def half_copied(world: World) -> CopySession:
 
 def test_a_partial_is_continued(world: World) -> None:
     first = half_copied(world)
-    assert world.kept[first.name].bytes == world.blocks(first.name)
+    assert world.kept[first.name].bytes == world.on_disk(first.name)
     second = world.session(FILM)
     world.settle()
     assert world.object_of(second) == "whole"

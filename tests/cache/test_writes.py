@@ -14,6 +14,7 @@ from streamcache.cache import writes
 from streamcache.cache.partial import Partial
 from streamcache.cache.session import CopySession
 from streamcache.cache.states import Event, State
+from streamcache.cache.writes import Writes
 from streamcache.errors import SourceBusy, SourceChanged
 from tests.cache.fakes import BLOCK, Answer, Client, World
 
@@ -26,7 +27,7 @@ Patch = pytest.MonkeyPatch
 @pytest.fixture(autouse=True)
 def small_files_are_synced_too(monkeypatch: Patch) -> None:
     monkeypatch.setattr(writes, "SYNC_BYTES", EACH)
-    monkeypatch.setattr(writes, "_PATIENCE", 20.0)  # nothing is late because the machine is busy
+    monkeypatch.setattr(Writes, "patience", 20.0)  # nothing is late because the machine is busy
 
 
 @pytest.fixture
@@ -156,7 +157,7 @@ def test_the_copy_goes_on_beside_a_sync_until_as_much_again_was_written(
 
 def test_a_sync_that_hangs_holds_no_reader(world: World, syncs: Syncs, monkeypatch: Patch) -> None:
     session = held_up(world, syncs)
-    monkeypatch.setattr(writes, "_PATIENCE", 0.02)
+    monkeypatch.setattr(Writes, "patience", 0.02)
     client = world.client(session)
     answer = client.get(0, SIZE)
     world.until(lambda: not answer.waits)

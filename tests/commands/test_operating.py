@@ -18,7 +18,9 @@ from streamcache.commands import ls, status
 from tests.commands.running import Ended, Terminal, call, command, environment
 from tests.content import write
 from tests.daemon_process import DaemonProcess
-from tests.slowfs import SlowFS
+from tests.requirements import missing
+from tests.slowfs import SlowFS, unsupported
+from tests.slowfs.model import WRITING
 from tests.system.site import eventually
 
 SIZE = 300_000
@@ -54,9 +56,11 @@ class Site:
         return json.loads(done.out)
 
 
-def start(source: Path, folder: Path, *flags: str, workers: int = 2) -> Iterator[Site]:
-    admin = f"unix:{folder / 'admin.sock'}"
-    with DaemonProcess(source, "--admin", admin, *flags, workers=workers) as daemon:
+def start(
+    source: Path, folder: Path, *flags: str, cache_dir: Path | None = None, workers: int = 2
+) -> Iterator[Site]:
+    given = ("--admin", admin := f"unix:{folder / 'admin.sock'}", *flags)
+    with DaemonProcess(source, *given, cache_dir=cache_dir, workers=workers) as daemon:
         yield Site(source, daemon, admin)
         assert not daemon.crashed, daemon.log
 
@@ -101,6 +105,68 @@ def test_stale_answers_are_hits_and_draining_has_a_time_of_its_own(site: Site) -
     shown = status.shown(told)
     assert "draining for 5 min" in shown
     assert "1 of 2 running (w2 ended)" in shown
+
+
+@pytest.mark.parametrize(
+    ("disk", "said"),
+    [
+        ({}, None),
+        ({"stuck": 1}, "answers, 1 thread stuck in it"),
+        ({"failing": ["w2"]}, "nothing new is cached by w2 (the log says why)"),
+        ({"failing": ["w2"], "reason": "E\x1bIO"}, "nothing new is cached by w2: E\\x1bIO"),
+        (
+            {"failing": ["w1", "w2"], "reason": "no answer for 5 s", "stuck": 3},
+            "nothing new is cached: no answer for 5 s, 3 threads stuck in it",
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_cache_disk_is_said(
+    site: Site, disk: dict[str, object], said: str | None
+) -> None:
+    told = site.json("status")
+    told["cache"]["disk"] = {"reason": "", "stuck": 0, "failing": [], **disk}
+    told["cache"]["disk"]["normal"] = not told["cache"]["disk"]["failing"]
+    found = re.search(r"^disk +(.*)$", status.shown(told), re.M)
+    assert (found[1] if found else None) == said
+
+
+@pytest.fixture
+def disk() -> Iterator[SlowFS]:
+    """For the cache, and it fails when it is told to."""
+    if (reason := unsupported()) is not None:
+        missing(reason)
+    known = {"attr_timeout": 1e6, "entry_timeout": 1e6}
+    with SlowFS(writable=True, latency=0, meta_latency=0, bandwidth=0, **known) as mounted:
+        yield mounted
+
+
+@pytest.fixture
+def failing(disk: SlowFS, tmp_path: Path) -> Iterator[Site]:
+    """With its cache on that disk."""
+    (tmp_path / "source").mkdir()
+    yield from start(tmp_path / "source", tmp_path, cache_dir=disk.path / "cache", workers=1)
+
+
+def test_a_cache_disk_that_fails_is_seen_by_who_looks_and_so_is_that_it_works_again(
+    failing: Site, disk: SlowFS
+) -> None:
+    failing.put("a")
+
+    def said(*arguments: str) -> str | None:
+        done = failing.ask(*arguments)
+        assert done.code == 0, done.err
+        found = re.search(r"^disk +(.*?) *$", done.out, re.M)
+        return found[1] if found else None
+
+    assert said("status") is None
+    disk.fault("EIO", operations=WRITING)
+    failing.get("/a")
+    eventually(lambda: said("status") == "nothing new is cached: Input/output error")
+    top = ("top", "--once", "--interval", "0.1")
+    assert said(*top) == "nothing new is cached: Input/output error"
+    disk.release()
+    eventually(lambda: said("status") is None)
+    assert said(*top) is None
 
 
 def test_warm_then_list_then_purge(site: Site) -> None:

@@ -154,6 +154,23 @@ def test_a_signal_before_the_start_is_over_is_not_lost(
     daemon.wait_for("reloaded changed=limits.connections")
 
 
+def test_a_file_that_hangs_holds_nobody(start: Start, file: Path) -> None:
+    daemon = start("--config", str(file))
+    daemon.ready_line()
+    file.unlink()
+    os.mkfifo(file)  # who opens it waits for somebody who writes
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_for_next("received signal=SIGHUP")
+    daemon.signal(signal.SIGUSR1)
+    daemon.wait_for("fake: server.reopen_logs")
+    file.write_text("[limits]\nconnections = 40\n")
+    daemon.wait_for("reloaded changed=limits.connections")
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_for_next("received signal=SIGHUP")
+    daemon.signal(signal.SIGTERM)
+    assert daemon.end()[0] == 0
+
+
 @each
 def test_the_service_manager_hears_of_it_in_order(
     start: Start, file: Path, tmp_path: Path, workers: int

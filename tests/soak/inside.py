@@ -23,7 +23,7 @@ from greenlet import greenlet
 from streamcache import cli
 from streamcache.config import Config
 from streamcache.daemon.parts import CachePart, Parts, real_parts
-from streamcache.source import scheduler
+from streamcache.source import inflight
 
 BEAT = 0.01  # s
 SECOND = 1.0  # s that a line is about
@@ -72,7 +72,7 @@ class Copies:
     """Counts the steps of a near source, which look from outside as all others do."""
 
     count = 0
-    _copy = staticmethod(scheduler.copy)
+    _copy = staticmethod(inflight.copy)
 
     @classmethod
     def copy(cls, *args: Any) -> None:
@@ -94,7 +94,7 @@ def parts() -> Parts:
     real, reports = real_parts(), os.environ["SOAK_REPORTS"]
 
     def make_cache(config: Config) -> CachePart:
-        scheduler.copy = Copies.copy
+        inflight.copy = Copies.copy
         gevent.spawn(watch, os.path.join(reports, str(os.getpid())))
         return real.cache(config)
 

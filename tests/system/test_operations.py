@@ -312,7 +312,7 @@ def test_files_of_another_source_are_shown_and_not_touched(
     first = ours.operations.entries(listing)
     assert [ours.operations.is_ours(each) for each in first.entries] == [True]
     assert (first.count, first.next, first.others.count) == (1, "", 2)
-    assert first.others.bytes == sum(each.blocks for each in theirs.operations.entry("/f") * 2)
+    assert first.others.bytes == sum(each.on_disk for each in theirs.operations.entry("/f") * 2)
     first = theirs.operations.entries(listing)
     assert (first.count, first.others.count) == (2, 1)
     second = theirs.operations.entries(replace(listing, after=first.next))

@@ -10,7 +10,9 @@ import socket
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import gevent
 import pytest
 
 from streamcache import CacheStatus
@@ -21,6 +23,7 @@ from tests.daemon_process import DaemonProcess
 from tests.slowfs import SlowFS
 from tests.system.conftest import OpenCache
 from tests.system.site import (
+    WAIT,
     MiB,
     account_is_true,
     assert_right,
@@ -34,6 +37,7 @@ from tests.system.site import (
     partials_in,
     settle,
     take,
+    tidy,
 )
 
 NAMES = [f"film{number}" for number in range(8)]
@@ -285,6 +289,72 @@ def test_foreign_files_are_dropped_or_left_alone(
     fetch(cache, "more")
     settle(cache, cache_dir)
     assert fetch(cache, "more").status is CacheStatus.HIT
+
+
+STRAY = f"{'ab' * 16}.{'cd' * 16}"  # a partial, as it could be
+
+
+def with_map(make: Callable[[Path], object]) -> Callable[[Path], None]:
+    """A partial whose map is what ``make`` makes of its path."""
+
+    def prepare(at: Path) -> None:
+        (at / "partial" / f"{STRAY}.data").touch()
+        make(at / "partial" / f"{STRAY}.map")
+
+    return prepare
+
+
+def map_file(raw: bytes) -> Callable[[Path], None]:
+    return with_map(lambda path: path.write_bytes(raw))
+
+
+def header(text: bytes) -> bytes:
+    return b"streamcache map\n%08x" % (24 + len(text)) + text
+
+
+HOSTILE: dict[str, Callable[[Path], Any]] = {
+    "deep JSON": map_file(header(b"[" * 100_000)),
+    "huge number": map_file(header(b"1" * 6000)),
+    "short map": map_file(b"streamcache map\n00"),
+    "not ASCII": map_file(header(b"\xff" * 200)),
+    "map is a FIFO": with_map(os.mkfifo),
+    "map is a folder": with_map(Path.mkdir),
+    "map is a symlink": with_map(lambda path: path.symlink_to("/dev/zero")),
+    "data is a folder": lambda at: (at / "partial" / f"{STRAY}.data").mkdir(),
+    "empty format": lambda at: (at / "format").write_bytes(b""),
+    "file among folders": lambda at: (at / "objects" / "zz").touch(),
+}
+
+
+@pytest.mark.parametrize("prepare", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_files_in_the_cache_directory_do_not_stop_the_start(
+    source: Path, cache_dir: Path, open_cache: OpenCache, prepare: Callable[[Path], Any]
+) -> None:
+    """What is not ours is left alone or goes; the cache works."""
+    write(source, "film", MiB)
+    open_cache(source).close()
+    prepare(cache_dir)
+    with gevent.Timeout(WAIT, AssertionError("the start hangs")):
+        cache = open_cache(source)
+        assert_right(fetch(cache, "film"), "film", MiB)
+    eventually(lambda: at_rest(cache) and tidy(cache))
+    assert list(objects_in(cache_dir).values()).count(MiB) == 1
+
+
+def test_a_symbolic_link_among_the_objects_is_not_followed(
+    source: Path, cache_dir: Path, tmp_path: Path, open_cache: OpenCache
+) -> None:
+    """What it leads to is not ours to tidy up."""
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis").touch()
+    open_cache(source).close()
+    (cache_dir / "objects" / "ab").symlink_to(precious)
+    for file in cache_dir.glob("catalog*"):
+        file.unlink()
+    cache = open_cache(source)
+    eventually(lambda: cache._parts.space.known)
+    assert [path.name for path in precious.iterdir()] == ["thesis"]
 
 
 def garbage(path: Path) -> None:

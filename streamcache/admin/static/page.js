@@ -34,7 +34,9 @@ async function status() {
   const words = [now.draining ? "Draining" : "Serving"];
   if (!source.answers) words.push("– the source does not answer; what is cached is served on");
   if (!cache.disk.normal) {
-    words.push(`– the cache disk is degraded (${cache.disk.reason}); files come straight from the source`);
+    const { failing, reason } = cache.disk;
+    const where = failing.length < workers.filter(({ pid }) => pid).length ? ` in ${failing.join(", ")}` : "";
+    words.push(`– the cache disk is degraded${where}${reason && ` (${reason})`}; files come straight from the source`);
   }
   tell(find("state"), words.join(" "));
 
