@@ -378,6 +378,7 @@ class CopySession:
     def _publish(self) -> None:
         """All blocks are present: an object, if it is still true."""
         look = Look(self._r.source, self._r.meta, self._file, self.path)
+        discards = self._r.objects.discards
         try:
             done = publish(
                 self._room,
@@ -398,10 +399,12 @@ class CopySession:
             self.fail(error)
         else:
             if done is not None:
-                self._complete(done)
+                # What another process published nobody's lock keeps at its name.
+                joined = done.lock is not None or self._r.objects.discards == discards
+                self._complete(done, joined=joined)
 
-    def _complete(self, done: Published) -> None:
-        self.handle = self._r.objects.adopt(self.name, self.version, done.fd)
+    def _complete(self, done: Published, *, joined: bool) -> None:
+        self.handle = self._r.objects.adopt(self.name, self.version, done.fd, joined=joined)
         if done.lock is not None:
             self._r.counters.copies_finished += 1
             self._on_published(self, done.on_disk, done.lock)
