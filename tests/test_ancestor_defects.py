@@ -2,8 +2,9 @@
 
 The IDs are those of the page on the ancestor's behaviour: ``bug`` and a commit for what was fixed
 in its history, ``defect`` and a number for what was left in its last version. Those that have their
-place in the tests of one module are there: bugs 63c6357b (test_partial), 8cfa40ad (test_session),
-c3ddf1ac (test_workers), 62b5c6d7 and 60964f2e (test_ledger), 9fef2a5d (test_freshness).
+place in the tests of one module are there: bugs 63c6357b (test_partial), 8cfa40ad
+(test_session_changes), c3ddf1ac (test_workers), 62b5c6d7 and 60964f2e (test_ledger), 9fef2a5d
+(test_freshness).
 """
 
 from __future__ import annotations
@@ -441,7 +442,7 @@ def test_defect_14_what_is_reserved_counts_before_it_is_on_disk(world: World) ->
     sessions = [world.session(f"film{number}", SIZE) for number in range(3)]
     world.settle()
     assert world.space.reserved == 3 * footprint(SIZE)
-    assert sum(world.blocks(session.name) for session in sessions) < footprint(SIZE)
+    assert sum(world.on_disk(session.name) for session in sessions) < footprint(SIZE)
 
 
 def test_defect_15_room_that_comes_too_late_starts_no_copy(world: World) -> None:

@@ -85,7 +85,8 @@ class Entries:
                         "version": version_of(partial.name),
                         "size": partial.size,
                         "present": partial.present,
-                        "blocks": partial.blocks,
+                        "on_disk": partial.on_disk,
+                        "blocks": partial.on_disk,  # as 0.2.0 called it
                     }
                     for partial in operations.partials(path)
                 ],
@@ -108,7 +109,8 @@ def shown(entry: Entry, *, ours: bool) -> Json:
         "path": f"/{entry.path}",
         "version": entry.version,
         "size": entry.size,
-        "blocks": entry.blocks,
+        "on_disk": entry.on_disk,
+        "blocks": entry.on_disk,  # as 0.2.0 called it
         "created": entry.created,
         "used": entry.used,
         "hits": entry.hits,

@@ -56,7 +56,7 @@ class Trashed:
     """A file in trash/ whose blocks are not free yet."""
 
     file: str
-    blocks: int  # bytes on disk
+    on_disk: int  # bytes
 
 
 class Account:
@@ -114,8 +114,8 @@ class Account:
                 else:
                     self._drop(state, order.name, row[0])
 
-    def settle(self, name: str, generation: int, blocks: int) -> bool:
-        """The reservation becomes ``blocks``, or goes if that is 0; False: somebody drew since.
+    def settle(self, name: str, generation: int, on_disk: int) -> bool:
+        """The reservation becomes ``on_disk``, or goes if that is 0; False: somebody drew since.
 
         Who has drawn and waits for the key's lock sees by its generation that it was settled.
         """
@@ -123,8 +123,8 @@ class Account:
             row = self._find(name)
             if row is None or row[1] != generation:
                 return False
-            if blocks:
-                self._write(state, name, row[0], blocks, self._next(state))
+            if on_disk:
+                self._write(state, name, row[0], on_disk, self._next(state))
             else:
                 self._drop(state, name, row[0])
         return True
@@ -170,16 +170,16 @@ class Account:
         return [Reserved(unpack(name), *rest) for name, *rest in rows]
 
     def add_trash(self, files: Iterable[tuple[str, int]]) -> None:
-        """Files in trash/ and their blocks; one that is there already counts once."""
+        """Files in trash/ and their bytes; one that is there already counts once."""
         with self._database.transaction() as state:
-            for file, blocks in files:
-                self.put_trash(state, file, blocks)
+            for file, on_disk in files:
+                self.put_trash(state, file, on_disk)
 
-    def put_trash(self, state: State, file: str, blocks: int) -> None:
+    def put_trash(self, state: State, file: str, on_disk: int) -> None:
         """The same for one, within a transaction."""
         self._take_trash(state, file)
-        self._database.db.execute("INSERT INTO trash VALUES (?, ?)", (file, blocks))
-        state.trash += blocks
+        self._database.db.execute("INSERT INTO trash VALUES (?, ?)", (file, on_disk))
+        state.trash += on_disk
 
     def trash_reservation(self, name: str, file: str) -> int:
         """The partial, which is worked on, was renamed to ``file`` in trash/; its bytes.

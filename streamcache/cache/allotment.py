@@ -7,7 +7,6 @@ one of them may write is what it drew itself.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable
 from typing import Final
@@ -20,7 +19,7 @@ from streamcache.cache.partial import Partial, PartialHeader
 from streamcache.cache.space import Space, footprint
 from streamcache.cache.store import Store
 from streamcache.cache.workers import WorkerPool
-from streamcache.errors import CacheBusy, Closed, NoSpace, StreamCacheError
+from streamcache.errors import CacheBusy, NoSpace, StreamCacheError
 
 STEP: Final = 256 * 1024 * 1024  # bytes drawn at once: a probe of 10,000 titles drains no cache
 AHEAD: Final = STEP // 4  # bytes left of the reservation when more is asked for
@@ -162,8 +161,6 @@ class Allotment:
             self._disk.call(partial.seal, mtime_ns, self._path)
         except OSError:
             self.lost = True
-            with contextlib.suppress(OSError, Closed):
-                self._disk.call(partial.poison)
             raise
 
     def publish(self) -> tuple[int, int, KeyLock]:
@@ -176,11 +173,11 @@ class Allotment:
         assert self.partial is not None
         lock = self._keys.acquire(key_of(self._name))
         try:
-            blocks = self._disk.call(self._store.objects.publish, self._name, self.partial.inode)
+            on_disk = self._disk.call(self._store.objects.publish, self._name, self.partial.inode)
         except BaseException:
             lock.release()
             raise
-        return self._taken(), blocks, lock
+        return self._taken(), on_disk, lock
 
     def published(self) -> int | None:
         """Whether another process has published it: then a leased descriptor, the caller's.
@@ -215,9 +212,9 @@ class Allotment:
                     self._disk.call(partial.close)
                     partial = None
                 generation = self._space.generation(self._name)
-                blocks = self._disk.call(settle, inode)
-                if generation and blocks is not None:
-                    self._space.settle(self._name, generation, blocks)
+                on_disk = self._disk.call(settle, inode)
+                if generation and on_disk is not None:
+                    self._space.settle(self._name, generation, on_disk)
         finally:
             # Also if others settle it: a new catalog is told only of what is still being written.
             self._space.forget(self._name)

@@ -176,11 +176,11 @@ class Catalog:
                 replaced += self._add(state, entry)
         return replaced
 
-    def trashed(self, name: str, file: str, blocks: int) -> None:
-        """The object was renamed to `file` in trash/, where its `blocks` bytes count on."""
+    def trashed(self, name: str, file: str, on_disk: int) -> None:
+        """The object was renamed to `file` in trash/, where its `on_disk` bytes count on."""
         with self.database.transaction() as state:
             self._remove(state, (name,), "")
-            self.account.put_trash(state, file, blocks)
+            self.account.put_trash(state, file, on_disk)
 
     def touch(self, counts: Mapping[str, int], now: float) -> None:
         """Count uses of objects, {name: how many}; unknown names are ignored."""
@@ -208,15 +208,15 @@ class Catalog:
             # The order of eviction sees the cache at the size it will have after this round, so the
             # shares of its queues come out right also when partials and pins take a part of it.
             evictable = sum(map(self.database.queues.size, self._policy.resident))
-            evictable += sum(blocks for _, blocks in rows)
+            evictable += sum(on_disk for _, on_disk in rows)
             self._policy.capacity = max(1, evictable - need)
-            for packed, blocks in rows:
+            for packed, on_disk in rows:
                 name = unpack(packed)
                 if name in held or self.pins.has(name):
-                    self._rejoin(name, blocks)
+                    self._rejoin(name, on_disk)
                 elif missing > 0 and len(chosen) < limit:
-                    chosen.append(Victim(name, blocks))
-                    missing -= blocks
+                    chosen.append(Victim(name, on_disk))
+                    missing -= on_disk
             while missing > 0 and len(chosen) < limit and (item := self._policy.evict(held)):
                 chosen.append(Victim(item.name, item.size))
                 missing -= item.size
@@ -292,9 +292,9 @@ class Catalog:
                 if not self.pins.has(key):
                     continue
                 self.pins.drop(key)
-                for name, blocks in self.pins.objects(key):
+                for name, on_disk in self.pins.objects(key):
                     self._policy.discard(unpack(name))
-                    self._insert(unpack(name), blocks)
+                    self._insert(unpack(name), on_disk)
                     freed += 1
         return freed
 
@@ -306,20 +306,20 @@ class Catalog:
         if before is None:
             self._execute(
                 "INSERT INTO objects VALUES (?, ?, ?, ?, ?, ?, 0, 0)",
-                (packed, path, new.size, new.blocks, new.created, new.created),
+                (packed, path, new.size, new.on_disk, new.created, new.created),
             )
             state.count += 1
         else:
             self._execute(
                 "UPDATE objects SET path = ?, size = ?, blocks = ?, leaving = 0 WHERE name = ?",
-                (path or before[2], new.size, new.blocks, packed),
+                (path or before[2], new.size, new.on_disk, packed),
             )
         replaced: int = before[0] if before else 0
-        state.objects += new.blocks - replaced
+        state.objects += new.on_disk - replaced
         self.account.end_reservation(state, new.name)
-        if before is None or before[:2] != (new.blocks, 0):
+        if before is None or before[:2] != (new.on_disk, 0):
             self._policy.discard(new.name)
-            self._insert(new.name, new.blocks)
+            self._insert(new.name, new.on_disk)
         return replaced
 
     def _remove(self, state: State, names: Iterable[str], condition: str) -> int:
@@ -336,16 +336,16 @@ class Catalog:
                 freed += row[0]
         return freed
 
-    def _rejoin(self, name: str, blocks: int) -> None:
+    def _rejoin(self, name: str, on_disk: int) -> None:
         """Put an object that should have gone, and is in use, back among the others."""
         self._execute("UPDATE objects SET leaving = 0 WHERE name = ?", (pack(name),))
-        self._insert(name, blocks)
+        self._insert(name, on_disk)
 
-    def _insert(self, name: str, blocks: int) -> None:
+    def _insert(self, name: str, on_disk: int) -> None:
         """Give it its place in the order of eviction; a pinned one has none."""
         recalled = self._policy.recall(name)
         if not self.pins.has(name):
-            self._policy.insert(name, blocks, recalled=recalled)
+            self._policy.insert(name, on_disk, recalled=recalled)
 
     def _execute(self, statement: str, args: tuple[Any, ...] = ()) -> sqlite3.Cursor:
         return self.database.db.execute(statement, args)

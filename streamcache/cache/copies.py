@@ -140,8 +140,8 @@ class Copies:
                 self.ending.discard(session)
         self.fills.changed(session)
 
-    def _published(self, session: CopySession, blocks: int, lock: KeyLock) -> None:
+    def _published(self, session: CopySession, on_disk: int, lock: KeyLock) -> None:
         name = session.name
-        self._removal.enter(name, session.path, session.version.size, blocks, lock)
+        self._removal.enter(name, session.path, session.version.size, on_disk, lock)
         if session.state is not State.COPYING and not self.closed:  # outdated while it was renamed
             self._removal.remove([name], session.path)

@@ -39,6 +39,7 @@ _PINS: Final = (
 )
 # Likewise. Of the machine, when the catalog was last made sure to say what is on the disk.
 _BOOT = "CREATE TABLE IF NOT EXISTS boot (row INTEGER PRIMARY KEY, id TEXT NOT NULL)"
+# "blocks" are bytes on disk; the name of the column stays, as caches of 0.2.0 have it.
 _SCHEMA = (
     *QUEUE_SCHEMA,
     _PINS,

@@ -20,14 +20,14 @@ ENTRY: Final = (
 class Entry:
     """One object of the cache.
 
-    `name` is "<key>.<version>", `blocks` the bytes it takes on disk (st_blocks * 512), `created`
+    `name` is "<key>.<version>", `on_disk` the bytes it takes on disk (st_blocks * 512), `created`
     and `used` are seconds since the epoch, `hits` its touches. A `pinned` one is not evicted.
     """
 
     name: str
     path: str
     size: int
-    blocks: int
+    on_disk: int
     created: float
     used: float
     hits: int
@@ -36,8 +36,8 @@ class Entry:
     @classmethod
     def of(cls, row: Sequence[Any]) -> Entry:
         """From a row of `ENTRY`."""
-        name, path, size, blocks, created, used, hits, pinned = row
-        return cls(unpack(name), decoded(path), size, blocks, created, used, hits, bool(pinned))
+        name, path, size, on_disk, created, used, hits, pinned = row
+        return cls(unpack(name), decoded(path), size, on_disk, created, used, hits, bool(pinned))
 
     @property
     def key(self) -> str:
@@ -56,7 +56,7 @@ class NewEntry:
     name: str
     path: str
     size: int
-    blocks: int
+    on_disk: int
     created: float
 
 
@@ -65,4 +65,4 @@ class Victim:
     """An object that should go, and the bytes it takes on disk."""
 
     name: str
-    blocks: int
+    on_disk: int

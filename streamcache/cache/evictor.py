@@ -300,8 +300,8 @@ class Evictor:
             now = time.time()
             for entry in entries:
                 unused = max(0.0, now - entry.used)
-                form = "object evicted path=%r bytes=%d unused=%.0f s name=%s"
-                log.info(form, f"/{entry.path}", entry.blocks, unused, entry.name)
+                form = "object evicted path=%r bytes=%d unused=%.0f name=%s"
+                log.info(form, f"/{entry.path}", entry.on_disk, unused, entry.name)
                 if self._evicted is not None:
                     self._evicted(unused)
             self.evicted_objects += len(gone)

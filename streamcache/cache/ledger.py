@@ -89,7 +89,7 @@ class Ledger:
         and ``cache.size`` its or 0. The space gets the agreed size; it stays as it is while none
         is known (then: ``agree``). A rebuild asks ``partials`` for the names of all partials and
         their footprints (or what they take, if nobody works on them), ``trash_files`` for files in
-        trash/ and their blocks. Raises CacheError; CatalogError when there can be no catalog.
+        trash/ and their bytes. Raises CacheError; CatalogError when there can be no catalog.
         """
         with ExitStack() as stack:
             pool = WorkerPool("catalog", size=1)
@@ -252,24 +252,24 @@ class Ledger:
         """See ``Catalog.remove_victims``; in the catalog's thread."""
         return self.catalog.remove_victims(names)
 
-    def add(self, name: str, path: str, size: int, blocks: int) -> None:
+    def add(self, name: str, path: str, size: int, on_disk: int) -> None:
         """A partial became an object: its row comes, its reservation goes, in one transaction.
 
         Idempotent; several processes may enter the same one. Switches. Raises CatalogError.
         """
-        self.call(self.catalog.add, NewEntry(name, path, size, blocks, time.time()))
+        self.call(self.catalog.add, NewEntry(name, path, size, on_disk, time.time()))
         self._space.forget(name)
 
     def remove(self, names: list[str]) -> None:
         """Objects are gone from the disk. Switches. Raises CatalogError."""
         self.call(self.catalog.remove, names)
 
-    def trashed(self, name: str, file: str, blocks: int) -> None:
+    def trashed(self, name: str, file: str, on_disk: int) -> None:
         """The object was renamed to ``file`` in trash/: its bytes count until ``trash_freed``.
 
         In one transaction; also if the object had no row. Switches. Raises CatalogError.
         """
-        self.call(self.catalog.trashed, name, file, blocks)
+        self.call(self.catalog.trashed, name, file, on_disk)
 
     def trashed_partial(self, name: str, file: str) -> int:
         """See ``Account.trash_reservation``. Switches. Raises CatalogError."""
@@ -306,9 +306,9 @@ class Ledger:
         """In the catalog's thread, so after the draw, if that is still under way."""
         self.pool.post(self.catalog.account.undo, order)
 
-    def settle(self, name: str, generation: int, blocks: int) -> None:
+    def settle(self, name: str, generation: int, on_disk: int) -> None:
         """See ``Account.settle``."""
-        self.call(self.catalog.account.settle, name, generation, blocks)
+        self.call(self.catalog.account.settle, name, generation, on_disk)
 
     def generation(self, name: str) -> int:
         """See ``Account.generation``."""

@@ -67,7 +67,7 @@ def decoded(octets: bytes) -> str:
     return octets.decode("utf-8", "surrogateescape")
 
 
-def blocks_of(path: str) -> int:
+def bytes_on_disk(path: str) -> int:
     """Bytes on disk of a file; 0: it is not there. Worker thread."""
     try:
         return os.lstat(path).st_blocks * 512

@@ -194,7 +194,7 @@ class Operations:
             gone = entries if dry_run else self._remove(entries)
             matched += len(entries)
             removed += len(gone)
-            freed += sum(entry.blocks for entry in gone)
+            freed += sum(entry.on_disk for entry in gone)
         for name, path, reserved in self._partials(selection, running):
             matched += 1
             if dry_run or self._purge(name, path):
@@ -213,7 +213,7 @@ class Operations:
         if not dry_run:
             self._expire(selection)
             if not repeated:
-                log.info("purged files=%r mode=soft", str(selection))
+                log.info("purged files=%r mode=%s", str(selection), "soft")
         return Purged(sum(map(len, self._ours(selection))), 0, 0, dry_run)
 
     def _expire(self, selection: Selection) -> None:
@@ -277,7 +277,7 @@ class Operations:
         """
         more = 0
         for entries in self._ours(selection):
-            more += sum(entry.blocks for entry in entries if not entry.pinned)
+            more += sum(entry.on_disk for entry in entries if not entry.pinned)
         most = int(self._r.config.cache.low_watermark * self._r.space.limit)
         if more and (total := self._ledger.pinned_bytes() + more) > most:
             raise NoSpace(

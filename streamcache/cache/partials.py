@@ -12,12 +12,12 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from streamcache.cache import digests, locks
 from streamcache.cache.blockmap import BLOCK
 from streamcache.cache.digests import Digest
-from streamcache.cache.names import blocks_of, is_name, remove_foreign
+from streamcache.cache.names import bytes_on_disk, is_name, remove_foreign
 from streamcache.cache.partial import IN_USE, Partial, PartialHeader
 from streamcache.cache.space import footprint
 from streamcache.errors import CacheBusy
@@ -43,7 +43,7 @@ class Idle:
     name: str
     kind: Leftover
     path: str  # at the source, "" if its map does not say
-    blocks: int  # bytes on disk
+    on_disk: int  # bytes
     size: int = 0  # bytes of the whole file, of a PARTIAL
     present: int = 0  # of these, those in blocks that are there
 
@@ -113,13 +113,13 @@ class PartialFolder:
         for name in self.names():
             with self._owned(name) as (there, idle), contextlib.suppress(FileNotFoundError):
                 if there and idle is None:
-                    blocks = footprint(os.stat(self.data(name)).st_size)
+                    room = footprint(os.stat(self.data(name)).st_size)
                 elif idle is None:  # data without a map
-                    blocks = os.stat(self.data(name), follow_symlinks=False).st_blocks * 512
+                    room = os.stat(self.data(name), follow_symlinks=False).st_blocks * 512
                 else:
-                    blocks = idle.blocks
-                if blocks:
-                    found.append((name, blocks))
+                    room = idle.on_disk
+                if room:
+                    found.append((name, room))
         return found
 
     def taken(self) -> int:
@@ -200,7 +200,7 @@ class PartialFolder:
             if there and idle is None:
                 return None
             if idle is not None and idle.kind in kept:
-                return idle.blocks
+                return idle.on_disk
             self.drop(name)
             return 0
 
@@ -217,7 +217,7 @@ class PartialFolder:
             return None
         with contextlib.ExitStack() as stack:
             stack.callback(partial.close)
-            found = self._read(raw, os.fstat(partial.read_fd).st_size)
+            found = self._read(raw, os.fstat(partial.read_fd))
             if found is not None and found[0] == header:
                 if not partial.join():
                     raise CacheBusy(f"{name}: is being removed")
@@ -229,13 +229,13 @@ class PartialFolder:
             return None
 
     def _begin(self, name: str, header: PartialHeader) -> Partial:
-        raw = header.encode()
         flags = os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         with contextlib.ExitStack() as stack:
             write_fd = _opened(stack, self.data(name), os.O_WRONLY | flags)
             stack.callback(self.drop, name)  # half a partial would be in no account
             read_fd = _opened(stack, self.data(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             map_fd = _opened(stack, self.map_path(name), os.O_RDWR | flags)
+            raw = replace(header, home=_home(os.fstat(write_fd))).encode()
             os.ftruncate(write_fd, header.size)
             os.pwrite(map_fd, raw, 0)
             os.ftruncate(map_fd, len(raw) + _block_count(header.size))
@@ -263,15 +263,16 @@ class PartialFolder:
         partial = Partial(name, read_fd=read_fd, write_fd=write_fd, map_fd=map_fd, map_start=start)
         return partial, raw
 
-    def _read(self, raw: bytes, size: int) -> tuple[PartialHeader, bytes] | None:
-        """Header and map bytes; None: unsound, or of another boot."""
+    def _read(self, raw: bytes, data: os.stat_result) -> tuple[PartialHeader, bytes] | None:
+        """Header and map bytes; None: unsound, of another boot, or of another data file."""
         try:
             header, start = PartialHeader.decode(raw)
         except ValueError:
             return None
-        present = raw[start:]
+        present, size = raw[start:], data.st_size
         sound = (
             header.boot == self._boot
+            and header.home == _home(data)
             and size == header.size
             and len(present) == _block_count(size)
             and not present.strip(b"\0\1")
@@ -308,15 +309,15 @@ class PartialFolder:
             data = os.stat(self.data(name), follow_symlinks=False)
         except FileNotFoundError:
             return Idle(name, Leftover.JOURNAL, path, 0)
-        found = self._read(raw, data.st_size)
-        blocks = (data.st_blocks + os.fstat(map_fd).st_blocks) * 512
-        blocks += blocks_of(self.sums(name))
+        found = self._read(raw, data)
+        on_disk = (data.st_blocks + os.fstat(map_fd).st_blocks) * 512
+        on_disk += bytes_on_disk(self.sums(name))
         if found is None:
-            return Idle(name, Leftover.UNSOUND, path, blocks)
+            return Idle(name, Leftover.UNSOUND, path, on_disk)
         size, present = data.st_size, found[1].count(1) * BLOCK
         if found[1].endswith(b"\1"):  # the last block ends with the file
             present -= len(found[1]) * BLOCK - size
-        return Idle(name, Leftover.PARTIAL, path, blocks, size, present)
+        return Idle(name, Leftover.PARTIAL, path, on_disk, size, present)
 
 
 def _opened(stack: contextlib.ExitStack, path: str, flags: int) -> int:
@@ -334,6 +335,10 @@ def _read_plain(fd: int) -> bytes:
     while piece := os.pread(fd, 1 << 20, len(raw)):
         raw += piece
     return bytes(raw)
+
+
+def _home(data: os.stat_result) -> str:
+    return f"{data.st_dev}:{data.st_ino}"
 
 
 def _block_count(size: int) -> int:

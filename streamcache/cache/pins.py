@@ -113,7 +113,7 @@ class PinTable:
         return {key.hex(): decoded(path) for key, path in rows}
 
     def objects(self, key: str) -> list[tuple[bytes, int]]:
-        """Packed names and blocks of this key's objects that stay; within a transaction, too."""
+        """Packed names and bytes of this key's objects that stay; within a transaction, too."""
         low, high = pack(name_of(key, "0" * 32)), pack(name_of(key, "f" * 32))
         found: list[tuple[bytes, int]] = self._database.db.execute(
             "SELECT name, blocks FROM objects WHERE name BETWEEN ? AND ? AND leaving = 0",

@@ -116,7 +116,7 @@ class Provider:
         """The version, and whether it is stale. Switches."""
         age = time.monotonic() - flight.started
         try:
-            return self._freshness.wait(flight, self._freshness.patience(flight)), False
+            return self._freshness.wait_a_little(flight), False
         except SourceUnavailable as error:
             self._freshness.unanswered(path)
             had = self._had(path)

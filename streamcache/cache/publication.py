@@ -29,7 +29,7 @@ class Published:
     """An object, by a leased descriptor; all of it is the receiver's."""
 
     fd: int
-    blocks: int = 0  # bytes on disk, if it was we who published it
+    on_disk: int = 0  # bytes, if it was we who published it
     lock: KeyLock | None = None  # the key's: while the catalog does not know of the object
 
 

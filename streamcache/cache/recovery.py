@@ -98,14 +98,14 @@ class Recovery:
             return  # the catalog was replaced just now: it will be entered
         # In no account: we cannot tell what room it has, so it cannot stay.
         folder = self._store.partials
-        blocks = self._disk.call(folder.settle if generation else folder.remove, name)
-        if blocks is None or not generation:
+        on_disk = self._disk.call(folder.settle if generation else folder.remove, name)
+        if on_disk is None or not generation:
             return
-        if row is not None and (row.bytes, row.generation) == (blocks, generation):
+        if row is not None and (row.bytes, row.generation) == (on_disk, generation):
             self._settled[name] = generation
         else:
-            self._space.settle(name, generation, blocks)
-            log.info("partial settled path=%r name=%s bytes=%d", _shown(idle), name, blocks)
+            self._space.settle(name, generation, on_disk)
+            log.info("partial settled path=%r name=%s bytes=%d", _shown(idle), name, on_disk)
 
     def _enter_published(self, name: str, idle: Idle | None) -> bool:
         """An object that was published, and whose process ended before the catalog knew."""
@@ -114,7 +114,7 @@ class Recovery:
         found = self._disk.call(self._store.objects.find, name)
         if found is None:
             return False
-        self._ledger.add(name, idle.path, found.version.size, found.blocks)
+        self._ledger.add(name, idle.path, found.version.size, found.on_disk)
         self._disk.call(self._store.partials.drop_map, name)
         log.info("object entered path=%r name=%s", _shown(idle), name)
         return True

@@ -41,9 +41,9 @@ class Removal:
     def __repr__(self) -> str:
         return f"<Removal tasks={len(self._tasks)}>"
 
-    def enter(self, name: str, path: str, size: int, blocks: int, lock: KeyLock) -> None:
+    def enter(self, name: str, path: str, size: int, on_disk: int, lock: KeyLock) -> None:
         """A new object: the catalog learns of it, then ``lock``, the key's, is released."""
-        self._tasks.spawn(self._enter, name, path, size, blocks, lock)
+        self._tasks.spawn(self._enter, name, path, size, on_disk, lock)
 
     def remove(self, names: Collection[str], path: str) -> None:
         """These objects and partials of a path go. Does not switch."""
@@ -92,12 +92,12 @@ class Removal:
         self._tasks.join(timeout=timeout)
         self._tasks.kill()
 
-    def _enter(self, name: str, path: str, size: int, blocks: int, lock: KeyLock) -> None:
+    def _enter(self, name: str, path: str, size: int, on_disk: int, lock: KeyLock) -> None:
         """Greenlet. What cannot be entered keeps its map, and is entered by a later look."""
         with lock:
             for attempt in range(_TRIES):
                 try:
-                    self._ledger.add(name, path, size, blocks)
+                    self._ledger.add(name, path, size, on_disk)
                     self._r.disk.call(self._r.store.partials.drop_map, name)
                     return
                 except (StreamCacheError, OSError) as error:
@@ -130,7 +130,7 @@ class Removal:
         generation = self._r.space.generation(name)
         if not generation:
             return True
-        blocks = self._r.disk.call(self._r.store.partials.remove, name)
-        if blocks is not None:
-            self._r.space.settle(name, generation, blocks)
-        return blocks is not None
+        on_disk = self._r.disk.call(self._r.store.partials.remove, name)
+        if on_disk is not None:
+            self._r.space.settle(name, generation, on_disk)
+        return on_disk is not None

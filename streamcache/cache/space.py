@@ -24,7 +24,7 @@ from streamcache.cache.account import Order, Totals
 from streamcache.cache.database import CatalogError, CatalogLate
 from streamcache.errors import Closed, NoSpace, SourceBusy
 
-BLOCK: Final = 4096  # bytes that a file system hands out at once
+_GRAIN: Final = 4096  # bytes that a file system hands out at once
 MAP_ROOM: Final = 64 * 1024  # bytes for the block map and the file system's own
 PATIENCE: Final = 0.5  # s: copies that are being published now can be evicted in a moment
 LOOK: Final = 0.05  # s between looks of who waits for room that another process may make
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 def footprint(size: int) -> int:
     """Disk bytes that a file of `size` bytes may take while it is copied (I13)."""
-    return -(-size // BLOCK) * BLOCK + size // 512 + MAP_ROOM
+    return -(-size // _GRAIN) * _GRAIN + size // 512 + MAP_ROOM
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Books(Protocol):
     def cancel(self, order: Order) -> None:
         """Take back what was, or is being, granted. Does not switch."""
 
-    def settle(self, name: str, generation: int, blocks: int) -> None:
+    def settle(self, name: str, generation: int, on_disk: int) -> None:
         """See `Account.settle`."""
 
     def generation(self, name: str) -> int:
@@ -163,15 +163,15 @@ class Space:
             self._refuse(waiter, "withdrawn")
         self._wake_first()
 
-    def settle(self, name: str, generation: int, blocks: int) -> None:
-        """Nobody works on the partial any more: its reservation becomes `blocks`; 0: it ends.
+    def settle(self, name: str, generation: int, on_disk: int) -> None:
+        """Nobody works on the partial any more: its reservation becomes `on_disk`; 0: it ends.
 
         Unless somebody drew since (`generation` is that of the last draw). Switches. A catalog
         that cannot be written now is no error: the reservation is settled by a later sweep.
         """
         self.forget(name)
         try:
-            self._books.settle(name, generation, blocks)
+            self._books.settle(name, generation, on_disk)
         except (CatalogError, Closed, SourceBusy) as error:
             log.warning("reservation not settled name=%s error=%s", name, error)
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from streamcache.cache.digests import SUFFIX
 from streamcache.cache.names import (
-    blocks_of,
+    bytes_on_disk,
     is_name,
     remove_foreign,
     sync_directory,
@@ -40,7 +40,7 @@ class StoredObject:
 
     name: str
     version: Version
-    blocks: int  # bytes on disk
+    on_disk: int  # bytes
     stored: float  # s since the epoch: when it got its name
     path: str = ""  # at the source
 
@@ -84,7 +84,7 @@ class ObjectFolder:
             else:
                 remove_foreign(target + SUFFIX)
             sync_directory(folder)
-            return blocks_of(target) + blocks_of(target + SUFFIX)
+            return bytes_on_disk(target) + bytes_on_disk(target + SUFFIX)
         except OSError:
             os.unlink(target)  # in no account: nobody would ever evict it
             raise
@@ -130,8 +130,8 @@ class ObjectFolder:
         if not stat.S_ISREG(status.st_mode):
             return None
         version = Version(version_of(name), status.st_size, status.st_mtime_ns)
-        blocks = status.st_blocks * 512 + blocks_of(self.path(name) + SUFFIX)
-        return StoredObject(name, version, blocks, status.st_ctime)
+        on_disk = status.st_blocks * 512 + bytes_on_disk(self.path(name) + SUFFIX)
+        return StoredObject(name, version, on_disk, status.st_ctime)
 
     def versions(self, key: str) -> list[StoredObject]:
         """All objects of a key, the newest last."""
@@ -181,10 +181,10 @@ class ObjectFolder:
 
     def remove(self, name: str, trash: str = "") -> tuple[Fate, int]:
         """Unlink it, or rename it to ``trash`` in trash/ when it is read; and its bytes there."""
-        fate, blocks = self._take_away(name, trash)
+        fate, on_disk = self._take_away(name, trash)
         if fate is not Fate.LEFT:
             remove_foreign(self.path(name) + SUFFIX)
-        return fate, blocks
+        return fate, on_disk
 
     def _take_away(self, name: str, trash: str) -> tuple[Fate, int]:
         path = self.path(name)

@@ -95,7 +95,7 @@ def _show(rows: list[dict[str, Any]], count: int) -> None:
         cells = [
             (
                 output.size(row["size"]),
-                output.size(row["blocks"]),
+                output.size(row["blocks"]),  # on_disk, which a server of 0.2.0 does not say
                 output.ago(row["used"]),
                 output.count(row["hits"]),
                 "pin" if row["pinned"] else "",

@@ -58,6 +58,7 @@ def _shown(found: dict[str, Any]) -> str:
     if not entries and not partials and not sessions:
         parts.append("not in the cache" + (", pinned" if found["pinned"] else ""))
     for entry in entries:
+        # That is on_disk, which a server of 0.2.0 does not say.
         disk = output.size(entry["blocks"]) + " on disk" + (", pinned" if entry["pinned"] else "")
         rows = [
             ("cached", f"{output.size(entry['size'])}, {disk}"),

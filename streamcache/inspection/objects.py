@@ -11,7 +11,7 @@ from typing import Final
 from streamcache.cache import audit
 from streamcache.cache.digests import SUFFIX, Digest, Digests
 from streamcache.cache.entry import Entry, NewEntry
-from streamcache.cache.names import blocks_of, is_name
+from streamcache.cache.names import bytes_on_disk, is_name
 from streamcache.cache.partial import path_of
 from streamcache.cache.stored import Fate
 from streamcache.inspection.directory import MOMENT, CacheDirectory
@@ -86,7 +86,7 @@ class ObjectInspection:
 
     def _look_at_object(self, name: str, entry: Entry | None) -> None:
         self._report.objects += 1
-        self._report.bytes += blocks_of(self._objects.path(name))
+        self._report.bytes += bytes_on_disk(self._objects.path(name))
         if self._judge(name, entry) is None and self._rot(name) is None:
             return
         with self._directory.key(name) as ours:
@@ -119,11 +119,11 @@ class ObjectInspection:
         if path and (finding := self._versions.compare(name, path, status)) is not None:
             return finding
         if self._directory.rows is not None:
-            blocks = status.st_blocks * 512 + blocks_of(file + SUFFIX)
+            on_disk = status.st_blocks * 512 + bytes_on_disk(file + SUFFIX)
             if entry is None:
                 return Finding(Kind.UNLISTED, name, "the catalog does not know it", path)
-            if entry.blocks != blocks:
-                text = f"{blocks} bytes on disk, {entry.blocks} counted"
+            if entry.on_disk != on_disk:
+                text = f"{on_disk} bytes on disk, {entry.on_disk} counted"
                 return Finding(Kind.ACCOUNT, name, text, path)
         return None
 
@@ -164,13 +164,13 @@ class ObjectInspection:
             if catalog is None or stored is None:
                 return False
             size = stored.version.size
-            catalog.add(NewEntry(name, finding.path, size, stored.blocks, stored.stored))
+            catalog.add(NewEntry(name, finding.path, size, stored.on_disk, stored.stored))
             return True
         trash = f"{name}.{secrets.token_hex(4)}"
-        fate, blocks = self._objects.remove(name, trash)
+        fate, on_disk = self._objects.remove(name, trash)
         if catalog is not None:
             if fate is Fate.TRASHED:
-                catalog.trashed(name, trash, blocks)
+                catalog.trashed(name, trash, on_disk)
             else:
                 catalog.remove([name])
         return not os.path.lexists(self._objects.path(name))

@@ -64,12 +64,12 @@ class PartialInspection:
 
         def repair() -> bool:
             if finding.kind is Kind.ACCOUNT and row is not None:
-                blocks = folder.settle(name)
+                on_disk = folder.settle(name)
             else:
-                blocks = folder.remove(name)
-            if blocks is not None and account is not None and generation:
-                account.settle(name, generation, blocks)
-            return blocks is not None
+                on_disk = folder.remove(name)
+            if on_disk is not None and account is not None and generation:
+                account.settle(name, generation, on_disk)
+            return on_disk is not None
 
         self._directory.tell(finding, repair)
 
@@ -83,9 +83,9 @@ class PartialInspection:
             return Finding(Kind.PARTIAL, name, text, path)
         if self._is_rotten(name):
             return Finding(Kind.DAMAGED, name, "blocks are not what was written", path)
-        if account is not None and (row is None or row.bytes < idle.blocks):
+        if account is not None and (row is None or row.bytes < idle.on_disk):
             counted = 0 if row is None else row.bytes
-            text = f"{idle.blocks} bytes on disk, {counted} counted"
+            text = f"{idle.on_disk} bytes on disk, {counted} counted"
             return Finding(Kind.ACCOUNT, name, text, path)
         return None
 

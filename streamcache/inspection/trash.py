@@ -25,7 +25,7 @@ def _suspects(directory: CacheDirectory) -> dict[str, str]:
     """What is in trash/, or counted there, and should not be; and why."""
     rows = {}
     if directory.rows is not None:
-        rows = {row.file: row.blocks for row in directory.rows.account.trash()}
+        rows = {row.file: row.on_disk for row in directory.rows.account.trash()}
     there = set(os.listdir(directory.path("trash")))
     found = {file: f"{rows[file]} bytes counted for it" for file in rows.keys() - there}
     return found | {

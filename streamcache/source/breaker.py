@@ -4,7 +4,8 @@ Every call to the source is a ``Question`` about a path. Several paths in a row 
 not answered in time, with no answer in between, open the breaker: then nothing is asked but a
 probe, one at a time and in a thread of its own, so that it does not matter how many threads of the
 pools are stuck. An answer closes it, the probe's or one that comes back late. One bad file never
-opens it, however often it fails.
+opens it, however often it fails. That there is no answer is believed at a second look: when this
+process was stopped, or got no core, answers lie there that nobody has taken yet.
 
 Greenlets: one while it is open, which probes. All in the hub's thread; only the source's ``probe``
 runs in a worker. Questions that are out are looked at when somebody asks, so there is no timer.
@@ -26,6 +27,7 @@ from streamcache.errors import SourceBusy, SourceUnavailable, StreamCacheError
 _PATHS = 3  # distinct paths without an answer in between: it is the source, not a file
 _INTERVAL = 1.0  # s between probes
 _LONGEST = 16.0  # s between probes of a source that comes and goes
+_AGAIN = 0.1  # s between two looks: by then what was there at the first has been taken
 _STEADY = 10.0  # s that it must have been well for the first interval to hold again
 
 # Our own limits say nothing about the source; of ESTALE see ``failed``.
@@ -57,6 +59,24 @@ class Question:
         self.since = since  # monotonic s
 
 
+class _Looks:
+    """Which questions were late not only now, but also when they were looked at before that."""
+
+    __slots__ = ("_before", "_believed", "_last")
+
+    def __init__(self) -> None:
+        self._last = -math.inf  # when the last look was
+        self._before = -math.inf  # what was asked until then was late at that look
+        self._believed = -math.inf  # the same, of the look before it
+
+    def look(self, wait: float) -> float:
+        """Those that were asked until this moment, and are out still, are out for ``wait`` s."""
+        now = time.monotonic()
+        if now - self._last >= _AGAIN:
+            self._believed, self._before, self._last = self._before, now - wait, now
+        return min(self._believed, now - wait)  # another wait may have held then
+
+
 class Breaker:
     """Whether a source is asked at all."""
 
@@ -83,6 +103,8 @@ class Breaker:
         self._asked: dict[Question, None] = {}  # out, the oldest first, and not given up
         self._against: dict[str, None] = {}  # paths that failed since the last answer
         self._answered = time.monotonic()  # when the last answer came
+        self._looks = _Looks()
+        self._hasty_looks = _Looks()  # of those who would rather not wait
         self._known: str | None = None  # the path that was last opened or read
         self._open = False
         self._opened = 0.0
@@ -106,13 +128,18 @@ class Breaker:
             self._look()
         return self._open
 
-    def silent_for(self, wait: float) -> bool:
-        """Whether it is of no use to wait for an answer: several questions wait for ``wait``
-        seconds already, and no other was answered in that time.
+    def patience(self, wait: float) -> float:
+        """For how long (s, ``wait`` at most) an answer is worth waiting for: not at all when
+        several questions wait for ``wait`` s already and no other was answered in that time.
         """
         if self._open:
-            return True
-        before = time.monotonic() - wait
+            return 0.0
+        if not self._is_silent(time.monotonic() - wait):
+            return wait
+        return 0.0 if self._is_silent(self._hasty_looks.look(wait)) else min(wait, _AGAIN)
+
+    def _is_silent(self, before: float) -> bool:
+        """Whether several questions were asked before that, and no answer has come since."""
         if len(self._asked) + len(self._against) < _PATHS or self._answered > before:
             return False
         late = set(self._against)
@@ -160,7 +187,7 @@ class Breaker:
 
     def _look(self) -> None:
         """Give up the questions that are out for too long."""
-        before = time.monotonic() - self._timeout
+        before = self._looks.look(self._timeout)
         while self._asked:
             question = next(iter(self._asked))
             if question.since > before:
@@ -191,7 +218,7 @@ class Breaker:
 
     def _close(self) -> None:
         now = time.monotonic()
-        log.warning("source answers again source=%r after=%.1f s", self._name, now - self._opened)
+        log.warning("source answers again source=%r after=%.1f", self._name, now - self._opened)
         self._open, self._closed, self._answered = False, now, now
         self._against.clear()
         prober, self._prober = self._prober, None

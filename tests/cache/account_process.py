@@ -143,11 +143,11 @@ class Child:
             return str(error)
         return [drawn.amount, drawn.whole, drawn.generation]
 
-    def settle(self, number: int, generation: int, blocks: int) -> None:
-        self.space.settle(name(number), generation, blocks)
+    def settle(self, number: int, generation: int, on_disk: int) -> None:
+        self.space.settle(name(number), generation, on_disk)
 
-    def put(self, number: int, blocks: int) -> None:
-        self.sharer.put(number, blocks)
+    def put(self, number: int, on_disk: int) -> None:
+        self.sharer.put(number, on_disk)
 
     def generation(self, number: int) -> int:
         return self.space.generation(name(number))

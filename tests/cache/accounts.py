@@ -67,9 +67,9 @@ class Sharer:
             raise
         self.ledger.start()
 
-    def put(self, number: int, blocks: int) -> None:
+    def put(self, number: int, on_disk: int) -> None:
         """An object of that many bytes."""
-        self.ledger.add(name(number), f"/{number}.mp4", blocks, blocks)
+        self.ledger.add(name(number), f"/{number}.mp4", on_disk, on_disk)
 
     def close(self) -> None:
         self.ledger.close()

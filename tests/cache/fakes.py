@@ -394,9 +394,9 @@ class World:
         self.clients.append(client)
         return client
 
-    def _published(self, session: CopySession, blocks: int, lock: KeyLock) -> None:
-        self.published.append((session.name, blocks))
-        self.removal.enter(session.name, session.path, session.version.size, blocks, lock)
+    def _published(self, session: CopySession, on_disk: int, lock: KeyLock) -> None:
+        self.published.append((session.name, on_disk))
+        self.removal.enter(session.name, session.path, session.version.size, on_disk, lock)
 
     @property
     def kept(self) -> dict[str, Reserved]:
@@ -408,7 +408,7 @@ class World:
         room = self.space.limit - self.space.used
         return Filling(self.space, room if amount is None else amount)
 
-    def blocks(self, name: str) -> int:
+    def on_disk(self, name: str) -> int:
         """Bytes that a partial takes on disk."""
         folder = self.root / "cache" / "partial"
         files = (folder / f"{name}.{suffix}" for suffix in ("data", "map"))
@@ -473,7 +473,7 @@ class World:
         kept = {name: row.bytes for name, row in self.kept.items()}
         assert self.space.reserved == sum(kept.values())
         assert kept == dict(self.store.partials.room()), "reserved is not what partials take"
-        assert self.space.objects == sum(blocks for _, blocks in self.published)
+        assert self.space.objects == sum(on_disk for _, on_disk in self.published)
         for session in self.sessions:
             assert len(session._waiting) == 0, session
         assert not self.objects.leased()

@@ -81,7 +81,7 @@ def left_behind(world: World, partial: str = name(), *, settled: bool = True) ->
     if settled:
         room.let_go(keep=True)
     process.end()
-    return world.blocks(partial)
+    return world.on_disk(partial)
 
 
 def recovery(world: World) -> Recovery:

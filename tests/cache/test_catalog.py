@@ -34,8 +34,8 @@ def object_name(number: int, version: int = 0) -> str:
     return f"{hashlib.md5(b'%d' % number).hexdigest()}.{version:032x}"
 
 
-def entry(number: int, blocks: int = 4096, *, at: float = 0.0, version: int = 0) -> NewEntry:
-    return NewEntry(object_name(number, version), f"/a/{number:07d}.mp4", blocks - 1, blocks, at)
+def entry(number: int, on_disk: int = 4096, *, at: float = 0.0, version: int = 0) -> NewEntry:
+    return NewEntry(object_name(number, version), f"/a/{number:07d}.mp4", on_disk - 1, on_disk, at)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_an_added_object_is_found_by_name_and_key(catalog: Catalog) -> None:
     assert catalog.add(NewEntry(object_name(7), "/x/\udcff ü.mkv", 5000, 8192, 12.5)) == 0
     found = catalog.get(object_name(7))
     assert found is not None
-    assert (found.path, found.size, found.blocks) == ("/x/\udcff ü.mkv", 5000, 8192)
+    assert (found.path, found.size, found.on_disk) == ("/x/\udcff ü.mkv", 5000, 8192)
     assert (found.created, found.used, found.hits) == (12.5, 12.5, 0)
     assert catalog.usage() == (8192, 1)
     assert catalog.get(object_name(8)) is None
@@ -80,7 +80,7 @@ def test_adding_again_replaces_and_counts_once(catalog: Catalog) -> None:
     assert catalog.usage() == (12288, 1)
     found = catalog.get(object_name(1))
     assert found is not None
-    assert (found.blocks, found.created, found.hits) == (12288, 1.0, 3)
+    assert (found.on_disk, found.created, found.hits) == (12288, 1.0, 3)
     assert chosen(catalog, 1) == [object_name(1)]
 
 
@@ -228,9 +228,9 @@ def test_a_path_that_is_known_stays_known(path: str) -> None:
     catalog = Catalog.open(path, capacity=GiB)
     known = entry(1)
     catalog.add(known)
-    catalog.add(replace(known, path="", blocks=known.blocks + 4096))  # as the disk knows it
+    catalog.add(replace(known, path="", on_disk=known.on_disk + 4096))  # as the disk knows it
     found = catalog.get(known.name)
-    assert found is not None and (found.path, found.blocks) == (known.path, known.blocks + 4096)
+    assert found is not None and (found.path, found.on_disk) == (known.path, known.on_disk + 4096)
     catalog.close()
 
 
@@ -376,17 +376,17 @@ class CatalogModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.catalog = Catalog.open(":memory:", capacity=20 * 4096)
-        self.blocks: dict[str, int] = {}
+        self.on_disk: dict[str, int] = {}
         self.marked: set[str] = set()
 
     def teardown(self) -> None:
         self.catalog.close()
 
-    @rule(number=names, blocks=st.integers(0, 9))
-    def add(self, number: int, blocks: int) -> None:
-        new = entry(number, blocks * 4096)
-        assert self.catalog.add(new) == self.blocks.get(new.name, 0)
-        self.blocks[new.name] = new.blocks
+    @rule(number=names, on_disk=st.integers(0, 9))
+    def add(self, number: int, on_disk: int) -> None:
+        new = entry(number, on_disk * 4096)
+        assert self.catalog.add(new) == self.on_disk.get(new.name, 0)
+        self.on_disk[new.name] = new.on_disk
         self.marked.discard(new.name)
 
     @rule(numbers=st.dictionaries(names, st.integers(1, 4)))
@@ -401,28 +401,28 @@ class CatalogModel(RuleBasedStateMachine):
         names = {victim.name for victim in got}
         assert len(names) == len(got) <= limit
         assert not names & leased
-        assert all(self.blocks[victim.name] == victim.blocks for victim in got)
-        freed = sum(victim.blocks for victim in got)
+        assert all(self.on_disk[victim.name] == victim.on_disk for victim in got)
+        freed = sum(victim.on_disk for victim in got)
         enough = freed >= need * 4096 or len(got) == limit
-        assert enough or names == set(self.blocks) - leased
+        assert enough or names == set(self.on_disk) - leased
         self.marked |= names
 
     @rule(numbers=st.sets(names))
     def remove(self, numbers: set[int]) -> None:
         names = {object_name(number) for number in numbers}
-        assert self.catalog.remove(names) == sum(self.blocks.pop(name, 0) for name in names)
+        assert self.catalog.remove(names) == sum(self.on_disk.pop(name, 0) for name in names)
         self.marked -= names
 
     @rule(numbers=st.sets(names))
     def remove_victims(self, numbers: set[int]) -> None:
         names = {object_name(number) for number in numbers} & self.marked
-        assert self.catalog.remove_victims(names) == sum(self.blocks.pop(name) for name in names)
+        assert self.catalog.remove_victims(names) == sum(self.on_disk.pop(name) for name in names)
         self.marked -= names
 
     @invariant()
     def counts_what_is_there(self) -> None:
         check_totals(self.catalog)
-        assert self.catalog.usage() == (sum(self.blocks.values()), len(self.blocks))
+        assert self.catalog.usage() == (sum(self.on_disk.values()), len(self.on_disk))
 
 
 TestCatalogModel = CatalogModel.TestCase

@@ -39,7 +39,7 @@ from tests.cache.traces import (
 class World:
     """A cache of 1000 bytes, high mark 900, low mark 500, over a real catalog; no files.
 
-    ``partials``: idle ones, each (number, blocks) with a reservation of that many bytes.
+    ``partials``: idle ones, each (number, on_disk) with a reservation of that many bytes.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class World:
         self.space, self.ledger = self.sharer.space, self.sharer.ledger
         self.ledger.call(
             self.ledger.catalog.add,
-            [NewEntry(name(n), f"{n}", blocks, blocks, 0.0) for n, blocks in enumerate(objects)],
+            [NewEntry(name(n), f"{n}", on_disk, on_disk, 0.0) for n, on_disk in enumerate(objects)],
         )
         self.held: set[str] = set()
         self.stuck: set[str] = set()  # the disk does not let them go
@@ -88,14 +88,14 @@ class World:
     def drop_idle_partials(self, need: int) -> int:
         if not self.partials:
             return 0
-        number, blocks = self.partials.pop(0)
+        number, on_disk = self.partials.pop(0)
         self.space.settle(name(number), self.space.generation(name(number)), 0)
-        return blocks
+        return on_disk
 
-    def idle(self, number: int, blocks: int) -> None:
+    def idle(self, number: int, on_disk: int) -> None:
         """A partial that nobody works on."""
-        self.space.draw(name(number), blocks, blocks, timeout=1)
-        self.partials.append((number, blocks))
+        self.space.draw(name(number), on_disk, on_disk, timeout=1)
+        self.partials.append((number, on_disk))
 
     @property
     def objects(self) -> list[str]:
@@ -117,8 +117,8 @@ class World:
         self.sharer.close()
 
 
-def objects(count: int, blocks: int) -> list[int]:
-    return [blocks] * count
+def objects(count: int, on_disk: int) -> list[int]:
+    return [on_disk] * count
 
 
 def names(*numbers: int) -> list[str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import threading
+import time
 import types
 from collections.abc import Callable, Iterator
 
@@ -427,6 +429,24 @@ def test_what_is_forgotten_is_asked_again(made: Freshness) -> None:
     assert made.known(FILM) is None
 
 
+def test_an_answer_that_was_asked_for_before_counts_for_nobody_who_asks_afterwards(
+    made: Freshness, asked: Asked
+) -> None:
+    asked.go.clear()
+    before = made.ask(FILM)
+    assert made.paths() == [FILM]
+    made.expire(made.paths())
+    asked.go.set()
+    assert made.wait(before, 20).size == 1000
+    assert made.known(FILM) is None
+    after = made.ask(FILM)
+    assert after is not before
+    made.leave(before)
+    made.wait(after, 20)
+    made.leave(after)
+    assert made.fresh(FILM) is not None
+
+
 def test_an_error_that_is_none_of_ours_settles_who_waits(
     make_world: Callable[..., World], made: Freshness, asked: Asked
 ) -> None:
@@ -446,10 +466,14 @@ class Shut(Breaker):
     """One that is open when the test says so."""
 
     shut = False
+    patiences: Iterator[float] = iter(())
 
     @property
     def is_open(self) -> bool:
         return self.shut
+
+    def patience(self, wait: float) -> float:
+        return next(self.patiences, wait)
 
 
 @pytest.fixture
@@ -516,16 +540,38 @@ def test_what_was_missing_is_unknown_while_the_breaker_is_open(
 
 
 def test_who_may_be_served_stale_waits_a_little_or_not_at_all(
-    guarded: Freshness, asked: Asked, clock: Clock, shut: Shut
+    guarded: Freshness, asked: Asked, shut: Shut
 ) -> None:
     asked.go.clear()
     flight = guarded.ask(FILM)
-    assert guarded.patience(flight) == pytest.approx(0.25, abs=0.1)
-    shut._open = True
-    assert guarded.patience(flight) == 0.0
-    shut._open = False
+    started = time.monotonic()
+    with pytest.raises(SourceTimeout):
+        guarded.wait_a_little(flight)
+    assert time.monotonic() - started >= 0.2
+    guarded.reconfigure(SourceConfig(revalidate_wait=20.0))
+    shut.patiences = itertools.repeat(0.0)
+    with gevent.Timeout(10), pytest.raises(SourceTimeout):
+        guarded.wait_a_little(flight)
     guarded.leave(flight)
     asked.go.set()
+
+
+def test_who_may_be_served_stale_waits_on_if_the_source_was_not_silent_after_all(
+    guarded: Freshness, asked: Asked, shut: Shut
+) -> None:
+    """This process was stopped, and the answers to older questions have been taken by now."""
+
+    def patiences() -> Iterator[float]:
+        yield 0.01
+        asked.go.set()
+        yield 20.0
+
+    guarded.reconfigure(SourceConfig(revalidate_wait=20.0))
+    asked.go.clear()
+    flight = guarded.ask(FILM)
+    shut.patiences = patiences()
+    assert guarded.wait_a_little(flight) == answer(guarded)
+    guarded.leave(flight)
 
 
 @pytest.mark.parametrize(

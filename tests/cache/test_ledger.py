@@ -76,10 +76,10 @@ class Site:
 
     def add(self, number: int) -> int:
         """The same, and entered as a copy does it."""
-        blocks = self.object(number)
-        self.sharers[-1].ledger.add(name(number), f"{number}.mp4", SIZE, blocks)
+        on_disk = self.object(number)
+        self.sharers[-1].ledger.add(name(number), f"{number}.mp4", SIZE, on_disk)
         self.store.partials.drop_map(name(number))
-        return blocks
+        return on_disk
 
     def whole(self) -> None:
         """Wait until usage is known again, in all."""
@@ -113,27 +113,27 @@ def test_a_new_cache_knows_its_usage_at_once(site: Site) -> None:
 
 def test_what_was_entered_is_known_to_the_next_process(site: Site) -> None:
     site.begin()
-    blocks = [site.add(number) for number in range(5)]
+    on_disk = [site.add(number) for number in range(5)]
     site.end()
     ledger = site.begin()
     assert site.space.known, "without a look at the objects"
-    assert (site.space.objects, ledger.objects) == (sum(blocks), 5)
+    assert (site.space.objects, ledger.objects) == (sum(on_disk), 5)
 
 
 def test_what_is_removed_is_given_back(site: Site) -> None:
     ledger = site.begin()
-    blocks = [site.add(number) for number in range(3)]
+    on_disk = [site.add(number) for number in range(3)]
     ledger.remove([name(1), name(9)])
-    assert (site.space.objects, ledger.objects) == (blocks[0] + blocks[2], 2)
+    assert (site.space.objects, ledger.objects) == (on_disk[0] + on_disk[2], 2)
     ledger.remove([name(1)])
-    assert (site.space.objects, ledger.objects) == (blocks[0] + blocks[2], 2)
+    assert (site.space.objects, ledger.objects) == (on_disk[0] + on_disk[2], 2)
 
 
 def test_an_object_that_is_copied_again_counts_once(site: Site) -> None:
     ledger = site.begin()
     site.add(1)
-    blocks = site.add(1)
-    assert (site.space.objects, ledger.objects) == (blocks, 1)
+    on_disk = site.add(1)
+    assert (site.space.objects, ledger.objects) == (on_disk, 1)
 
 
 @pytest.mark.parametrize("damage", ["lost", "no database", "empty", "cut"])
@@ -142,7 +142,7 @@ def test_a_catalog_that_is_lost_or_broken_is_rebuilt_from_the_objects(
 ) -> None:
     """I7: the disk is the truth."""
     site.begin()
-    blocks = [site.add(number) for number in range(40)]
+    on_disk = [site.add(number) for number in range(40)]
     site.end()
     match damage:
         case "lost":
@@ -156,7 +156,7 @@ def test_a_catalog_that_is_lost_or_broken_is_rebuilt_from_the_objects(
             site.catalog_file.write_bytes(whole[: len(whole) // 2])
     ledger = site.begin()
     site.whole()
-    assert (site.space.objects, ledger.objects) == (sum(blocks), 40)
+    assert (site.space.objects, ledger.objects) == (sum(on_disk), 40)
 
 
 def test_while_it_is_rebuilt_nothing_can_be_reserved(
@@ -237,9 +237,9 @@ def test_closing_ends_the_thread_and_the_greenlets(site: Site) -> None:
 
 def test_an_object_is_entered_by_several_and_counts_once(site: Site) -> None:
     one, other = site.begin(), site.begin()
-    blocks = site.object(1)
-    one.add(name(1), "1.mp4", SIZE, blocks)
-    other.add(name(1), "1.mp4", SIZE, blocks)
+    on_disk = site.object(1)
+    one.add(name(1), "1.mp4", SIZE, on_disk)
+    other.add(name(1), "1.mp4", SIZE, on_disk)
     one.remove([name(1)])
     other.remove([name(1)])
     other.look()
@@ -248,11 +248,11 @@ def test_an_object_is_entered_by_several_and_counts_once(site: Site) -> None:
 
 def test_who_evicts_at_the_start_leaves_the_victims_of_others_alone(site: Site) -> None:
     one = site.begin()
-    blocks = site.add(1)
+    on_disk = site.add(1)
     assert [victim.name for victim in one.call(one.victims, 1)] == [name(1)]
     other = site.begin()
     assert other.call(other.catalog.leaving) == [name(1)]
-    assert site.space.objects == blocks
+    assert site.space.objects == on_disk
     site.end()
     alone = site.begin()
     assert alone.objects == 0, "an eviction that was cut short is finished"
@@ -303,7 +303,7 @@ def test_who_shares_must_agree_on_the_policy(site: Site) -> None:
 
 def test_a_rebuild_enters_partials_and_trash_as_well(site: Site) -> None:
     site.begin()
-    blocks = site.add(1)
+    on_disk = site.add(1)
     site.end()
     site.catalog_file.unlink()
     site.partials = [(name(1), 10_000), (name(2), 20_000)]  # one of them was published meanwhile
@@ -311,16 +311,16 @@ def test_a_rebuild_enters_partials_and_trash_as_well(site: Site) -> None:
     ledger = site.begin()
     site.whole()
     usage = (site.space.objects, site.space.reserved, site.space.trash)
-    assert usage == (blocks, 20_000, 7000)
+    assert usage == (on_disk, 20_000, 7000)
     assert [(each.name, each.bytes) for each in ledger.reservations()] == [(name(2), 20_000)]
-    assert [(each.file, each.blocks) for each in ledger.trash()] == [("a.0", 3000), ("b.1", 4000)]
+    assert [(each.file, each.on_disk) for each in ledger.trash()] == [("a.0", 3000), ("b.1", 4000)]
     checked(site.root)
 
 
 @pytest.mark.parametrize("loss", ["deleted", "damaged"])
 def test_a_catalog_that_is_lost_while_it_is_used_is_replaced_in_all(site: Site, loss: str) -> None:
     one, other = site.begin(), site.begin()
-    blocks = site.add(1)
+    on_disk = site.add(1)
     drawn = site.space.draw(name(2), 300, 900, timeout=1)
     before = os.path.realpath(site.catalog_file)
     if loss == "deleted":
@@ -335,7 +335,7 @@ def test_a_catalog_that_is_lost_while_it_is_used_is_replaced_in_all(site: Site, 
     site.whole()
     for sharer in site.sharers:
         sharer.space.refresh()
-        assert (sharer.space.objects, sharer.space.reserved) == (blocks, 300)
+        assert (sharer.space.objects, sharer.space.reserved) == (on_disk, 300)
     assert one.rebuilds + other.rebuilds == 2, "one of the first start, one now"
     site.space.settle(name(2), drawn.generation, 0)
     assert site.space.reserved == 300, "of the catalog that was lost: for the sweep"

@@ -11,6 +11,7 @@ import pytest
 
 from streamcache.cache import stored as files
 from streamcache.cache.objects import ObjectHandle
+from streamcache.cache.stored import ObjectFolder
 from streamcache.source.base import Version
 from tests.cache.fakes import World
 
@@ -28,16 +29,16 @@ def stored(world: World, number: int = 1) -> tuple[str, Version]:
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(bytes([number]) * SIZE)
     os.utime(path, ns=(0, version(number).mtime_ns))
-    blocks = path.stat().st_blocks * 512
-    world.ledger.add(name, "a.mp4", SIZE, blocks)
-    world.published.append((name, blocks))
+    on_disk = path.stat().st_blocks * 512
+    world.ledger.add(name, "a.mp4", SIZE, on_disk)
+    world.published.append((name, on_disk))
     return name, version(number)
 
 
 def gone(world: World, name: str) -> None:
     """It has left the catalog; the test's own list follows."""
     world.published = [entry for entry in world.published if entry[0] != name]
-    assert world.space.objects == sum(blocks for _, blocks in world.published)
+    assert world.space.objects == sum(on_disk for _, on_disk in world.published)
 
 
 def evicted(world: World, name: str) -> None:
@@ -170,10 +171,10 @@ def test_an_open_that_meets_an_eviction_gets_nothing_or_all(world: World) -> Non
 def test_an_object_that_must_go_leaves_its_readers_what_they_read(world: World) -> None:
     handle = leased(world)
     fd, name = handle.fd, handle.name
-    blocks = os.fstat(fd).st_blocks * 512
+    on_disk = os.fstat(fd).st_blocks * 512
     assert world.objects.discard(name)
     gone(world, name)
-    assert world.space.trash == blocks, "its bytes count until they are free (I13)"
+    assert world.space.trash == on_disk, "its bytes count until they are free (I13)"
     assert world.objects.lease(name, handle.version) is None
     assert os.pread(fd, SIZE, 0) == b"\1" * SIZE
     world.objects.release(handle)
@@ -255,6 +256,42 @@ def test_a_new_object_of_a_name_that_was_discarded_is_another(world: World) -> N
     assert world.space.trash == 0
 
 
+def test_nobody_joins_what_was_opened_before_a_discard_and_heard_of_after_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, of = stored(world)
+    opened, go, really = threading.Event(), threading.Event(), ObjectFolder.open
+
+    def held(self: ObjectFolder, name: str, version: Version) -> int:
+        fd = really(self, name, version)
+        opened.set()
+        assert go.wait(20)  # this thread has no core for a moment
+        return fd
+
+    monkeypatch.setattr(ObjectFolder, "open", held)
+    early = gevent.spawn(world.objects.lease, name, of)
+    world.until(opened.is_set)
+    assert world.objects.discard(name)
+    gone(world, name)
+    go.set()
+    assert early.get(timeout=20) is None
+    assert world.objects.lease_open(name) is None
+    world.settle()
+    world.objects.empty_trash(trash(world))
+    assert trash(world) == []
+
+
+def test_an_object_that_may_have_lost_its_name_is_joined_by_nobody(world: World) -> None:
+    name, of = stored(world)
+    handle = world.objects.adopt(name, of, world.store.objects.open(name, of), joined=False)
+    assert world.objects.lease_open(name) is None
+    other = world.objects.lease(name, of)
+    assert other is not None
+    assert other is not handle
+    world.objects.release(handle)
+    world.objects.release(other)
+
+
 # -- other processes
 
 
@@ -273,13 +310,13 @@ def test_what_another_process_reads_is_not_evicted(world: World) -> None:
 def test_what_another_process_reads_counts_until_that_one_leaves(world: World) -> None:
     name, of = stored(world)
     other = copy_in_another_process(world, name)
-    blocks = os.fstat(other).st_blocks * 512
+    on_disk = os.fstat(other).st_blocks * 512
     assert world.objects.discard(name)
     gone(world, name)
-    assert world.space.trash == blocks
+    assert world.space.trash == on_disk
     assert world.objects.lease(name, of) is None
     world.objects.empty_trash(trash(world))
-    assert world.space.trash == blocks, "it is read"
+    assert world.space.trash == on_disk, "it is read"
     os.close(other)
     world.objects.empty_trash(trash(world))
     assert (world.space.trash, trash(world)) == (0, [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -154,7 +155,14 @@ def link_data(store: Store) -> None:
     path(store, "data").symlink_to(target)
 
 
-DAMAGE = [cut_data, cut_map, odd_map, poisoned, no_map, no_data, link_data]
+def copied_data(store: Store) -> None:
+    """As good as the original, but who says that it is as old as the map?"""
+    copy = Path(store.root, "copy")
+    shutil.copy2(path(store, "data"), copy)
+    copy.rename(path(store, "data"))
+
+
+DAMAGE = [cut_data, cut_map, odd_map, poisoned, no_map, no_data, link_data, copied_data]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -220,9 +228,9 @@ def test_half_a_partial_is_none(store: Store, monkeypatch: pytest.MonkeyPatch) -
 
 def test_what_nobody_works_on_is_settled_or_removed(store: Store) -> None:
     begin(store)
-    blocks = taken(store)
-    assert store.partials.settle(NAME) == blocks
-    assert store.partials.settle(NAME) == blocks, "it stays"
+    on_disk = taken(store)
+    assert store.partials.settle(NAME) == on_disk
+    assert store.partials.settle(NAME) == on_disk, "it stays"
     assert store.partials.remove(NAME) == 0
     assert files(store) == []
     assert store.partials.settle(NAME) == store.partials.remove(NAME) == 0
@@ -264,7 +272,7 @@ def test_what_was_published_left_a_journal(store: Store) -> None:
     partial.close()
     idle = store.partials.look(NAME)
     assert idle is not None
-    assert (idle.kind, idle.path, idle.blocks) == (Leftover.JOURNAL, "a.mp4", 0)
+    assert (idle.kind, idle.path, idle.on_disk) == (Leftover.JOURNAL, "a.mp4", 0)
     assert store.partials.names() == [NAME]
     store.partials.drop_map(NAME)
     assert store.partials.names() == []
@@ -276,7 +284,7 @@ def test_looking_says_what_is_there(store: Store) -> None:
     begin(store)
     idle = store.partials.look(NAME)
     assert idle is not None
-    assert (idle.kind, idle.path, idle.blocks) == (Leftover.PARTIAL, "a.mp4", taken(store))
+    assert (idle.kind, idle.path, idle.on_disk) == (Leftover.PARTIAL, "a.mp4", taken(store))
     odd_map(store)
     unsound = store.partials.look(NAME)
     assert unsound is not None
@@ -325,7 +333,7 @@ def test_hostile_files_do_no_harm(store: Store, tmp_path: Path, kind: str, suffi
     idle = store.partials.look(NAME)
     assert idle is not None
     assert idle.kind is Leftover.UNSOUND
-    assert store.partials.room() == ([(NAME, idle.blocks)] if idle.blocks else [])
+    assert store.partials.room() == ([(NAME, idle.on_disk)] if idle.on_disk else [])
     assert store.partials.settle(NAME) == 0
     left = [f"{NAME}.{suffix}"] if kind == "folder" else []
     assert files(store) == left

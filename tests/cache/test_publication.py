@@ -51,9 +51,9 @@ def enter(world: World, done: Published) -> None:
     """As ``Removal.enter``; and the descriptor is closed."""
     assert done.lock is not None
     with done.lock:
-        world.ledger.add(name(), "film.mp4", SIZE, done.blocks)
+        world.ledger.add(name(), "film.mp4", SIZE, done.on_disk)
         world.store.partials.drop_map(name())
-    world.published.append((name(), done.blocks))
+    world.published.append((name(), done.on_disk))
     os.close(done.fd)
 
 
@@ -90,7 +90,7 @@ def test_of_two_exactly_one_publishes(
     (theirs,) = [end for end in done if end.lock is None]
     assert os.fstat(ours.fd).st_ino == os.fstat(theirs.fd).st_ino
     assert os.fstat(ours.fd).st_mtime_ns == MTIME
-    assert (ours.blocks, theirs.blocks) == (os.fstat(ours.fd).st_blocks * 512, 0)
+    assert (ours.on_disk, theirs.on_disk) == (os.fstat(ours.fd).st_blocks * 512, 0)
     enter(world, ours)
     assert world.store.objects.remove_unread([name()]) == [], (
         "the other one has the lock of a reader"
@@ -317,7 +317,7 @@ def test_when_the_publisher_dies_after_the_rename_the_object_is_entered(
 ) -> None:
     """Before the catalog knows of it; the other one may be there or not."""
     done = go(rooms[0])
-    blocks = os.fstat(done.fd).st_blocks * 512
+    on_disk = os.fstat(done.fd).st_blocks * 512
     os.close(done.fd)
     processes[0].end()
     assert world.space.objects == 0
@@ -327,8 +327,8 @@ def test_when_the_publisher_dies_after_the_rename_the_object_is_entered(
         os.close(other.fd)
     leave(rooms[1])
     recovery(world).sweep()
-    assert (world.space.objects, world.space.reserved) == (blocks, 0)
-    world.published.append((name(), blocks))
+    assert (world.space.objects, world.space.reserved) == (on_disk, 0)
+    world.published.append((name(), on_disk))
     assert settled(world)
 
 
@@ -361,7 +361,7 @@ def test_the_last_one_to_leave_settles(world: World, processes: list[Process]) -
     assert world.kept[name()].bytes == reserved
     assert world.store.partials.remove(name()) is None
     rooms[2].let_go(keep=True)
-    assert world.kept[name()].bytes == world.blocks(name())
+    assert world.kept[name()].bytes == world.on_disk(name())
 
 
 def test_one_ends_while_another_of_its_version_begins(

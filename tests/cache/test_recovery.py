@@ -23,10 +23,10 @@ def published(world: World, partial: str = name(), *, path: bool = True) -> int:
     room = process.open(partial)
     fill(room)
     room.seal(1)
-    fd, blocks, _ = room.publish()
+    fd, on_disk, _ = room.publish()
     os.close(fd)
     process.end()
-    return blocks
+    return on_disk
 
 
 def names_of(world: World) -> dict[str, int]:
@@ -37,21 +37,21 @@ def names_of(world: World) -> dict[str, int]:
 
 
 def test_a_partial_of_a_dead_process_is_settled(world: World) -> None:
-    blocks = left_behind(world, settled=False)
+    on_disk = left_behind(world, settled=False)
     assert names_of(world) == {name(): footprint(SIZE)}
     sweeper = recovery(world)
     sweeper.sweep()
-    assert names_of(world) == {name(): blocks}
+    assert names_of(world) == {name(): on_disk}
     assert len(world.partials()) == 2
     for _ in range(2):
         sweeper.sweep()
-        assert names_of(world) == {name(): blocks}
+        assert names_of(world) == {name(): on_disk}
     process = Process(world)
     room = process.open()
     assert room.partial.present(0, COUNT) == b"\1\0\0\0\0"
     process.end()
     sweeper.sweep()
-    assert names_of(world) == {name(): blocks}, "it was drawn for, and left, once more"
+    assert names_of(world) == {name(): on_disk}, "it was drawn for, and left, once more"
 
 
 def test_what_is_in_order_is_not_looked_at_again(
@@ -101,7 +101,7 @@ def test_what_somebody_works_on_is_left_alone(world: World) -> None:
     fill(room, 1, COUNT)
     process.end()
     sweeper.sweep()
-    assert names_of(world) == {name(): world.blocks(name())}
+    assert names_of(world) == {name(): world.on_disk(name())}
 
 
 def test_what_somebody_has_the_key_of_is_left_alone(world: World) -> None:
@@ -113,7 +113,7 @@ def test_what_somebody_has_the_key_of_is_left_alone(world: World) -> None:
         assert sweeper.drop_oldest(1 << 40) == 0
         assert names_of(world) == {name(): footprint(SIZE)}
     sweeper.sweep()
-    assert names_of(world) == {name(): world.blocks(name())}
+    assert names_of(world) == {name(): world.on_disk(name())}
 
 
 def test_nothing_is_dropped_while_usage_is_unknown(world: World) -> None:
@@ -147,19 +147,19 @@ def test_nothing_is_dropped_when_usage_is_lost_meanwhile(
 
 
 def test_the_oldest_partials_go_until_there_is_room(world: World) -> None:
-    blocks = [left_behind(world, name(number)) for number in range(4)]
+    on_disk = [left_behind(world, name(number)) for number in range(4)]
     sweeper = recovery(world)
-    assert sweeper.drop_oldest(blocks[0] + 1) == blocks[0] + blocks[1]
+    assert sweeper.drop_oldest(on_disk[0] + 1) == on_disk[0] + on_disk[1]
     assert sorted(names_of(world)) == [name(2), name(3)]
-    assert world.space.reserved == blocks[2] + blocks[3]
-    assert sweeper.drop_oldest(1 << 40) == blocks[2] + blocks[3]
+    assert world.space.reserved == on_disk[2] + on_disk[3]
+    assert sweeper.drop_oldest(1 << 40) == on_disk[2] + on_disk[3]
     assert (world.space.used, world.partials()) == (0, [])
 
 
 def test_what_cannot_be_removed_stays_in_the_account(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    blocks = left_behind(world)
+    on_disk = left_behind(world)
 
     def fail(_: str) -> None:
         raise PermissionError("no")
@@ -168,8 +168,8 @@ def test_what_cannot_be_removed_stays_in_the_account(
         broken.setattr(world.store.partials, "remove", fail)
         with pytest.raises(PermissionError):
             recovery(world).drop_oldest(1)
-    assert world.space.reserved == blocks
-    assert recovery(world).drop_oldest(1) == blocks
+    assert world.space.reserved == on_disk
+    assert recovery(world).drop_oldest(1) == on_disk
 
 
 # -- objects that were published, and whose process died
@@ -177,16 +177,16 @@ def test_what_cannot_be_removed_stays_in_the_account(
 
 @pytest.mark.parametrize("how", ["sweep", "drop_oldest"])
 def test_an_object_in_no_catalog_is_entered(world: World, how: str) -> None:
-    blocks = published(world)
+    on_disk = published(world)
     assert names_of(world) == {name(): footprint(SIZE)}
     sweeper = recovery(world)
     if how == "sweep":
         sweeper.sweep()
     else:
         assert sweeper.drop_oldest(1 << 40) == 0
-    assert (world.space.objects, world.space.reserved) == (blocks, 0)
+    assert (world.space.objects, world.space.reserved) == (on_disk, 0)
     assert world.partials() == []
-    world.published.append((name(), blocks))
+    world.published.append((name(), on_disk))
     entry = world.ledger.call(world.ledger.catalog.get, name())
     assert (entry.path, entry.size) == ("film.mp4", SIZE)
     handle = world.objects.lease(name(), Version(name()[33:], SIZE, 1))
@@ -196,11 +196,11 @@ def test_an_object_in_no_catalog_is_entered(world: World, how: str) -> None:
 
 def test_a_journal_of_an_object_that_is_entered_goes(world: World) -> None:
     """Killed between the catalog's row and the end of the map."""
-    blocks = published(world)
-    world.ledger.add(name(), "film.mp4", SIZE, blocks)
+    on_disk = published(world)
+    world.ledger.add(name(), "film.mp4", SIZE, on_disk)
     recovery(world).sweep()
-    assert (world.space.objects, world.space.reserved, world.partials()) == (blocks, 0, [])
-    world.published.append((name(), blocks))
+    assert (world.space.objects, world.space.reserved, world.partials()) == (on_disk, 0, [])
+    world.published.append((name(), on_disk))
 
 
 def test_a_journal_without_an_object_goes(world: World) -> None:
@@ -221,13 +221,13 @@ def test_who_leaves_a_copy_that_a_dead_process_published_keeps_its_journal(
     room = process.open()
     fill(room)
     room.seal(1)
-    fd, blocks, _ = room.publish()
+    fd, on_disk, _ = room.publish()
     os.close(fd)
     process.end()
     other_room.let_go(keep=keep)
     recovery(world).sweep()
-    assert (world.space.objects, world.space.reserved, world.partials()) == (blocks, 0, [])
-    world.published.append((name(), blocks))
+    assert (world.space.objects, world.space.reserved, world.partials()) == (on_disk, 0, [])
+    world.published.append((name(), on_disk))
 
 
 def test_what_is_published_already_is_not_begun_again(world: World) -> None:
@@ -247,11 +247,11 @@ def test_what_is_published_already_is_not_begun_again(world: World) -> None:
     with other.keys.acquire("ab" * 16):  # the other one was quicker
         world.until(lambda: not world.space.waiters)
         partial, _ = world.store.partials.open(name(), other.header())
-        blocks = world.store.objects.publish(name(), partial.inode)
+        on_disk = world.store.objects.publish(name(), partial.inode)
         partial.close()
-        world.ledger.add(name(), "film.mp4", SIZE, blocks)
+        world.ledger.add(name(), "film.mp4", SIZE, on_disk)
         world.store.partials.drop_map(name())
-        world.published.append((name(), blocks))
+        world.published.append((name(), on_disk))
     with pytest.raises(CacheBusy, match="published"):
         opening.get(timeout=10)
     room.let_go(keep=True)
@@ -277,7 +277,7 @@ def test_what_was_drawn_and_settled_is_drawn_again(
         room = process.open(size=size)
         fill(room, 0, 1)
         room.let_go(keep=True)
-        before = world.blocks(name())
+        before = world.on_disk(name())
     filling = world.fill()
     room = process.room(size=size)
     world.space.evicting = True
@@ -307,8 +307,8 @@ def test_what_another_session_published_is_not_evicted_while_a_copy_reads_it(wor
     room, others = process.open(), other.open()
     fill(room)
     room.seal(1)
-    fd, blocks, lock = room.publish()
-    world.ledger.add(name(), "film", SIZE, blocks)
+    fd, on_disk, lock = room.publish()
+    world.ledger.add(name(), "film", SIZE, on_disk)
     lock.release()
     room.let_go(keep=False)
     os.close(fd)
@@ -349,7 +349,7 @@ def test_who_leaves_a_copy_to_others_enters_nothing_for_it_in_a_new_catalog(worl
 
 
 def test_who_gave_up_waiting_leaves_the_partial_as_it_was(world: World) -> None:
-    blocks = left_behind(world)
+    on_disk = left_behind(world)
     filling = world.fill()
     process = Process(world)
     room = process.room()
@@ -357,7 +357,7 @@ def test_who_gave_up_waiting_leaves_the_partial_as_it_was(world: World) -> None:
         room.open(process.header(), lock)
     room.let_go(keep=False)
     filling.release()
-    assert names_of(world) == {name(): blocks}
+    assert names_of(world) == {name(): on_disk}
 
 
 # -- trash
@@ -379,10 +379,10 @@ def test_trash_that_nobody_reads_is_room_before_any_partial(world: World) -> Non
     kept = left_behind(world)
     path = Path(world.store.root, "trash", "old")
     path.write_bytes(bytes(SIZE))
-    blocks = path.stat().st_blocks * 512
-    world.ledger.trashed(name(2), "old", blocks)
+    on_disk = path.stat().st_blocks * 512
+    world.ledger.trashed(name(2), "old", on_disk)
     sweeper = recovery(world)
-    assert sweeper.drop_oldest(blocks) == 0
+    assert sweeper.drop_oldest(on_disk) == 0
     assert (world.space.trash, world.space.reserved) == (0, kept)
     assert sweeper.drop_oldest(1) == kept
 
@@ -390,13 +390,13 @@ def test_trash_that_nobody_reads_is_room_before_any_partial(world: World) -> Non
 def test_trash_that_another_process_reads_stays(world: World, another: AnotherProcess) -> None:
     path = Path(world.store.root, "trash", "old")
     path.write_bytes(bytes(SIZE))
-    blocks = path.stat().st_blocks * 512
+    on_disk = path.stat().st_blocks * 512
     another.do(f"fd = os.open({str(path)!r}, os.O_RDONLY)")
     another.do("fcntl.flock(fd, fcntl.LOCK_SH)")
-    world.ledger.trashed(name(), "old", blocks)
+    world.ledger.trashed(name(), "old", on_disk)
     sweeper = recovery(world)
     sweeper.sweep()
-    assert (path.exists(), world.space.trash) == (True, blocks)
+    assert (path.exists(), world.space.trash) == (True, on_disk)
     another.kill()
     sweeper.sweep()
     assert (path.exists(), world.space.trash) == (False, 0)
@@ -415,7 +415,7 @@ def test_a_partial_of_a_real_process_is_settled_when_that_is_killed(
     assert names_of(world) == {name(): footprint(SIZE)}
     another.kill()
     sweeper.sweep()
-    assert names_of(world) == {name(): world.blocks(name())}
+    assert names_of(world) == {name(): world.on_disk(name())}
 
 
 def test_an_error_is_raised_and_the_key_is_free(
@@ -431,4 +431,4 @@ def test_an_error_is_raised_and_the_key_is_free(
         with pytest.raises(CacheError):
             recovery(world).sweep()
     recovery(world).sweep()
-    assert names_of(world) == {name(): world.blocks(name())}
+    assert names_of(world) == {name(): world.on_disk(name())}

@@ -22,14 +22,14 @@ def published(world: World, partial: str = name(), *, enter: bool = True) -> tup
     fill(room)
     room.seal(1)
     room._keys = world.keys
-    fd, blocks, lock = room.publish()
+    fd, on_disk, lock = room.publish()
     os.close(fd)
     process.end()
     if enter:
-        world.removal.enter(partial, "film.mp4", SIZE, blocks, lock)
+        world.removal.enter(partial, "film.mp4", SIZE, on_disk, lock)
         world.until(lambda: not world.removal._tasks)
-        world.published.append((partial, blocks))
-    return blocks, lock
+        world.published.append((partial, on_disk))
+    return on_disk, lock
 
 
 def done(world: World) -> None:
@@ -37,8 +37,8 @@ def done(world: World) -> None:
 
 
 def test_the_key_is_free_when_the_catalog_knows(world: World) -> None:
-    blocks, _ = published(world)
-    assert (world.space.objects, world.space.reserved, world.partials()) == (blocks, 0, [])
+    on_disk, _ = published(world)
+    assert (world.space.objects, world.space.reserved, world.partials()) == (on_disk, 0, [])
     assert repr(world.keys) == "<KeyLocks held=0>"
 
 
@@ -46,7 +46,7 @@ def test_a_catalog_that_cannot_be_written_now_is_tried_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(removal_module, "_PAUSE", 0.001)
-    blocks, lock = published(world, enter=False)
+    on_disk, lock = published(world, enter=False)
     add, fails = world.ledger.add, [2]
 
     def flaky(*args: object) -> None:
@@ -57,30 +57,30 @@ def test_a_catalog_that_cannot_be_written_now_is_tried_again(
         add(*args)
 
     monkeypatch.setattr(world.ledger, "add", flaky)
-    world.removal.enter(name(), "film.mp4", SIZE, blocks, lock)
+    world.removal.enter(name(), "film.mp4", SIZE, on_disk, lock)
     done(world)
-    world.published.append((name(), blocks))
-    assert (world.space.objects, world.partials()) == (blocks, [])
+    world.published.append((name(), on_disk))
+    assert (world.space.objects, world.partials()) == (on_disk, [])
 
 
 def test_what_cannot_be_entered_keeps_its_journal(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(removal_module, "_PAUSE", 0.001)
-    blocks, lock = published(world, enter=False)
+    on_disk, lock = published(world, enter=False)
 
     def fail(*_: object) -> None:
         raise CatalogError("full")
 
     with monkeypatch.context() as patch:
         patch.setattr(world.ledger, "add", fail)
-        world.removal.enter(name(), "film.mp4", SIZE, blocks, lock)
+        world.removal.enter(name(), "film.mp4", SIZE, on_disk, lock)
         done(world)
     assert world.partials() == [f"{name()}.map"]
     assert repr(world.keys) == "<KeyLocks held=0>"
-    world.ledger.add(name(), "film.mp4", SIZE, blocks)
+    world.ledger.add(name(), "film.mp4", SIZE, on_disk)
     world.store.partials.drop_map(name())
-    world.published.append((name(), blocks))
+    world.published.append((name(), on_disk))
 
 
 def test_objects_and_idle_partials_of_other_versions_go(world: World) -> None:

@@ -482,17 +482,17 @@ class SpaceModel(RuleBasedStateMachine):
             self.waiting.append((name(number), amount, attempt(self.sharers[who], number, amount)))
             self.served()
 
-    @rule(who=who, number=names, blocks=amounts, late=st.booleans())
-    def settle(self, who: int, number: int, blocks: int, late: bool) -> None:
+    @rule(who=who, number=names, on_disk=amounts, late=st.booleans())
+    def settle(self, who: int, number: int, on_disk: int, late: bool) -> None:
         key = name(number)
         if not self.busy(key):
-            blocks = min(blocks, self.reserved.get(key, 0))
+            on_disk = min(on_disk, self.reserved.get(key, 0))
             generation = self.generations.get(key, 0) - late
-            self.sharers[who].space.settle(key, generation, blocks)
+            self.sharers[who].space.settle(key, generation, on_disk)
             if not late and key in self.reserved:
-                self.reserved[key] = blocks
+                self.reserved[key] = on_disk
                 self.generations[key] = self.sharers[who].space.generation(key)
-                if not blocks:
+                if not on_disk:
                     del self.reserved[key], self.generations[key]
             self.served()
 

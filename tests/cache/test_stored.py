@@ -58,10 +58,10 @@ def test_publishing_is_a_rename_that_is_made_durable(
     monkeypatch.setattr(
         os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), real(fd))
     )
-    blocks = store.objects.publish(NAME, inode)
+    on_disk = store.objects.publish(NAME, inode)
     objects = os.path.join(store.root, "objects")
     assert synced == [objects, os.path.join(objects, "ab")]
-    assert blocks == path_of(store, NAME).stat().st_blocks * 512
+    assert on_disk == path_of(store, NAME).stat().st_blocks * 512
     assert partials(store) == [f"{NAME}.map"], "its journal goes when the catalog knows it"
     store.partials.drop_map(NAME)
     store.partials.drop_map(NAME)
@@ -269,16 +269,16 @@ def test_removing_says_what_is_gone(store: Store, monkeypatch: pytest.MonkeyPatc
 
 def test_an_object_that_is_read_goes_through_the_trash(store: Store) -> None:
     path = publish(store)
-    blocks = path.stat().st_blocks * 512
+    on_disk = path.stat().st_blocks * 512
     fd = store.objects.open(NAME, OF)
     assert store.objects.remove_unread([NAME]) == []
     assert store.objects.remove(NAME) == (Fate.LEFT, 0)
     assert path.exists()
-    assert store.objects.remove(NAME, "first") == (Fate.TRASHED, blocks)
+    assert store.objects.remove(NAME, "first") == (Fate.TRASHED, on_disk)
     assert store.objects.remove(NAME, "second") == (Fate.GONE, 0)
     assert os.pread(fd, 1, BLOCK) == b"1"
     assert store.objects.empty_trash(["first", "second"]) == ["second"], "it is read"
-    assert store.objects.trash() == [("first", blocks)]
+    assert store.objects.trash() == [("first", on_disk)]
     os.close(fd)
     assert store.objects.empty_trash(["first"]) == ["first"]
     assert store.objects.trash() == []

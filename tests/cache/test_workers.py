@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import gevent
 import pytest
 
+from streamcache.cache import workers
 from streamcache.cache.workers import WorkerPool
 from streamcache.errors import Closed, SourceBusy
 
@@ -135,6 +136,27 @@ def test_a_full_queue_refuses_at_once(
     gate.set()
     gevent.joinall(calls, raise_error=True)
     assert pool.call(int) == 0
+
+
+def test_a_pool_recovers_when_threads_can_be_started_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A shortage refuses calls; it leaves none behind in the queue."""
+
+    def refused(*args: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    pool = WorkerPool("test", size=4)
+    with monkeypatch.context() as shortage:
+        shortage.setattr(workers, "_start_new_thread", refused)
+        for _ in range(5):
+            with pytest.raises(SourceBusy):
+                pool.call(os.getpid)
+    with gevent.Timeout(HOLD):
+        assert pool.call(os.getpid) == os.getpid()
+    assert (pool.pending, pool.threads) == (0, 1)
+    pool.close()
+    assert pool.join(HOLD)
 
 
 def test_what_must_not_get_lost_is_queued_also_when_the_queue_is_full(

@@ -96,8 +96,8 @@ def held(cache_dir: Path) -> dict[str, int]:
     before, after = _look(cache_dir), _look(cache_dir)
     paths = {path for path, _ in after.values()}
     return {
-        path: min(blocks, after[file][1])
-        for file, (path, blocks) in before.items()
+        path: min(on_disk, after[file][1])
+        for file, (path, on_disk) in before.items()
         if file in after
         and (not path.endswith(".map") or path.removesuffix(".map") + ".data" in paths)
     }

@@ -17,6 +17,7 @@ from streamcache.source import breaker as breaker_module
 from streamcache.source.breaker import Breaker
 
 TIMEOUT = 10.0
+AGAIN = 2 * breaker_module._AGAIN  # s until the second look, whatever rounding does
 EIO = SourceUnavailable(errno.EIO, "no")
 
 
@@ -74,6 +75,13 @@ def fail(breaker: Breaker, *paths: str, error: Exception = EIO) -> None:
         breaker.failed(breaker.ask(path), error)
 
 
+def late(breaker: Breaker, clock: Clock) -> None:
+    """What is out has no answer in time, and is looked at for the first time."""
+    clock.now += TIMEOUT + 1
+    assert not breaker.is_open
+    clock.now += AGAIN
+
+
 def until(condition: Callable[[], Any]) -> None:
     with gevent.Timeout(5, AssertionError("it never came true")):
         while not condition():
@@ -125,7 +133,48 @@ def test_questions_without_an_answer_in_time_open_it(breaker: Breaker, clock: Cl
     clock.now += TIMEOUT - 0.1
     assert not breaker.is_open
     clock.now += 0.2
+    assert not breaker.is_open
+    clock.now += AGAIN
     assert breaker.is_open
+
+
+def test_a_process_that_was_stopped_takes_its_answers_before_it_judges(
+    breaker: Breaker, clock: Clock
+) -> None:
+    asked = [breaker.ask(path) for path in "abc"]
+    clock.now += 3 * TIMEOUT
+    assert not breaker.is_open
+    assert breaker.patience(0.25) > 0
+    for question in asked:
+        breaker.answered(question)
+    clock.now += AGAIN
+    assert not breaker.is_open
+    assert breaker.patience(0.25) == 0.25
+    assert breaker.openings == 0
+
+
+def test_that_one_was_late_before_it_was_stopped_tells_nothing_of_the_others(
+    breaker: Breaker, clock: Clock
+) -> None:
+    breaker.ask("a")
+    clock.now += TIMEOUT + 1
+    assert not breaker.is_open and breaker.patience(0.25) > 0
+    breaker.ask("b")
+    breaker.ask("c")
+    clock.now += 3 * TIMEOUT
+    assert not breaker.is_open and breaker.patience(0.25) > 0
+    clock.now += AGAIN
+    assert breaker.is_open, "now they are late"
+
+
+def test_a_longer_timeout_counts_at_once(breaker: Breaker, clock: Clock) -> None:
+    for path in "abc":
+        breaker.ask(path)
+    clock.now += TIMEOUT + 1
+    assert not breaker.is_open
+    breaker.reconfigure(2 * TIMEOUT)
+    clock.now += AGAIN
+    assert not breaker.is_open
 
 
 def test_a_file_that_hangs_while_others_answer_does_not_open_it(
@@ -155,7 +204,8 @@ def test_an_answer_before_their_time_is_up_speaks_for_the_source(
 def test_errors_and_silence_count_together(breaker: Breaker, clock: Clock) -> None:
     breaker.ask("a")
     breaker.ask("b")
-    clock.now += TIMEOUT + 1
+    late(breaker, clock)
+    assert not breaker.is_open
     fail(breaker, "c")
     assert breaker.is_open
 
@@ -163,7 +213,7 @@ def test_errors_and_silence_count_together(breaker: Breaker, clock: Clock) -> No
 def test_a_question_counts_once(breaker: Breaker, clock: Clock, probe: Probe) -> None:
     """It was given up, then comes back with an error after the source was well."""
     questions = [breaker.ask(path) for path in "abc"]
-    clock.now += TIMEOUT + 1
+    late(breaker, clock)
     assert breaker.is_open
     probe.error = None
     until(lambda: not breaker.is_open)
@@ -196,7 +246,7 @@ def test_an_answer_that_comes_late_closes_it(breaker: Breaker, clock: Clock, pro
     question = breaker.ask("a")
     breaker.ask("b")
     breaker.ask("c")
-    clock.now += TIMEOUT + 1
+    late(breaker, clock)
     assert breaker.is_open
     breaker.answered(question)
     assert not breaker.is_open
@@ -247,19 +297,22 @@ def test_a_source_that_comes_and_goes_is_probed_less_often(
 
 
 def test_hits_need_not_wait_while_nothing_is_answered(breaker: Breaker, clock: Clock) -> None:
-    assert not breaker.silent_for(0.25)
+    assert breaker.patience(0.25) == 0.25
     for path in "aab":
         breaker.ask(path)
     clock.now += 0.3
-    assert not breaker.silent_for(0.25), "two files may hang, and the source be well"
+    assert breaker.patience(0.25) == 0.25, "two files may hang, and the source be well"
     question = breaker.ask("c")
-    assert not breaker.silent_for(0.25)
+    assert breaker.patience(0.25) == 0.25
     clock.now += 0.3
-    assert breaker.silent_for(0.25)
+    assert breaker.patience(0.25) == breaker_module._AGAIN, "until the second look"
+    assert breaker.patience(0.05) == 0.05
+    clock.now += AGAIN
+    assert breaker.patience(0.25) == 0
     breaker.answered(question)
-    assert not breaker.silent_for(0.25)
+    assert breaker.patience(0.25) == 0.25
     fail(breaker, *"def")
-    assert breaker.silent_for(0.25), "open"
+    assert breaker.patience(0.25) == 0, "open"
 
 
 def test_without_a_probe_it_never_opens() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.requirements import missing, program
 
+BIND = 4096  # MS_BIND
 DETACH = 2  # MNT_DETACH
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -33,8 +34,8 @@ def unmount(target: Path) -> None:
 
 @contextlib.contextmanager
 def tmpfs(target: Path, options: str) -> Iterator[Path]:
-    """``options``: "size=8m,nr_inodes=100"."""
-    target.mkdir()
+    """``options``: "size=8m,nr_inodes=100". It hides what is at ``target``."""
+    target.mkdir(exist_ok=True)
     mount("tmpfs", target, "tmpfs", options)
     try:
         yield target

@@ -134,7 +134,7 @@ def least_usage(cache_dir: Path) -> int:
         {stat.st_ino: stat.st_blocks * 512 for stat in files_below(cache_dir).values()}
         for _ in range(2)
     )
-    return sum(min(blocks, after.get(inode, 0)) for inode, blocks in before.items())
+    return sum(min(on_disk, after.get(inode, 0)) for inode, on_disk in before.items())
 
 
 def objects_in(cache_dir: Path) -> dict[str, int]:
@@ -191,6 +191,12 @@ def at_rest(cache: StreamCache) -> bool:
     """No copy runs, and none is about to let go of what it holds."""
     provider = cache._parts.provider
     return not provider.copies.sessions and not provider.copies.ending
+
+
+def tidy(cache: StreamCache) -> bool:
+    """Nothing is being removed, recorded or resumed."""
+    provider = cache._parts.provider
+    return not (provider._removal._tasks or provider.copies._resumers)
 
 
 def account_is_true(cache: StreamCache, cache_dir: Path) -> bool:

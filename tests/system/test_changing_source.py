@@ -6,25 +6,41 @@ new version is served within ``revalidate``. STREAMCACHE_STORM_SECONDS makes it 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import sys
+import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from typing import Any
+from unittest import mock
 
 import gevent
 import pytest
 
 from streamcache import CacheStatus, StreamCache
 from streamcache.config.source import Identity
-from streamcache.errors import SourceChanged, SourceError
+from streamcache.errors import NotFound, SourceChanged, SourceError
 from streamcache.source.base import Version
 from tests.content import SETTLED, content, verify, write
+from tests.server.client import Client
 from tests.slowfs import SlowFS
 from tests.system.conftest import OpenCache
-from tests.system.site import MiB, eventually, objects_in, opened, settle, take
+from tests.system.holding import holding
+from tests.system.site import (
+    MiB,
+    eventually,
+    objects_in,
+    opened,
+    read,
+    settle,
+    take,
+    tidy,
+)
 
 SECONDS = float(os.environ.get("STREAMCACHE_STORM_SECONDS", "12"))
 NAMES = [f"film{number}" for number in range(6)]
@@ -282,3 +298,83 @@ def test_no_answer_mixes_versions_however_the_files_change(
     assert cache.statistics().source_answers
     eventually(lambda: slowfs.counters().open_files == 0)
     assert storm.raged and objects_in(cache_dir)
+
+
+def test_a_growing_file_is_served_past_the_cache(
+    source: Path, open_cache: OpenCache, serve: Callable[[StreamCache], Client]
+) -> None:
+    """It never looks twice the same, and still each request is answered in full."""
+    write(source, "log", MiB)
+    cache = open_cache(source)
+    client = serve(cache)
+    end = threading.Event()
+    appended = [0]
+
+    def append() -> None:
+        with open(source / "log", "ab", buffering=0) as file:
+            while not end.wait(0.02):
+                file.write(content("log", file.tell(), file.tell() + 1000))
+                appended[0] += 1
+
+    real = cache._parts.source.open
+
+    def slow(*args: Any) -> Any:
+        time.sleep(0.015)  # as a network file system: it grows between two looks
+        return real(*args)
+
+    writer = threading.Thread(target=append)
+    writer.start()
+    try:
+        eventually(lambda: appended[0])
+        with mock.patch.object(cache._parts.source, "open", slow):
+            for _ in range(20):
+                response = client.ask("/log")
+                assert response.status == 200
+                assert len(response.body) > MiB
+                assert verify("log", 0, response.body) is None
+    finally:
+        end.set()
+        writer.join()
+    assert cache.statistics().requests["bypass"] == 20
+
+
+@pytest.mark.parametrize("stays", [True, False], ids=["read", "unread"])
+@pytest.mark.parametrize("how", ["replaced", "gone"])
+def test_a_version_outdated_while_it_is_published_leaves_no_object(
+    source: Path, cache_dir: Path, open_cache: OpenCache, how: str, stays: bool
+) -> None:
+    """Its reader gets it to the end; nobody after, and it is in no account."""
+    write(source, "film", 2 * MiB)
+    cache = open_cache(source, source_options={"revalidate": 0.0})
+    with holding(cache._parts.store.objects, "publish") as held, contextlib.ExitStack() as stack:
+        delegate = stack.enter_context(opened(cache, "film"))
+        eventually(lambda: held.entered)
+        if not stays:
+            stack.pop_all().close()
+        if how == "replaced":
+            write(source, "film", 2 * MiB + 1, content_name="other", age=500)
+            cache.find("/film").close()
+        else:
+            (source / "film").unlink()
+            with pytest.raises(NotFound):
+                cache.find("/film")
+        held.release()
+        if stays:
+            assert verify("film", 0, read(delegate, 0, 2 * MiB)) is None
+    eventually(lambda: tidy(cache))
+    settle(cache, cache_dir)
+    assert objects_in(cache_dir) == {}
+
+
+def test_a_hard_link_made_at_the_end_does_not_throw_the_copy_away(
+    source: Path, cache_dir: Path, open_cache: OpenCache
+) -> None:
+    """The content is what it was, though its ctime is not."""
+    path = write(source, "film", 2 * MiB)
+    cache = open_cache(source)
+    with holding(cache._parts.source, "stat") as held, opened(cache, "film") as delegate:
+        assert verify("film", 0, read(delegate, 0, 2 * MiB)) is None
+        eventually(lambda: held.entered)
+        path.with_name("link").hardlink_to(path)
+    settle(cache, cache_dir)
+    assert list(objects_in(cache_dir).values()) == [2 * MiB]

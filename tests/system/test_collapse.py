@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from unittest import mock
 
 import gevent
 import pytest
 
 from streamcache import CacheStatus
+from streamcache.cache.states import Event
 from streamcache.errors import NotFound
 from tests.content import verify, write
 from tests.slowfs import SlowFS
 from tests.system.conftest import OpenCache
-from tests.system.site import MiB, assert_right, fetch, settle
+from tests.system.holding import holding
+from tests.system.site import (
+    WAIT,
+    MiB,
+    assert_right,
+    eventually,
+    fetch,
+    objects_in,
+    opened,
+    settle,
+    tidy,
+)
 
 SIZE = 3 * MiB + 77
 CROWD = 30
+MANY = 500  # who cost nothing
 
 
 @pytest.fixture
@@ -119,3 +135,56 @@ def test_a_crowd_on_an_expired_object_asks_once(
     assert cache.statistics().source_opens == before + 1
     assert slow.counters("film").opens == 1
     assert slow.counters("film").reads == 0
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "not kept"])
+def test_a_crowd_that_waits_for_one_block_costs_one_copy_of_it(
+    source: Path, open_cache: OpenCache, kept: bool
+) -> None:
+    """Views of the same bytes, not bytes for each."""
+    write(source, "film", 16 * MiB)
+    cache = open_cache(source)
+    offset = 8 * MiB
+    with contextlib.ExitStack() as stack:
+        held = stack.enter_context(holding(cache._parts.source, "read_into"))
+        crowd = [stack.enter_context(opened(cache, "film")) for _ in range(MANY)]
+        reads = [gevent.spawn(delegate.ready, offset, 16 * MiB) for delegate in crowd]
+        (session,) = cache._parts.provider.copies.sessions.values()
+        eventually(lambda: len(session._waiting) == MANY)
+        if not kept:
+            session.handle_event(Event.SPACE_DENIED)
+        held.release()
+        gevent.joinall(reads, timeout=WAIT, raise_error=True)
+        delivered = [ready.value.data for ready in reads if ready.value.data is not None]
+        assert delivered
+        assert len({id(data.obj) for data in delivered}) == 1
+        assert verify("film", offset, delivered[0]) is None
+
+
+def test_a_change_is_acted_on_once_however_many_asked(
+    source: Path, cache_dir: Path, open_cache: OpenCache
+) -> None:
+    """One removal for each question to the source, not for each who waits for its answer."""
+    write(source, "film", MiB)
+    cache = open_cache(source, source_options={"revalidate": 0.0})
+    fetch(cache, "film")
+    settle(cache, cache_dir)
+    removal = cache._parts.provider._removal
+
+    def crowd(look: Callable[[], None]) -> int:
+        """How many removals there were."""
+        with mock.patch.object(removal, "_remove", side_effect=removal._remove) as remove:
+            lookers = [gevent.spawn(look) for _ in range(MANY)]
+            gevent.joinall(lookers, timeout=WAIT, raise_error=True)
+            eventually(lambda: tidy(cache))
+            return remove.call_count
+
+    def look_gone() -> None:
+        with pytest.raises(NotFound):
+            cache.find("/film")
+
+    write(source, "film", MiB + 1, age=500)
+    assert crowd(lambda: cache.find("/film").close()) == 1
+    assert objects_in(cache_dir) == {}
+    (source / "film").unlink()
+    assert crowd(look_gone) == 1

@@ -34,6 +34,7 @@ from tests.server.client import Client
 from tests.slowfs import SlowFS
 from tests.system.conftest import OpenCache
 from tests.system.site import (
+    WAIT,
     MiB,
     assert_right,
     config,
@@ -392,6 +393,20 @@ def test_two_caches_in_one_program(source: Path, cache_dir: Path, open_cache: Op
         assert_right(reader.value, "film", SIZE)
     settle(one, cache_dir / "one")
     settle(two, cache_dir / "two")
+
+
+def test_two_greenlets_may_be_the_first_users_at_once(source: Path, cache_dir: Path) -> None:
+    """The second one waits until the cache is open."""
+    for name in ("a", "b"):
+        write(source, name, MiB)
+    cache = StreamCache(source, cache_dir, 1 << 30)
+    try:
+        readers = [gevent.spawn(fetch, cache, name) for name in ("a", "b")]
+        gevent.joinall(readers, timeout=WAIT, raise_error=True)
+        for name, reader in zip(("a", "b"), readers, strict=True):
+            assert_right(reader.value, name, MiB)
+    finally:
+        cache.close()
 
 
 @pytest.mark.parametrize(

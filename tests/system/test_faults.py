@@ -9,6 +9,8 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import gevent
 import pytest
@@ -20,6 +22,7 @@ from tests.content import write
 from tests.requirements import missing
 from tests.system.conftest import OpenCache
 from tests.system.site import (
+    WAIT,
     MiB,
     assert_right,
     at_rest,
@@ -179,6 +182,36 @@ def test_a_source_read_that_fails_once_is_tried_again(
     assert steps.hit == "preadv"
     settle(cache, cache_dir)
     assert objects_in(cache_dir)
+
+
+@pytest.mark.parametrize("times", [1, 1000], ids=["once", "always"])
+def test_an_error_that_nobody_expected_loses_no_claim(
+    source: Path, cache_dir: Path, open_cache: OpenCache, times: int
+) -> None:
+    """The block is read again, or its reader is told; the session ends either way."""
+    write(source, "film", 4 * MiB)
+    cache = open_cache(source)
+    real, left = cache._parts.source.read_into, [times]
+
+    def broken(*args: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            raise MemoryError
+        return real(*args)
+
+    with (
+        mock.patch.object(cache._parts.source, "read_into", broken),
+        gevent.Timeout(WAIT, AssertionError("a claim was lost")),
+    ):
+        if times == 1:
+            assert_right(fetch(cache, "film"), "film", 4 * MiB)
+        else:
+            with pytest.raises(SourceError):
+                fetch(cache, "film")
+        assert left[0] < times
+        eventually(lambda: at_rest(cache))
+    assert_right(fetch(cache, "film"), "film", 4 * MiB)
+    settle(cache, cache_dir)
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ from tests.slowfs.model import WRITING
 from tests.system import mounts
 from tests.system.conftest import OpenCache
 from tests.system.crowd import crowd
+from tests.system.holding import holding
 from tests.system.site import (
     MiB,
     assert_right,
@@ -245,6 +246,20 @@ def test_a_disk_that_hangs(
         settle(cache, at)
     for name in COLD:
         assert_right(fetch(cache, name), name, SIZE)
+
+
+def test_a_look_at_a_disk_that_hangs_does_not_hang_requests(
+    source: Path, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also before the disk is called degraded."""
+    monkeypatch.setattr(health_module, "SILENT", 60.0)
+    write(source, "film", MiB)
+    cache = open_cache(source)
+    objects = cache._parts.store.objects
+    with holding(objects, "open") as object_held, holding(objects, "versions") as versions_held:
+        with gevent.Timeout(4, AssertionError("waits for the cache's disk")):
+            assert_right(fetch(cache, "film"), "film", MiB)
+        assert object_held.entered and versions_held.entered
 
 
 def test_a_listing_does_not_wait_for_ever_for_a_disk_that_hangs(

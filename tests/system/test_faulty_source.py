@@ -6,7 +6,6 @@ The table of docs/reliability.md, row by row.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
 import socket as sockets
@@ -18,14 +17,15 @@ import gevent
 import pytest
 
 from streamcache import CacheStatus, StreamCache
-from streamcache.errors import SourceChanged, SourceError
+from streamcache.errors import SourceChanged, SourceError, SourceTimeout, SourceUnavailable
 from tests.content import verify, write
 from tests.daemon_process import DaemonProcess
-from tests.requirements import missing
 from tests.server.client import Client
 from tests.slowfs import SlowFS
+from tests.system import mounts
 from tests.system.conftest import OpenCache
 from tests.system.crowd import crowd
+from tests.system.holding import holding
 from tests.system.site import (
     MiB,
     assert_right,
@@ -37,6 +37,7 @@ from tests.system.site import (
     read,
     settle,
     take,
+    tidy,
 )
 
 SIZE = MiB + 5
@@ -276,26 +277,56 @@ def test_one_file_whose_reads_hang_does_not_take_all_workers(
     eventually(lambda: not cache._parts.reads.pending)
 
 
+@pytest.mark.parametrize("what", ["seek", "steps"])
+def test_a_file_whose_reads_hang_does_not_stall_others(
+    fast: SlowFS, open_cache: OpenCache, cache_dir: Path, what: str
+) -> None:
+    """After about two seconds what hangs takes no place in the queue any more."""
+    write(fast.backing, "bad", 16 * MiB)
+    write(fast.backing, "good", 4 * MiB)
+    cache = open_cache(fast.path, source_options={"timeout": 8.0})
+    start, times = (8 * MiB, 1) if what == "seek" else (MiB, None)
+
+    def read_bad() -> None:
+        with contextlib.suppress(SourceError), opened(cache, "bad") as delegate:
+            take(delegate, 8 * MiB if what == "seek" else 0, 16 * MiB)
+            read(delegate, 64 * 1024, 16 * MiB)
+
+    fast.fault("hang", "bad", operations=("read",), start=start, times=times)
+    reader = gevent.spawn(read_bad)
+    try:
+        eventually(lambda: fast.counters("bad").hanging >= (1 if what == "seek" else 3))
+        with (
+            gevent.Timeout(5, AssertionError("the good file has to wait for the bad one")),
+            opened(cache, "good") as delegate,
+        ):
+            take(delegate, 0, 1)
+            eventually(lambda: 4 * MiB in objects_in(cache_dir).values())
+            assert verify("good", 0, read(delegate, 0, 4 * MiB)) is None
+    finally:
+        fast.release()
+        reader.kill()
+
+
+def test_a_question_that_hangs_takes_one_thread_however_often_its_path_is_wanted(
+    source: Path, open_cache: OpenCache
+) -> None:
+    """Nobody waits for it for longer than the source's timeout, and nobody asks anew."""
+    write(source, "film", MiB)
+    write(source, "other", MiB)
+    cache = open_cache(source, source_options={"timeout": 1.0})
+    with holding(cache._parts.source, "open", which=lambda path, *args: path == "film") as held:
+        for _ in range(20):
+            with pytest.raises(SourceTimeout):
+                fetch(cache, "film")
+        assert held.calls == 1
+        assert cache.statistics().source_stuck == 1
+        assert_right(fetch(cache, "other"), "other", MiB)
+    eventually(lambda: not cache.statistics().source_stuck)
+    assert_right(fetch(cache, "film"), "film", MiB)
+
+
 # -- unmounted
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def mount(device: str, target: Path, kind: str, flags: int = 0) -> None:
-    if os.geteuid() != 0:
-        missing("mounting needs root")
-    data = b"size=8m" if kind == "tmpfs" else None
-    arguments = (device.encode(), os.fsencode(target), kind.encode(), flags, data)
-    if _libc.mount(*arguments):
-        missing(f"no {kind or 'bind'} mount here: {os.strerror(ctypes.get_errno())}")
-
-
-def unmount(target: Path) -> None:
-    _libc.umount2(os.fsencode(target), 2)
-
-
-BIND = 4096  # MS_BIND
 
 
 @pytest.fixture
@@ -304,12 +335,12 @@ def bound(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     behind, point = tmp_path / "behind", tmp_path / "source"
     behind.mkdir()
     point.mkdir()
-    mount(str(behind), point, "", BIND)
+    mounts.mount(str(behind), point, "", flags=mounts.BIND)
     try:
         yield behind, point
     finally:
         while os.path.ismount(point) or behind.samefile(point):
-            unmount(point)
+            mounts.unmount(point)
 
 
 @pytest.mark.parametrize("how", ["unmounted", "mounted over"])
@@ -325,9 +356,9 @@ def test_the_source_goes_and_comes_back_under_load(
     with crowd(address, WARM) as hits:
         eventually(lambda: sum(hits.served.values()) > 100)
         if how == "unmounted":
-            unmount(point)
+            mounts.unmount(point)
         else:
-            mount("none", point, "tmpfs")
+            mounts.mount("none", point, "tmpfs", "size=8m")
         assert not list(point.iterdir())
         eventually(lambda: not closed(cache))
         gevent.sleep(2 * REVALIDATE)
@@ -340,15 +371,37 @@ def test_the_source_goes_and_comes_back_under_load(
         assert objects_in(cache_dir) == kept
 
         if how == "unmounted":
-            mount(str(behind), point, "", BIND)
+            mounts.mount(str(behind), point, "", flags=mounts.BIND)
         else:
-            unmount(point)
+            mounts.unmount(point)
         eventually(lambda: closed(cache))
         hits.forget()
         eventually(lambda: hits.served["hit"] > 100)
         assert ask(address, "/never-there")[0] == 404
         assert_right(fetch(cache, "cold0"), "cold0", SIZE)
     assert set(kept) <= set(objects_in(cache_dir))
+
+
+def test_a_file_system_mounted_over_the_source_is_a_fault(
+    source: Path, cache_dir: Path, open_cache: OpenCache
+) -> None:
+    """Hidden files are not gone: what is cached is served on, and kept."""
+    for name in ("film", "other"):
+        write(source, name, MiB)
+    cache = open_cache(source, source_options={"revalidate": 0.0})
+    fetch(cache, "film")
+    settle(cache, cache_dir)
+    kept = objects_in(cache_dir)
+    assert kept
+    with mounts.tmpfs(source, "size=1m"):
+        answer = fetch(cache, "film")
+        assert answer.status is CacheStatus.STALE
+        assert_right(answer, "film", MiB)
+        with pytest.raises(SourceUnavailable):
+            fetch(cache, "other")
+        eventually(lambda: tidy(cache))
+        assert objects_in(cache_dir) == kept
+    assert fetch(cache, "film").status is CacheStatus.HIT
 
 
 # -- slow

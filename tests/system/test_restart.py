@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import shutil
 import socket
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import gevent
 import pytest
 
 from streamcache import CacheStatus
@@ -20,6 +23,7 @@ from tests.daemon_process import DaemonProcess
 from tests.slowfs import SlowFS
 from tests.system.conftest import OpenCache
 from tests.system.site import (
+    WAIT,
     MiB,
     account_is_true,
     assert_right,
@@ -33,6 +37,7 @@ from tests.system.site import (
     partials_in,
     settle,
     take,
+    tidy,
 )
 
 NAMES = [f"film{number}" for number in range(8)]
@@ -126,6 +131,30 @@ def test_partials_of_another_boot_are_dropped(
     assert_right(fetch(cache, "film"), "film", size)
     settle(cache, cache_dir)
     assert cache.statistics().bytes_from_source == size
+
+
+def test_partials_in_a_copy_of_the_directory_are_dropped(
+    source: Path, cache_dir: Path, tmp_path: Path, open_cache: OpenCache
+) -> None:
+    """A backup that was made while bytes arrived: its maps may be newer than its data."""
+    size, moved = 8 * MiB, tmp_path / "moved"
+    write(source, "film", size)
+    cache = open_cache(source, copy={"max_bandwidth": 2 * MiB})
+    with opened(cache, "film") as player:
+        take(player, 0, 1000)
+        (session,) = cache._parts.provider.copies.sessions.values()
+        eventually(lambda: session.map.present > 8)
+        shutil.copytree(cache_dir, moved, ignore=shutil.ignore_patterns("*.map"))
+        present = session.map.present
+        eventually(lambda: session.map.present > present + 8)
+        for path in (cache_dir / "partial").glob("*.map"):
+            shutil.copy2(path, moved / "partial")
+    cache.close()
+    moved.chmod(0o700)
+    again = open_cache(source, at=moved)
+    assert_right(fetch(again, "film"), "film", size)
+    settle(again, moved)
+    assert again.statistics().bytes_from_source == size
 
 
 def test_after_a_reboot_the_catalog_may_have_lost_its_last_transactions(
@@ -260,6 +289,72 @@ def test_foreign_files_are_dropped_or_left_alone(
     fetch(cache, "more")
     settle(cache, cache_dir)
     assert fetch(cache, "more").status is CacheStatus.HIT
+
+
+STRAY = f"{'ab' * 16}.{'cd' * 16}"  # a partial, as it could be
+
+
+def with_map(make: Callable[[Path], object]) -> Callable[[Path], None]:
+    """A partial whose map is what ``make`` makes of its path."""
+
+    def prepare(at: Path) -> None:
+        (at / "partial" / f"{STRAY}.data").touch()
+        make(at / "partial" / f"{STRAY}.map")
+
+    return prepare
+
+
+def map_file(raw: bytes) -> Callable[[Path], None]:
+    return with_map(lambda path: path.write_bytes(raw))
+
+
+def header(text: bytes) -> bytes:
+    return b"streamcache map\n%08x" % (24 + len(text)) + text
+
+
+HOSTILE: dict[str, Callable[[Path], Any]] = {
+    "deep JSON": map_file(header(b"[" * 100_000)),
+    "huge number": map_file(header(b"1" * 6000)),
+    "short map": map_file(b"streamcache map\n00"),
+    "not ASCII": map_file(header(b"\xff" * 200)),
+    "map is a FIFO": with_map(os.mkfifo),
+    "map is a folder": with_map(Path.mkdir),
+    "map is a symlink": with_map(lambda path: path.symlink_to("/dev/zero")),
+    "data is a folder": lambda at: (at / "partial" / f"{STRAY}.data").mkdir(),
+    "empty format": lambda at: (at / "format").write_bytes(b""),
+    "file among folders": lambda at: (at / "objects" / "zz").touch(),
+}
+
+
+@pytest.mark.parametrize("prepare", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_files_in_the_cache_directory_do_not_stop_the_start(
+    source: Path, cache_dir: Path, open_cache: OpenCache, prepare: Callable[[Path], Any]
+) -> None:
+    """What is not ours is left alone or goes; the cache works."""
+    write(source, "film", MiB)
+    open_cache(source).close()
+    prepare(cache_dir)
+    with gevent.Timeout(WAIT, AssertionError("the start hangs")):
+        cache = open_cache(source)
+        assert_right(fetch(cache, "film"), "film", MiB)
+    eventually(lambda: at_rest(cache) and tidy(cache))
+    assert list(objects_in(cache_dir).values()).count(MiB) == 1
+
+
+def test_a_symbolic_link_among_the_objects_is_not_followed(
+    source: Path, cache_dir: Path, tmp_path: Path, open_cache: OpenCache
+) -> None:
+    """What it leads to is not ours to tidy up."""
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis").touch()
+    open_cache(source).close()
+    (cache_dir / "objects" / "ab").symlink_to(precious)
+    for file in cache_dir.glob("catalog*"):
+        file.unlink()
+    cache = open_cache(source)
+    eventually(lambda: cache._parts.space.known)
+    assert [path.name for path in precious.iterdir()] == ["thesis"]
 
 
 def garbage(path: Path) -> None:

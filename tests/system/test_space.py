@@ -8,18 +8,23 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from unittest import mock
 
 import gevent
 import pytest
 
 from streamcache import CacheStatus, StreamCache
+from streamcache.cache import locks
 from tests.content import verify, write
 from tests.slowfs import SlowFS
 from tests.system.conftest import OpenCache
+from tests.system.holding import holding
 from tests.system.site import (
     KEPT,
+    WAIT,
     MiB,
     assert_right,
+    at_rest,
     disk_usage,
     eventually,
     fetch,
@@ -29,6 +34,7 @@ from tests.system.site import (
     read,
     settle,
     take,
+    tidy,
 )
 
 
@@ -205,6 +211,47 @@ def test_where_all_is_read_new_files_pass_by(
         assert set(objects_in(cache_dir)) == before
 
 
+def test_a_lease_that_races_eviction_keeps_no_unlinked_file(
+    source: Path, cache_dir: Path, open_cache: OpenCache
+) -> None:
+    """Its blocks would be in no account."""
+    write(source, "film", MiB)
+    cache = open_cache(source)
+    fetch(cache, "film")
+    settle(cache, cache_dir)
+    parts = cache._parts
+    (name,) = objects_in(cache_dir)
+    parts.objects._forget(name)  # as when many others were used since
+    with holding(parts.store.objects, "open", after=True) as held:
+        reader = gevent.spawn(fetch, cache, "film")
+        eventually(lambda: held.entered)
+        parts.provider._removal.remove([name], "f")
+        eventually(lambda: tidy(cache))
+        held.release()
+        answer = reader.get(timeout=WAIT)
+    # It was opened with the lock of a reader, so it is in the trash, and counts there.
+    assert answer.status is CacheStatus.HIT
+    assert_right(answer, "film", MiB)
+    assert objects_in(cache_dir) == {}
+    settle(cache, cache_dir)
+    assert cache.statistics().usage > 0
+    parts.recovery.sweep()
+    parts.objects.let_go_of_removed()
+    settle(cache, cache_dir)
+    assert cache.statistics().usage == 0
+    eventually(lambda: not unlinked_and_open(cache_dir))
+    assert fetch(cache, "film").status is CacheStatus.MISS
+
+
+def unlinked_and_open(cache_dir: Path) -> list[str]:
+    """Files of the cache that only a descriptor of ours keeps."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return [path for path in found if str(cache_dir) in path and path.endswith("(deleted)")]
+
+
 # Copies that nobody reads
 
 
@@ -280,3 +327,66 @@ def test_an_idle_partial_goes_before_any_object(
     settle(cache, cache_dir)
     assert not partials_in(cache_dir)
     assert disk_usage(cache_dir) <= 5 * MiB
+
+
+def test_a_partial_that_is_being_dropped_is_not_begun_meanwhile(
+    source: Path, cache_dir: Path, open_cache: OpenCache
+) -> None:
+    """Its unlink would hit the new copy, which waits for it; one that waits too long is none."""
+    size = 8 * MiB
+    write(source, "film", size)
+    cache = open_cache(source, copy={"when_idle": "stop", "max_bandwidth": 8 * MiB})
+    parts = cache._parts
+    for patience in (locks.LOCK_WAIT, 0.1):
+        with opened(cache, "film") as delegate:
+            take(delegate, 0, MiB)
+            eventually(lambda: cache.statistics().sessions[0].present)
+        eventually(lambda: parts.ledger.reservations() and at_rest(cache))
+        with (
+            holding(parts.store.partials, "remove") as held,
+            mock.patch.object(locks, "LOCK_WAIT", patience),
+        ):
+            dropping = gevent.spawn(parts.recovery.drop_oldest, 1 << 40)
+            eventually(lambda: held.entered)
+            reader = gevent.spawn(fetch, cache, "film")
+            if patience < 1:
+                answer = reader.get(timeout=WAIT)
+                assert answer.status is CacheStatus.BYPASS
+                assert_right(answer, "film", size)
+            else:
+                gevent.sleep(0.05)
+                assert not reader.ready()
+        dropping.get(timeout=WAIT)
+        assert_right(reader.get(timeout=WAIT), "film", size)
+        settle(cache, cache_dir)
+        if patience >= 1:
+            (name,) = objects_in(cache_dir)
+            parts.objects.discard(name)  # and once more
+    assert_right(fetch(cache, "film"), "film", size)
+    settle(cache, cache_dir)
+    assert list(objects_in(cache_dir).values()) == [size]
+
+
+def test_idle_copies_go_on_although_others_that_paused_were_deleted(
+    source: Path, cache_dir: Path, open_cache: OpenCache
+) -> None:
+    """A paused copy that cannot be resumed gives its turn to the next one."""
+    names = [f"film{number}" for number in range(10)]
+    for name in names:
+        write(source, name, MiB // 2)
+    cache = open_cache(
+        source,
+        source_options={"revalidate": 0.0},
+        copy={"max_idle": 1, "max_bandwidth": 2 * MiB},
+    )
+    for name in names:
+        with opened(cache, name) as delegate:
+            take(delegate, 0, 1)
+    deleted = list(cache._parts.provider.copies.fills._paused)[:6]
+    assert len(deleted) == 6
+    for name in deleted:
+        (source / name).unlink()
+    eventually(lambda: len(objects_in(cache_dir)) == 4)
+    settle(cache, cache_dir)
+    left = [name for name in names if name not in deleted]
+    assert [fetch(cache, name).status for name in left] == [CacheStatus.HIT] * 4
