@@ -2,8 +2,9 @@
 
 The IDs are those of the page on the ancestor's behaviour: ``bug`` and a commit for what was fixed
 in its history, ``defect`` and a number for what was left in its last version. Those that have their
-place in the tests of one module are there: bugs 63c6357b (test_partial), 8cfa40ad (test_session),
-c3ddf1ac (test_workers), 62b5c6d7 and 60964f2e (test_ledger), 9fef2a5d (test_freshness).
+place in the tests of one module are there: bugs 63c6357b (test_partial), 8cfa40ad
+(test_session_changes), c3ddf1ac (test_workers), 62b5c6d7 and 60964f2e (test_ledger), 9fef2a5d
+(test_freshness).
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ one of them may write is what it drew itself.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable
 from typing import Final
@@ -20,7 +19,7 @@ from streamcache.cache.partial import Partial, PartialHeader
 from streamcache.cache.space import Space, footprint
 from streamcache.cache.store import Store
 from streamcache.cache.workers import WorkerPool
-from streamcache.errors import CacheBusy, Closed, NoSpace, StreamCacheError
+from streamcache.errors import CacheBusy, NoSpace, StreamCacheError
 
 STEP: Final = 256 * 1024 * 1024  # bytes drawn at once: a probe of 10,000 titles drains no cache
 AHEAD: Final = STEP // 4  # bytes left of the reservation when more is asked for
@@ -162,8 +161,6 @@ class Allotment:
             self._disk.call(partial.seal, mtime_ns, self._path)
         except OSError:
             self.lost = True
-            with contextlib.suppress(OSError, Closed):
-                self._disk.call(partial.poison)
             raise
 
     def publish(self) -> tuple[int, int, KeyLock]:

@@ -84,7 +84,7 @@ class Assembly:
             raise _unusable(self.store.root, error) from error
         if expected != seen:
             log.error(
-                "source is not mounted source=%r expected=%r; if it moved, remove %r",
+                "source is not mounted; if it moved, remove the file source=%r expected=%r file=%r",
                 self.source.root,
                 expected,
                 os.path.join(self.store.root, "mounts"),
@@ -254,7 +254,7 @@ class Assembly:
             pool.close()
         for pool in pools:
             if not pool.join(_JOIN):
-                log.warning("threads left behind %r", pool)
+                log.warning("threads left behind pool=%r", pool)
         self.keys.use(-1)
         self.store.close()
 

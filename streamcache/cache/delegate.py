@@ -322,8 +322,7 @@ class DirectFileDelegate(_Counted):
         changes = (before.compare(now), self._seen.compare_any(now))
         if Change.REWRITTEN in changes:
             return True
-        if (now.ctime_ns, now.size) >= (self._seen.ctime_ns, self._seen.size):
-            self._seen = now
+        self._seen = self._seen.newer(now)
         return False
 
     def second_try(self, read: _DirectRead, error: StreamCacheError) -> None:

@@ -300,7 +300,7 @@ class Evictor:
             now = time.time()
             for entry in entries:
                 unused = max(0.0, now - entry.used)
-                form = "object evicted path=%r bytes=%d unused=%.0f s name=%s"
+                form = "object evicted path=%r bytes=%d unused=%.0f name=%s"
                 log.info(form, f"/{entry.path}", entry.on_disk, unused, entry.name)
                 if self._evicted is not None:
                     self._evicted(unused)

@@ -60,6 +60,7 @@ class Flight:
         self.started = time.monotonic()
         self.holders = 0
         self.acted_on = False  # what the answer changes was done
+        self.doubted = False  # it is only for those who joined it
         self.result: AsyncResult[Version] = AsyncResult()
         self._file: SourceFile | None = None
 
@@ -190,15 +191,21 @@ class Freshness:
             self._remember(path, Known(version, now + self._config.revalidate, now))
 
     def expire(self, paths: Iterable[str]) -> None:
-        """Ask again before the next use, whatever was said of these. Does not switch."""
+        """Ask again before the next use, whatever was said of these. Does not switch.
+
+        A question that is out was asked before that: its answer is for those who joined it, and
+        changes nothing for others.
+        """
         for path in paths:
+            if (flight := self._flights.pop(path, None)) is not None:
+                flight.doubted = flight.acted_on = True
             if (known := self._known.get(path)) is not None:
                 known.doubt()
                 known.until = 0.0
 
     def paths(self) -> list[str]:
-        """All that is known."""
-        return list(self._known)
+        """All that is known, or asked for."""
+        return [*self._known, *(path for path in self._flights if path not in self._known)]
 
     def forget(self, path: str) -> None:
         """Ask again next time."""
@@ -216,7 +223,7 @@ class Freshness:
             if not self._is_late(flight):
                 if isinstance(refusal, NotFound):
                     good = self._good_until(flight, self._config.negative_ttl)
-                    self._remember(path, Known(None, good))
+                    self._learn(flight, Known(None, good))
                 flight.result.set_exception(refusal)
         except SourceUnavailable as error:
             self._breaker.failed(question, error)
@@ -236,7 +243,7 @@ class Freshness:
                 self._meta.post(file.close)
             else:
                 until = self._good_until(flight, self._config.revalidate)
-                self._remember(path, Known(file.version, until))
+                self._learn(flight, Known(file.version, until))
                 flight.land(file)
         finally:
             if self._flights.get(path) is flight:
@@ -262,6 +269,8 @@ class Freshness:
         section 4.2.3, the same for ages). A little longer where it took as long as that, or all who
         come would ask a slow source.
         """
+        if flight.doubted:
+            return 0.0
         least = min(good, self._config.revalidate_wait)
         return max(flight.started + good, time.monotonic() + least)
 
@@ -295,6 +304,10 @@ class Freshness:
             since = now if known.failing_since is None else known.failing_since
             known.failing_since = since
             known.until = now + self._config.revalidate
+
+    def _learn(self, flight: Flight, known: Known) -> None:
+        if not flight.doubted:
+            self._remember(flight.path, known)
 
     def _remember(self, path: str, known: Known) -> None:
         self.forget(path)

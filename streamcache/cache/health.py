@@ -242,9 +242,8 @@ class Health:
 
     def _recover(self) -> None:
         now = time.monotonic()
-        log.warning(
-            "cache disk works again dir=%r after=%.1f s", self._store.root, now - self._since
-        )
+        form = "cache disk works again dir=%r after=%.1f"
+        log.warning(form, self._store.root, now - self._since)
         self.degraded, self.reason, self._hangs, self._recovered = False, "", False, now
         for pool in self._pools:
             pool.answered = now  # what hangs still tells of its file

@@ -298,7 +298,7 @@ def open_catalog(path: str, config: CacheConfig, limit: int, alone: bool, boot: 
         except CatalogReplaced:
             return attempt(make=True)
         except CatalogCorrupt as error:
-            log.warning("catalog is broken, begun anew error=%s kept=%s", error, set_aside(path))
+            log.warning("catalog is broken, begun anew error=%s kept=%r", error, set_aside(path))
             return attempt(make=True)
         finally:
             os.close(lock)
@@ -340,4 +340,4 @@ def _renew(catalog: Catalog, broken: int, size: int) -> None:
             return
         except (CatalogCorrupt, CatalogReplaced) as error:
             log.warning("catalog is lost or broken error=%s", error)
-    log.warning("catalog is begun anew kept=%s", catalog.replace(size=size))
+    log.warning("catalog is begun anew kept=%r", catalog.replace(size=size))

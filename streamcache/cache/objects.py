@@ -84,6 +84,7 @@ class Objects:
         self._open: dict[str, ObjectHandle] = {}
         self._idle: OrderedDict[str, ObjectHandle] = OrderedDict()
         self._going: set[str] = set()  # being removed: no new reader
+        self.discards = 0  # that are over: what was opened before one may have lost its name
 
     def __repr__(self) -> str:
         return f"<Objects open={len(self._open)} idle={len(self._idle)}>"
@@ -93,9 +94,13 @@ class Objects:
         handle = self.lease_open(name)
         if handle is not None or name in self._going:
             return handle
+        discards = self.discards
         fd = self._health.call(self._store.objects.open, name, version, discard=_close)
         if fd < 0:
             return None
+        if self.discards != discards:  # while its thread's answer was on its way: look again
+            self._disk.post(os.close, fd)
+            return self.lease(name, version)
         handle = self.lease_open(name)
         if handle is not None or name in self._going:  # others were quicker
             self._disk.post(os.close, fd)
@@ -144,10 +149,13 @@ class Objects:
         spoilt, handle.spoilt = handle.spoilt, True
         return not spoilt
 
-    def adopt(self, name: str, version: Version, fd: int) -> ObjectHandle:
-        """A descriptor of a published object, with the lock of a reader, becomes its handle."""
+    def adopt(self, name: str, version: Version, fd: int, *, joined: bool) -> ObjectHandle:
+        """A descriptor of a published object, with the lock of a reader, becomes its handle.
+
+        Others join its readers if it is sure to have its name still (``joined``).
+        """
         handle = ObjectHandle(name, version, fd)
-        if name not in self._open:
+        if joined and name not in self._open:
             self._open[name] = handle
         return handle
 
@@ -232,6 +240,7 @@ class Objects:
             return True
         finally:
             self._going.discard(name)
+            self.discards += 1
 
     def empty_trash(self, names: list[str]) -> None:
         """Unlink what nobody reads any more. Switches. Raises OSError, CatalogError."""
@@ -248,7 +257,7 @@ class Objects:
 
     def _opened(self, name: str, version: Version, fd: int) -> ObjectHandle:
         """It was on the disk already."""
-        return self.adopt(name, version, fd)
+        return self.adopt(name, version, fd, joined=True)
 
     def _is_leased(self, name: str) -> bool:
         handle = self._open.get(name)

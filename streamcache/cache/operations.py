@@ -213,7 +213,7 @@ class Operations:
         if not dry_run:
             self._expire(selection)
             if not repeated:
-                log.info("purged files=%r mode=soft", str(selection))
+                log.info("purged files=%r mode=%s", str(selection), "soft")
         return Purged(sum(map(len, self._ours(selection))), 0, 0, dry_run)
 
     def _expire(self, selection: Selection) -> None:

@@ -97,8 +97,8 @@ def make_ours(path: str) -> os.stat_result:
         if mode & _OTHERS:
             os.fchmod(fd, mode & ~_OTHERS)
             log.warning(
-                "other users had rights to the cache directory %s; they are taken away old=%o",
-                *(path, mode),
+                "other users had rights to the cache directory, they are taken away dir=%r old=%s",
+                *(path, f"{mode:o}"),
             )
         return status
     finally:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from streamcache.cache import locks
 from streamcache.cache.blockmap import BLOCK, Extent
@@ -46,6 +46,9 @@ class PartialHeader:
     ctime_ns: int
     inode: int
     format: int = FORMAT
+    # The data file's own device and inode: of a copy of both files, made while bytes arrived, the
+    # map may be newer than the data. Not the source's, and known only once there is a file.
+    home: str = field(default="", compare=False)
 
     @classmethod
     def of(cls, file: SourceFile, path: str, source: str, boot: str) -> PartialHeader:
@@ -65,7 +68,7 @@ class PartialHeader:
     @property
     def is_sound(self) -> bool:
         """Whether each field is of its type: a file may say anything."""
-        texts = (self.boot, self.source, self.path, self.version)
+        texts = (self.boot, self.source, self.path, self.version, self.home)
         numbers = (self.size, self.mtime_ns, self.ctime_ns, self.inode, self.format)
         return all(type(text) is str for text in texts) and all(
             type(number) is int for number in numbers
@@ -175,8 +178,12 @@ class Partial:
         if path:
             with contextlib.suppress(OSError):
                 os.setxattr(self._write_fd, PATH_ATTRIBUTE, encoded(path))
-        os.utime(self._write_fd, ns=(mtime_ns, mtime_ns))
-        os.fsync(self._write_fd)
+        try:
+            os.utime(self._write_fd, ns=(mtime_ns, mtime_ns))
+            os.fsync(self._write_fd)
+        except OSError:
+            self.poison()  # here, as who asked may be gone by now
+            raise
 
     def poison(self) -> None:
         """Nobody may publish what is here, or continue it: the disk may have lost some of it."""

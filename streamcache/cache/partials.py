@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from streamcache.cache import digests, locks
 from streamcache.cache.blockmap import BLOCK
@@ -217,7 +217,7 @@ class PartialFolder:
             return None
         with contextlib.ExitStack() as stack:
             stack.callback(partial.close)
-            found = self._read(raw, os.fstat(partial.read_fd).st_size)
+            found = self._read(raw, os.fstat(partial.read_fd))
             if found is not None and found[0] == header:
                 if not partial.join():
                     raise CacheBusy(f"{name}: is being removed")
@@ -229,13 +229,13 @@ class PartialFolder:
             return None
 
     def _begin(self, name: str, header: PartialHeader) -> Partial:
-        raw = header.encode()
         flags = os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         with contextlib.ExitStack() as stack:
             write_fd = _opened(stack, self.data(name), os.O_WRONLY | flags)
             stack.callback(self.drop, name)  # half a partial would be in no account
             read_fd = _opened(stack, self.data(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             map_fd = _opened(stack, self.map_path(name), os.O_RDWR | flags)
+            raw = replace(header, home=_home(os.fstat(write_fd))).encode()
             os.ftruncate(write_fd, header.size)
             os.pwrite(map_fd, raw, 0)
             os.ftruncate(map_fd, len(raw) + _block_count(header.size))
@@ -263,15 +263,16 @@ class PartialFolder:
         partial = Partial(name, read_fd=read_fd, write_fd=write_fd, map_fd=map_fd, map_start=start)
         return partial, raw
 
-    def _read(self, raw: bytes, size: int) -> tuple[PartialHeader, bytes] | None:
-        """Header and map bytes; None: unsound, or of another boot."""
+    def _read(self, raw: bytes, data: os.stat_result) -> tuple[PartialHeader, bytes] | None:
+        """Header and map bytes; None: unsound, of another boot, or of another data file."""
         try:
             header, start = PartialHeader.decode(raw)
         except ValueError:
             return None
-        present = raw[start:]
+        present, size = raw[start:], data.st_size
         sound = (
             header.boot == self._boot
+            and header.home == _home(data)
             and size == header.size
             and len(present) == _block_count(size)
             and not present.strip(b"\0\1")
@@ -308,7 +309,7 @@ class PartialFolder:
             data = os.stat(self.data(name), follow_symlinks=False)
         except FileNotFoundError:
             return Idle(name, Leftover.JOURNAL, path, 0)
-        found = self._read(raw, data.st_size)
+        found = self._read(raw, data)
         on_disk = (data.st_blocks + os.fstat(map_fd).st_blocks) * 512
         on_disk += bytes_on_disk(self.sums(name))
         if found is None:
@@ -334,6 +335,10 @@ def _read_plain(fd: int) -> bytes:
     while piece := os.pread(fd, 1 << 20, len(raw)):
         raw += piece
     return bytes(raw)
+
+
+def _home(data: os.stat_result) -> str:
+    return f"{data.st_dev}:{data.st_ino}"
 
 
 def _block_count(size: int) -> int:

@@ -217,7 +217,8 @@ class CopySession:
         before, self.state = self.state, after(self.state, event)
         if self.state is before:
             return
-        log.debug("session %s -> %s event=%s path=%r", before, self.state, event, f"/{self.path}")
+        form = "session changes path=%r from=%s to=%s cause=%r"
+        log.debug(form, f"/{self.path}", before.value, self.state.value, event.value)
         if self.state is State.COPYING:
             self.schedule()
         elif self.state is State.DETACHED:
@@ -377,6 +378,7 @@ class CopySession:
     def _publish(self) -> None:
         """All blocks are present: an object, if it is still true."""
         look = Look(self._r.source, self._r.meta, self._file, self.path)
+        discards = self._r.objects.discards
         try:
             done = publish(
                 self._room,
@@ -397,10 +399,12 @@ class CopySession:
             self.fail(error)
         else:
             if done is not None:
-                self._complete(done)
+                # What another process published nobody's lock keeps at its name.
+                joined = done.lock is not None or self._r.objects.discards == discards
+                self._complete(done, joined=joined)
 
-    def _complete(self, done: Published) -> None:
-        self.handle = self._r.objects.adopt(self.name, self.version, done.fd)
+    def _complete(self, done: Published, *, joined: bool) -> None:
+        self.handle = self._r.objects.adopt(self.name, self.version, done.fd, joined=joined)
         if done.lock is not None:
             self._r.counters.copies_finished += 1
             self._on_published(self, done.on_disk, done.lock)

@@ -356,8 +356,7 @@ class Steps:
         change = self.seen.compare_any(now)  # a write may lie between the look and us
         if change is Change.REWRITTEN:
             return True
-        if (now.ctime_ns, now.size) >= (self.seen.ctime_ns, self.seen.size):
-            self.seen = now
+        self.seen = self.seen.newer(now)
         if change is Change.APPENDED:
             self._copy.handle_event(Event.OUTDATED)
         return False

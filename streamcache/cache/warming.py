@@ -134,8 +134,8 @@ class WarmJob:
         files: Queue[Walked | None] = Queue(maxsize=_AHEAD)
         parts = [gevent.spawn(self._copy_each, files) for _ in range(self.order.at_once)]
         measuring = gevent.spawn(self._measure)
-        verb = "counting" if self.order.dry_run else "warming"
-        log.info("%s job=%s files=%r", verb, self.id, str(self.order))
+        form = "warm job begun job=%s files=%r dry_run=%s"
+        log.info(form, self.id, str(self.order), self.order.dry_run)
         try:
             self._await_all()
             self._budget = float("inf") if self.order.pin else self._room()
@@ -158,8 +158,7 @@ class WarmJob:
             self.over.set()
             tally = self._tally
             log.info(
-                "%s ended job=%s state=%s files=%d of=%d failed=%d left_out=%d",
-                verb,
+                "warm job ended job=%s state=%s files=%d of=%d failed=%d left_out=%d",
                 self.id,
                 self.state,
                 tally.files_done,

@@ -97,7 +97,8 @@ class Writes:
         if self._unsynced >= SYNC_BYTES and self.welcome:
             self.synced.wait(self.patience)
             if not (self.synced.is_set() or self._held_up):
-                log.info("cache disk is slow path=%r unsynced=%d", f"/{self._path}", self._unsynced)
+                form = "cache disk is slow to sync path=%r unsynced=%d"
+                log.info(form, f"/{self._path}", self._unsynced)
                 self._held_up = True
         return max(0.0, due - time.monotonic())
 
@@ -108,7 +109,7 @@ class Writes:
         """
 
         def late() -> None:
-            log.info("cache disk is slow path=%r bytes=%d", f"/{self._path}", len(data))
+            log.info("cache disk is slow to write path=%r bytes=%d", f"/{self._path}", len(data))
             self._late[extent] = data
             self._waiting.deliver(extent, data)
 
@@ -125,7 +126,8 @@ class Writes:
 
     def stall(self, extent: Extent) -> None:
         """It is not written by its time: until it is ``settled``, nothing is ``welcome``."""
-        log.info("cache disk is slow path=%r bytes=%d", f"/{self._path}", len(extent) * BLOCK)
+        form = "cache disk holds up a copied step path=%r bytes=%d"
+        log.info(form, f"/{self._path}", len(extent) * BLOCK)
         self._stalled.add(extent)
 
     def settled(self, extent: Extent) -> None:

@@ -96,13 +96,18 @@ class Fingerprint:
         times = {"mtime_ns": now.mtime_ns, "ctime_ns": now.ctime_ns}
         return now != self and dataclasses.replace(self, **times) == now
 
-    def compare_any(self, other: Fingerprint) -> Change:
-        """The same of two looks that were under way at once: their ctimes tell which was first.
+    def newer(self, other: Fingerprint) -> Fingerprint:
+        """Which of two looks that were under way at once was the later: their ctimes tell.
 
         Their sizes only within one tick of that clock, or what was cut off later would look like
-        what was not yet appended.
+        what was not yet appended. ``other``, if they say the same.
         """
-        if (other.ctime_ns, other.size) < (self.ctime_ns, self.size):
+        earlier = (other.ctime_ns, other.size) < (self.ctime_ns, self.size)
+        return self if earlier else other
+
+    def compare_any(self, other: Fingerprint) -> Change:
+        """What happened to the open file between two looks that were under way at once."""
+        if self.newer(other) is self:
             return other.compare(self)
         return self.compare(other)
 

@@ -217,7 +217,7 @@ class Breaker:
 
     def _close(self) -> None:
         now = time.monotonic()
-        log.warning("source answers again source=%r after=%.1f s", self._name, now - self._opened)
+        log.warning("source answers again source=%r after=%.1f", self._name, now - self._opened)
         self._open, self._closed, self._answered = False, now, now
         self._against.clear()
         prober, self._prober = self._prober, None

@@ -28,9 +28,15 @@ def make_world() -> Iterator[Callable[..., World]]:
 
 
 @pytest.fixture
-def world(make_world: Callable[..., World]) -> World:
-    """One with plenty of room, its gate open."""
+def far(make_world: Callable[..., World]) -> World:
+    """One with plenty of room, its gate open; several steps of a copy are in flight."""
     return make_world()
+
+
+@pytest.fixture
+def world(far: World) -> World:
+    """The same, where it does not matter how its source is read."""
+    return far
 
 
 @pytest.fixture

@@ -429,6 +429,24 @@ def test_what_is_forgotten_is_asked_again(made: Freshness) -> None:
     assert made.known(FILM) is None
 
 
+def test_an_answer_that_was_asked_for_before_counts_for_nobody_who_asks_afterwards(
+    made: Freshness, asked: Asked
+) -> None:
+    asked.go.clear()
+    before = made.ask(FILM)
+    assert made.paths() == [FILM]
+    made.expire(made.paths())
+    asked.go.set()
+    assert made.wait(before, 20).size == 1000
+    assert made.known(FILM) is None
+    after = made.ask(FILM)
+    assert after is not before
+    made.leave(before)
+    made.wait(after, 20)
+    made.leave(after)
+    assert made.fresh(FILM) is not None
+
+
 def test_an_error_that_is_none_of_ours_settles_who_waits(
     make_world: Callable[..., World], made: Freshness, asked: Asked
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -60,9 +61,10 @@ def held_puts(monkeypatch: Patch) -> Iterator[threading.Event]:
 
 
 def test_a_disk_that_hangs_below_the_worker_that_reads_holds_up_no_reader(
-    near: World, held_puts: threading.Event
+    near: World, held_puts: threading.Event, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Those who wait, and those who come, get its bytes past the cache; then they are kept."""
+    caplog.set_level(logging.INFO)
     session = near.session(FILM, SIZE)
     client, later = near.client(session), near.client(session)
     answer = client.get(0, SIZE)
@@ -73,6 +75,7 @@ def test_a_disk_that_hangs_below_the_worker_that_reads_holds_up_no_reader(
     again = later.get(0, BLOCK)
     near.until(lambda: again.complete)
     assert session.state is State.COPYING
+    assert f"cache disk holds up a copied step path='/{FILM}' bytes=" in caplog.text
     held_puts.set()
     near.settle()
     assert near.object_of(session) == "whole"

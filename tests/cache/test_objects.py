@@ -11,6 +11,7 @@ import pytest
 
 from streamcache.cache import stored as files
 from streamcache.cache.objects import ObjectHandle
+from streamcache.cache.stored import ObjectFolder
 from streamcache.source.base import Version
 from tests.cache.fakes import World
 
@@ -253,6 +254,42 @@ def test_a_new_object_of_a_name_that_was_discarded_is_another(world: World) -> N
     world.objects.release(new)
     world.settle()
     assert world.space.trash == 0
+
+
+def test_nobody_joins_what_was_opened_before_a_discard_and_heard_of_after_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, of = stored(world)
+    opened, go, really = threading.Event(), threading.Event(), ObjectFolder.open
+
+    def held(self: ObjectFolder, name: str, version: Version) -> int:
+        fd = really(self, name, version)
+        opened.set()
+        assert go.wait(20)  # this thread has no core for a moment
+        return fd
+
+    monkeypatch.setattr(ObjectFolder, "open", held)
+    early = gevent.spawn(world.objects.lease, name, of)
+    world.until(opened.is_set)
+    assert world.objects.discard(name)
+    gone(world, name)
+    go.set()
+    assert early.get(timeout=20) is None
+    assert world.objects.lease_open(name) is None
+    world.settle()
+    world.objects.empty_trash(trash(world))
+    assert trash(world) == []
+
+
+def test_an_object_that_may_have_lost_its_name_is_joined_by_nobody(world: World) -> None:
+    name, of = stored(world)
+    handle = world.objects.adopt(name, of, world.store.objects.open(name, of), joined=False)
+    assert world.objects.lease_open(name) is None
+    other = world.objects.lease(name, of)
+    assert other is not None
+    assert other is not handle
+    world.objects.release(handle)
+    world.objects.release(other)
 
 
 # -- other processes

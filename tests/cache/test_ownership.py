@@ -38,8 +38,10 @@ def test_rights_of_others_are_taken_away(tmp_path: Path, mode: int, caplog) -> N
     again.close()
     for name in FOLDERS:
         assert (folder / name).stat().st_mode & 0o777 == 0o700
-        assert caplog.text.count(f"rights to the cache directory {folder / name};") <= 1
-    assert f"they are taken away old={mode:o}" in caplog.text
+        assert (
+            caplog.text.count(f"they are taken away dir={str(folder / name)!r} old={mode:o}\n") <= 1
+        )
+    assert f" old={mode:o}\n" in caplog.text
 
 
 def test_one_that_was_removed_and_made_by_somebody_else_is_not_taken_up_again(

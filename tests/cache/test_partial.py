@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -139,8 +139,16 @@ def test_data_that_cannot_be_written_is_not_promised(
     assert not on_disk(store, ".map").read_bytes()[-5:].strip(b"\0")
 
 
+@pytest.mark.parametrize(
+    ("function", "sync"),
+    [("fdatasync", Partial.sync), ("fsync", lambda partial: partial.seal(5))],
+    ids=["on the way", "at the end"],
+)
 def test_a_sync_that_fails_spoils_the_map(
-    partial: Partial, monkeypatch: pytest.MonkeyPatch
+    partial: Partial,
+    monkeypatch: pytest.MonkeyPatch,
+    function: str,
+    sync: Callable[[Partial], None],
 ) -> None:
     """The kernel tells of it once: who opens the file from now on would hear nothing."""
 
@@ -148,11 +156,11 @@ def test_a_sync_that_fails_spoils_the_map(
         raise OSError(errno.EIO, "no")
 
     partial.write(Extent(0, 1), memoryview(bytes(BLOCK)))
-    partial.sync()
+    sync(partial)
     assert not partial.is_poisoned
-    monkeypatch.setattr(os, "fdatasync", fail)
+    monkeypatch.setattr(os, function, fail)
     with pytest.raises(OSError, match="no"):
-        partial.sync()
+        sync(partial)
     assert partial.is_poisoned
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -154,7 +155,14 @@ def link_data(store: Store) -> None:
     path(store, "data").symlink_to(target)
 
 
-DAMAGE = [cut_data, cut_map, odd_map, poisoned, no_map, no_data, link_data]
+def copied_data(store: Store) -> None:
+    """As good as the original, but who says that it is as old as the map?"""
+    copy = Path(store.root, "copy")
+    shutil.copy2(path(store, "data"), copy)
+    copy.rename(path(store, "data"))
+
+
+DAMAGE = [cut_data, cut_map, odd_map, poisoned, no_map, no_data, link_data, copied_data]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

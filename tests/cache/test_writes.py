@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import gevent
 import pytest
@@ -155,7 +156,10 @@ def test_the_copy_goes_on_beside_a_sync_until_as_much_again_was_written(
     assert whole(world, session)
 
 
-def test_a_sync_that_hangs_holds_no_reader(world: World, syncs: Syncs, monkeypatch: Patch) -> None:
+def test_a_sync_that_hangs_holds_no_reader(
+    world: World, syncs: Syncs, monkeypatch: Patch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     session = held_up(world, syncs)
     monkeypatch.setattr(Writes, "patience", 0.02)
     client = world.client(session)
@@ -165,10 +169,40 @@ def test_a_sync_that_hangs_holds_no_reader(world: World, syncs: Syncs, monkeypat
     assert syncs.begun == syncs.under_way == 1
     assert session.state is State.COPYING
     assert not session.keeps, "each of its reads waited for the sync"
+    assert caplog.text.count(f"cache disk is slow to sync path='/{FILM}' unsynced=") == 1
     syncs.release()
     world.settle()
     assert world.object_of(session) == "whole"
     client.leave()
+
+
+def test_a_write_that_hangs_holds_no_reader(
+    make_world: Callable[..., World], monkeypatch: Patch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its bytes come from memory, also to who comes meanwhile; then they are kept."""
+    caplog.set_level(logging.INFO)
+    go, put = threading.Event(), Partial.put
+
+    def held(self: Partial, offset: int, data: memoryview) -> None:
+        assert go.wait(20)
+        put(self, offset, data)
+
+    monkeypatch.setattr(Partial, "put", held)
+    monkeypatch.setattr(Writes, "patience", 0.02)
+    world = make_world()
+    session = world.session(FILM, SIZE)
+    first, second = world.client(session), world.client(session)
+    answer = first.get(0, 2 * BLOCK)
+    world.until(lambda: answer.complete)
+    again = second.get(BLOCK, 2 * BLOCK)
+    world.until(lambda: again.complete)
+    assert session.map.present == 0
+    assert f"cache disk is slow to write path='/{FILM}' bytes=" in caplog.text
+    go.set()
+    first.leave()
+    second.leave()
+    world.settle()
+    assert whole(world, session)
 
 
 @pytest.mark.parametrize("reads", [True, False])

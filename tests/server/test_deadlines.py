@@ -8,6 +8,7 @@ import gevent
 import pytest
 
 from streamcache.server.sendturns import SendTurns
+from streamcache.server.tls import TlsTransport
 from streamcache.server.transport import SocketTransport
 from tests.server.client import WAIT, eventually, get
 from tests.server.conftest import BIG, PLAIN
@@ -54,6 +55,24 @@ def test_bytes_do_not_extend_the_deadline_of_a_head(site):
     assert time.monotonic() - started < 2
 
 
+@pytest.mark.parametrize("before", ["a request", "nothing", "half a head"])
+def test_what_was_sent_in_time_is_answered_although_the_hub_was_held(site, before):
+    """As when this process is stopped, or the machine: it comes back after the deadline."""
+    here = site(limits={"keepalive_timeout": 0.6, "head_timeout": 0.6})
+    client = here.client()
+    request = get("/a.bin")
+    if before == "a request":
+        client.ask("/a.bin")
+    elif before == "half a head":
+        client.send(request[:20])
+        request = request[20:]
+    eventually(lambda: here.phases() == ["HEAD" if before == "half a head" else "IDLE"])
+    client.send(request)  # the server has had no turn for it
+    time.sleep(1.0)
+    assert client.response().status == 200
+    assert client.until_closed() == b"", "deadlines hold again"
+
+
 @pytest.mark.parametrize("how", ["pass_on", "take"])
 def test_who_has_taken_everything_and_waits_for_a_turn_is_not_cut(site, monkeypatch, how):
     """It is not the client then that is waited for."""
@@ -64,12 +83,12 @@ def test_who_has_taken_everything_and_waits_for_a_turn_is_not_cut(site, monkeypa
             waits.append(how)
             gevent.sleep(5 * SHORT)
 
-    monkeypatch.setattr(SocketTransport, "turn", 64 * 1024 if how == "pass_on" else 1 << 40)
+    for transport in (SocketTransport, TlsTransport):
+        monkeypatch.setattr(transport, "turn", 64 * 1024 if how == "pass_on" else 1 << 40)
     monkeypatch.setattr(SendTurns, how, wait_long)
     here = site(limits={"send_timeout": SHORT})
-    client = here.client()
+    client = here.client(receive_buffer=65536)  # it must wait for room, and then comes to "take"
     client.send(get("/big.bin"))
-    eventually(lambda: here.phases() == ["SENDING"])  # what waits for room comes to "take"
     client.head()
     assert client.body(BIG) == here.contents["/big.bin"]
     assert waits

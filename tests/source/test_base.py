@@ -57,6 +57,25 @@ def test_of_two_looks_under_way_at_once_either_may_be_the_first(
     assert BEFORE.compare_any(changed(BEFORE, **fields)) is change
 
 
+@pytest.mark.parametrize(
+    ("fields", "is_newer"),
+    [
+        ({}, True),
+        ({"ctime_ns": 2}, True),
+        ({"ctime_ns": 2, "size": 99}, True),
+        ({"ctime_ns": 0, "size": 101}, False),
+        ({"size": 101}, True),  # within one tick
+        ({"size": 99}, False),
+        ({"mtime_ns": 9}, True),  # nobody can tell: the one that is here later
+    ],
+)
+def test_the_ctime_tells_which_of_two_looks_was_the_later(
+    fields: dict[str, int], is_newer: bool
+) -> None:
+    other = changed(BEFORE, **fields)
+    assert BEFORE.newer(other) is (other if is_newer else BEFORE)
+
+
 def test_a_version_is_size_and_time_to_the_nanosecond(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"12345")

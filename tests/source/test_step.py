@@ -20,7 +20,10 @@ from streamcache.source.step import SLICE
 from tests.source.fakes import STILL, Clock, FakeFeed, Reads, kept, made, turn
 
 
-def test_the_worker_that_reads_from_a_near_source_writes_it(reads: Reads, near: Scheduler) -> None:
+def test_the_worker_that_reads_from_a_near_source_writes_it(
+    reads: Reads, near: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Clock(monkeypatch)  # it is not slow, however slow this machine is
     reads.shut = False
     feed = FakeFeed("a", size=COPIED_STEP + 100)
     written = kept(feed)
@@ -94,8 +97,9 @@ def test_a_write_that_fails_is_told_and_says_nothing_of_the_source(
 
 
 def test_what_was_written_before_a_read_failed_is_kept_and_the_next_step_fails(
-    reads: Reads, near: Scheduler
+    reads: Reads, near: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    Clock(monkeypatch)
     feed = FakeFeed("a", size=2 * SLICE)
     written = kept(feed)
     near.add(feed, idle=False)

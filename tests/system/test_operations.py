@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from streamcache.cache.operations import Purged
 from streamcache.cache.removal import Removal
 from streamcache.cache.selection import Selection
 from streamcache.errors import CacheBusy, NoSpace
+from streamcache.source.base import SourceFile
+from streamcache.source.filesystem import FileSystemSource
 from tests.content import verify, write
 from tests.server.client import Client
 from tests.slowfs import SlowFS
@@ -219,6 +222,42 @@ def test_a_soft_purge_asks_the_source_once_and_serves_what_is_still_true(
         fetch(cache, "goes")
     settle(cache, cache_dir)
     assert paths(cache) == ["changes", "other", "same"]
+
+
+@pytest.mark.parametrize("mode", ["soft", "hard"])
+@pytest.mark.parametrize("was_cached", [True, False], ids=["cached", "not cached"])
+def test_an_answer_on_its_way_when_a_file_is_purged_counts_for_nobody_who_comes_later(
+    open_cache: OpenCache,
+    source: Path,
+    cache_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    was_cached: bool,
+) -> None:
+    put(source, "f")
+    cache = open_cache(source, source_options={**LONG, "revalidate_wait": 10.0})
+    if was_cached:
+        cached(cache, cache_dir, "f")
+        cache.operations.purge(Selection.of(path="/f"), mode="soft")  # so that it is asked again
+    opened, go, really = threading.Event(), threading.Event(), FileSystemSource.open
+
+    def held(self: FileSystemSource, path: str, ahead: int | None = None) -> SourceFile:
+        file = really(self, path, ahead)
+        opened.set()
+        assert go.wait(20)
+        return file
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileSystemSource, "open", held)
+        early = gevent.spawn(fetch, cache, "f")
+        eventually(opened.is_set)
+    write(source, "f", SIZE + 1, content_name="new")
+    cache.operations.purge(Selection.of(path="/f"), mode=mode)
+    go.set()
+    early.join()  # it was asked for before
+    settle(cache, cache_dir)
+    for _ in range(2):
+        assert_right(fetch(cache, "f"), "new", SIZE + 1)
 
 
 def test_a_purge_makes_the_fast_path_look_again(

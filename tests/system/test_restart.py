@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import shutil
 import socket
 import sqlite3
 from collections.abc import Callable
@@ -130,6 +131,30 @@ def test_partials_of_another_boot_are_dropped(
     assert_right(fetch(cache, "film"), "film", size)
     settle(cache, cache_dir)
     assert cache.statistics().bytes_from_source == size
+
+
+def test_partials_in_a_copy_of_the_directory_are_dropped(
+    source: Path, cache_dir: Path, tmp_path: Path, open_cache: OpenCache
+) -> None:
+    """A backup that was made while bytes arrived: its maps may be newer than its data."""
+    size, moved = 8 * MiB, tmp_path / "moved"
+    write(source, "film", size)
+    cache = open_cache(source, copy={"max_bandwidth": 2 * MiB})
+    with opened(cache, "film") as player:
+        take(player, 0, 1000)
+        (session,) = cache._parts.provider.copies.sessions.values()
+        eventually(lambda: session.map.present > 8)
+        shutil.copytree(cache_dir, moved, ignore=shutil.ignore_patterns("*.map"))
+        present = session.map.present
+        eventually(lambda: session.map.present > present + 8)
+        for path in (cache_dir / "partial").glob("*.map"):
+            shutil.copy2(path, moved / "partial")
+    cache.close()
+    moved.chmod(0o700)
+    again = open_cache(source, at=moved)
+    assert_right(fetch(again, "film"), "film", size)
+    settle(again, moved)
+    assert again.statistics().bytes_from_source == size
 
 
 def test_after_a_reboot_the_catalog_may_have_lost_its_last_transactions(
