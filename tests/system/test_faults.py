@@ -99,13 +99,6 @@ def taken(at: Path) -> int:
     )
 
 
-@pytest.fixture
-def filled(source: Path) -> Path:
-    for name, size in FILES.items():
-        write(source, name, size)
-    return source
-
-
 def runs(
     source: Path, at: Path, pools: frozenset[str], calls: frozenset[str], action: Action
 ) -> Iterator[tuple[Path, Steps, list[bool]]]:
