@@ -64,7 +64,7 @@ def test_what_one_worker_cached_is_a_hit_of_the_other(daemon: Start, source: Pat
     with contextlib.ExitStack() as stack:
         clients = downloads_on_each(running, stack)
         os.kill(running.pid, signal.SIGTERM)
-        wait_for_log(running, "draining: the supervisor says so", 2)
+        wait_for_log(running, "draining reason=the supervisor says so", 2)
         for client in clients:
             assert rest_of(client) == content("film", 0, SIZE)
         assert running.wait() == 0
