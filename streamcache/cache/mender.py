@@ -298,7 +298,7 @@ def open_catalog(path: str, config: CacheConfig, limit: int, alone: bool, boot: 
         except CatalogReplaced:
             return attempt(make=True)
         except CatalogCorrupt as error:
-            log.warning("catalog is broken, begun anew error=%s kept=%r", error, set_aside(path))
+            log.warning("catalog is broken, begun anew kept=%r error=%s", set_aside(path), error)
             return attempt(make=True)
         finally:
             os.close(lock)

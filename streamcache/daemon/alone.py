@@ -41,7 +41,7 @@ def serve_alone(main: MainProcess, parts: Parts) -> int:
         alone.close()
     finally:
         signals.close()
-    log.info("%s", board.totals())
+    board.totals().say(log)
     main.stopped()
     return 0
 
@@ -122,7 +122,7 @@ class _Alone:
 
     def _upgrade(self) -> None:
         if self._serving is None:
-            log.warning("ignored: the daemon is not ready yet")
+            log.warning("upgrade not started reason=%s", "the daemon is not ready yet")
             return
         if self._main.start_successor():
             self._following = gevent.spawn(self._wait_for_successor)

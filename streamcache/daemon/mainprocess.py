@@ -127,12 +127,13 @@ class MainProcess:
 
     def reloaded(self, reload: Reload) -> None:
         """All who were told have done it."""
-        (log.warning if reload.restart else log.info)("reloaded %s", reload)
+        form = " ".join(("reloaded", *(f"{name}=%s" for name in reload.told)))
+        log.log(logging.WARNING if reload.restart else logging.INFO, form, *reload.told.values())
         self.notifier.ready(f"{self.status}; reloaded {reload}")
 
     def not_reloaded(self, error: StreamCacheError) -> None:
         """It cannot be: all goes on as it was."""
-        log.error("not reloaded, nothing has changed: %s", error)
+        log.error("not reloaded, nothing has changed error=%s", error)
         self.notifier.ready(f"{self.status}; not reloaded: {error}")
 
     def serves(self) -> None:
@@ -153,7 +154,7 @@ class MainProcess:
         try:
             say(line)
         except (OSError, ValueError, AttributeError) as error:
-            log.warning("ready, but stdout cannot be written: %s", error)
+            log.warning("ready, but stdout cannot be written error=%s", error)
         self.notifier.ready(self.status)
 
     @property
@@ -225,7 +226,7 @@ class MainProcess:
         try:
             self.successor = Successor.start(self._listeners, self._pid_file)
         except OSError as error:
-            log.error("upgrade failed: cannot start the new process: %s", error)
+            log.error("upgrade failed, the new process cannot be started error=%s", error)
             return False
         log.info("upgrade started pid=%d", self.successor.pid)
         return True
@@ -245,7 +246,8 @@ class MainProcess:
             return False
         self.successor = None
         if progress is Progress.FAILED:
-            log.error("upgrade failed pid=%d: %s; serving on", successor.pid, successor.problem)
+            form = "upgrade failed, serving on pid=%d error=%s"
+            log.error(form, successor.pid, successor.problem)
             successor.dismiss()
             if self._pid_file is not None:
                 self._pid_file.write()
@@ -286,7 +288,7 @@ class MainProcess:
             elif self._pid_file is not None:
                 self._pid_file.write()
         except (OSError, PidFileError) as error:
-            log.error("no pid file: %s", error)
+            log.error("no pid file error=%s", error)
         predecessor.leave()
         log.info("upgrade: took over from pid=%d", predecessor.pid)
 
@@ -322,6 +324,6 @@ def raise_file_limit() -> int:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         except (OSError, ValueError) as error:
-            log.warning("open files stay limited to %d: %s", soft, error)
+            log.warning("open files stay limited limit=%d error=%s", soft, error)
             return soft
     return hard

@@ -152,7 +152,7 @@ class Predecessor:
         try:
             given = json.loads(text)
             if given["pid"] != os.getppid():
-                log.warning("not a successor: process %d started this one no more", given["pid"])
+                log.warning("not a successor, who started us is gone pid=%d", given["pid"])
                 return None
             fds = [given["line"], *(fd for fd, *_ in given["listeners"].values())]
             if "pid_file" in given:
@@ -167,7 +167,7 @@ class Predecessor:
                 PidFile(pid_file[1], pid_file[0]) if pid_file else None,
             )
         except (ValueError, KeyError, TypeError, OSError) as error:
-            log.warning("not a successor: %s=%r: %s", VARIABLE, text, error)
+            log.warning("not a successor variable=%s value=%r error=%s", VARIABLE, text, error)
             return None
 
     def leave(self) -> None:

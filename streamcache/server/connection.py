@@ -349,9 +349,10 @@ class Connection:
                     task = self._next()
             done = True
         except (OSError, Interrupted) as reason:
-            log.debug("connection ends path=%r client=%s request_id=%s: %s", *self._about, reason)
+            form = "connection ends path=%r client=%s request_id=%s reason=%s"
+            log.debug(form, *self._about, reason)
         except CutShort as reason:
-            form = "response cut short path=%r client=%s request_id=%s: %s"
+            form = "response cut short path=%r client=%s request_id=%s error=%s"
             log.warning(form, *self._about, reason)
         except Exception:
             log.exception("request failed path=%r client=%s request_id=%s", *self._about)

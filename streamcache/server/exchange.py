@@ -346,7 +346,7 @@ class Exchange:
             raise DiskLate(f"disk of the cache: {error}") from error
         except (OSError, StreamCacheError) as error:
             # sendfile will say what is wrong
-            log.debug("not read ahead path=%r request_id=%s: %s", self.path, self.id, error)
+            log.debug("not read ahead path=%r request_id=%s error=%s", self.path, self.id, error)
         self._client.resumed()
 
     def _ready(self, delegate: Delegate, offset: int, stop: int) -> Ready:

@@ -60,7 +60,7 @@ def test_a_bad_file_is_one_line_and_changes_nothing(
     daemon.ready_line()
     file.write_text(text)
     daemon.signal(signal.SIGHUP)
-    daemon.wait_for("not reloaded, nothing has changed: ")
+    daemon.wait_for("not reloaded, nothing has changed error=")
     daemon.wait_for(problem)
     daemon.signal(signal.SIGTERM)
     code, _, log = daemon.end()
@@ -81,7 +81,9 @@ def test_a_working_directory_that_is_gone_ends_nobody(
     daemon.ready_line()
     gone.rmdir()
     daemon.signal(signal.SIGHUP)
-    daemon.wait_for("not reloaded, nothing has changed: cannot read it: No such file or directory")
+    daemon.wait_for(
+        "not reloaded, nothing has changed error=cannot read it: No such file or directory"
+    )
     daemon.signal(signal.SIGTERM)
     code, _, log = daemon.end()
     assert code == 0
@@ -129,7 +131,7 @@ def test_who_does_not_answer_is_not_waited_for(start: Start, file: Path) -> None
     daemon = start("--config", str(file), fake="hung-reload@w2", workers=2, TEMPO_RELOAD="0.3")
     daemon.ready_line()
     daemon.signal(signal.SIGHUP)
-    daemon.wait_for("not reloaded by workers=w2: no answer")
+    daemon.wait_for("not reloaded workers=w2 reason=no answer")
     daemon.wait_for("reloaded changed=nothing")
 
 
@@ -137,7 +139,7 @@ def test_what_a_worker_cannot_do_is_said(start: Start, file: Path) -> None:
     daemon = start("--config", str(file), fake="broken-reload@w1", workers=2)
     daemon.ready_line()
     daemon.signal(signal.SIGHUP)
-    daemon.wait_for("not reloaded worker=w1: access.keys: gone")
+    daemon.wait_for("not reloaded worker=w1 error=access.keys: gone")
     daemon.wait_for("reloaded changed=nothing")
 
 

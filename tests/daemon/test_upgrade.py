@@ -159,7 +159,7 @@ def test_a_new_process_that_cannot_start_changes_nothing(
     file.write_text("[nonsense]\n")
     os.kill(pid, signal.SIGUSR2)
     daemon.wait_for("unknown section [nonsense]")
-    daemon.wait_for("it ended with 2; serving on")
+    daemon.wait_for("upgrade failed, serving on pid=")
     assert daemon.pid == pid
     assert daemon.get() == content("small", 0, 1024)
     file.write_text("")
@@ -176,7 +176,7 @@ def test_one_that_fails_late_leaves_the_files_of_the_old_one(
     process = start("--config", str(file), "--admin", f"unix:{admin}", workers=2)
     file.write_text('[cache]\npolicy = "lru"\n')  # those who share a directory must agree
     os.kill(process.pid, signal.SIGUSR2)
-    process.wait_for("it ended with 2; serving on")
+    process.wait_for("upgrade failed, serving on pid=")
     assert process.pid > 0
     assert admin.exists()
     assert process.get() == content("small", 0, 1024)

@@ -88,7 +88,7 @@ def test_a_supervisor_that_was_asked_to_end_while_it_was_stopped_drains(
         with stopped(running.pid):
             os.kill(running.pid, signal.SIGTERM)
             assert get(running, "/small0") == content("small0", 0, SMALL)  # nobody knows yet
-        wait_for_log(running, "draining: the supervisor says so", 2)
+        wait_for_log(running, "draining reason=the supervisor says so", 2)
         for client in clients:
             assert rest_of(client) == content("film.mp4", 0, SIZE)
         assert running.wait() == 0
