@@ -19,11 +19,7 @@ from tests.commands.running import run
 REPOSITORY = Path(__file__).resolve().parents[1]
 ANY_PORT = ("--listen", "127.0.0.1:0")  # of what binds before it looks at the rest
 
-
-@pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("STREAMCACHE_")]:
-        monkeypatch.delenv(name)
+pytestmark = pytest.mark.usefixtures("no_settings")
 
 
 @pytest.fixture
