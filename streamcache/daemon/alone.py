@@ -88,6 +88,7 @@ class _Alone:
 
     def _reload(self) -> None:
         """One reload after the other; not before it serves. Switches."""
+        self._main.ordered(RELOAD)
         self._reload_wanted = True
         if self._reloading or self._serving is None:
             return
@@ -117,6 +118,7 @@ class _Alone:
     def _reopen_logs(self) -> None:
         if self._serving is not None:
             self._serving.reopen_logs()
+            self._main.ordered(REOPEN)
 
     def _upgrade(self) -> None:
         if self._serving is None:

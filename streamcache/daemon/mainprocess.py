@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import signal
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -230,6 +231,11 @@ class MainProcess:
         log.info("upgrade started pid=%d", self.successor.pid)
         return True
 
+    def ordered(self, number: signal.Signals) -> None:
+        """This process was told to do something that who follows has to do, too."""
+        if self.successor is not None:
+            self.successor.owed[number] = None
+
     def is_succeeded(self) -> bool:
         """Look how the upgrade goes: whether the new process serves, and this one is to drain."""
         successor = self.successor
@@ -249,6 +255,7 @@ class MainProcess:
         successor.close()
         self._succeeded_by = successor.pid
         self.notifier.succeeded_by(successor.pid)
+        successor.pass_on()
         if self._pid_file is not None:
             self._pid_file.close()
             self._pid_file = None

@@ -169,6 +169,7 @@ class _Supervisor:
     def _signalled(self, number: int) -> None:
         if number == RELOAD and not self._draining:
             self._reload_wanted = True  # not lost when another one runs, or before the start
+            self._main.ordered(RELOAD)
         elif number in ORDERS:
             self._ordered(signal.Signals(number))
         if number not in STOPPING:
@@ -193,6 +194,7 @@ class _Supervisor:
         log.info("received signal=%s", number.name)
         if number == REOPEN:
             self._order("reopen")
+            self._main.ordered(REOPEN)
         elif number == UPGRADE:
             self._main.start_successor()
 

@@ -21,27 +21,17 @@ import pytest
 
 from tests.admin.asking import Admin
 from tests.content import content
+from tests.daemon.conftest import SIZE
 from tests.daemon_process import DaemonProcess, process_name
 
 Start = Callable[..., DaemonProcess]
-SIZE = 32 * 2**20  # more than socket buffers hold
 PATIENCE = 30.0  # s
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Path:
-    path = tmp_path / "films"
-    path.mkdir()
-    for name, size in (("film.mp4", SIZE), ("small", 1024)):
-        (path / name).write_bytes(content("film", 0, size))
-        os.utime(path / name, (1, 1))
-    return path
-
-
-@pytest.fixture
-def start(daemon: Start, source: Path) -> Start:
+def start(daemon: Start, films: Path) -> Start:
     def run(*flags: str, **rest: object) -> DaemonProcess:
-        return daemon(source, *flags, module="tests.daemon.apart", **{"workers": 2, **rest})
+        return daemon(films, *flags, module="tests.daemon.apart", **{"workers": 2, **rest})
 
     return run
 
