@@ -25,7 +25,7 @@ A change takes effect when the server is told to reload (SIGHUP, systemctl reloa
 "reload", and with a restart where it says "restart". An upgrade (SIGUSR2) does for those too, but
 not for cache.size and cache.policy: the old server still uses the directory, and both must agree.
 
-Sizes:      4096 (bytes), "500MB" (500 000 000 bytes), "10GiB" (10 x 2^30 bytes).
+Sizes:      4096 (bytes), "500MB" (500 000 000 bytes), "10GiB" or "10G" (10 x 2^30 bytes).
 Durations:  2 (seconds), "250ms", "2s", "5m" (minutes), "1h", "1d".
 Shares:     0.95, "95%".
 Paths:      relative ones start at the working directory; "~/" is your home directory."""

@@ -1,4 +1,4 @@
-"""Sizes and durations as people write them: ``10GiB``, ``500MB``, ``2s``, ``250ms``."""
+"""Sizes and durations as people write them: ``10GiB``, ``500MB``, ``500G``, ``2s``, ``250ms``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ KiB, MiB, GiB = 1024, 1024**2, 1024**3
 
 SIZE_FORMS: Final = (
     "bytes as a plain number, or with B, kB, MB, GB, TB, PB (powers of 1000) "
-    "or KiB, MiB, GiB, TiB, PiB (powers of 1024), such as 500MB or 10GiB"
+    "or KiB, MiB, GiB, TiB, PiB or K, M, G, T, P (powers of 1024), such as 500MB or 10GiB"
 )
 DURATION_FORMS: Final = (
     "seconds as a plain number, or with ms, s, m (minutes), h or d, such as 250ms, 2s, 5m, 1h or 1d"
@@ -18,7 +18,7 @@ DURATION_FORMS: Final = (
 
 _SIZES: Final = {"b": 1} | {
     prefix + suffix: base**power
-    for suffix, base in (("b", 1000), ("ib", 1024))
+    for suffix, base in (("b", 1000), ("ib", 1024), ("", 1024))
     for power, prefix in enumerate("kmgtp", start=1)
 }
 _SIZE_NAMES: Final = ("PiB", "TiB", "GiB", "MiB", "KiB", "PB", "TB", "GB", "MB", "kB")
@@ -34,10 +34,10 @@ _NUMBER: Final = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?) ?([a-z]*)", re.ASC
 
 
 def parse_size(text: str) -> int:
-    """Bytes from "500MB" (10^6), "10GiB" (2^30), "1.5 GiB" or "4096".
+    """Bytes from "500MB" (10^6), "10GiB" (2^30), "500G" (2^30), "1.5 GiB" or "4096".
 
-    Case does not matter. A fraction of a byte is cut off. ``500M`` is refused, as half of the
-    world reads it as 10^6 and half as 2^20. Raises ValueError that says what is allowed.
+    Case does not matter. A fraction of a byte is cut off. A letter alone is a power of 1024 as in
+    nginx, Varnish, rclone, systemd and ``truncate``. Raises ValueError that says what is allowed.
     """
     number, unit = _split(text, "size", SIZE_FORMS)
     if not unit:
@@ -46,13 +46,6 @@ def parse_size(text: str) -> int:
         return int(number)
     factor = _SIZES.get(unit)
     if factor is None:
-        if len(unit) == 1 and unit + "b" in _SIZES:
-            digits, letter = f"{number.normalize():f}", unit.upper()
-            decimal = f"{digits}{'k' if letter == 'K' else letter}B"
-            raise ValueError(
-                f"{text!r} can be read in two ways; write {decimal} for powers of 1000 "
-                f"or {digits}{letter}iB for powers of 1024"
-            )
         raise ValueError(f"{text!r} is no size; allowed: {SIZE_FORMS}")
     return int(number * factor)
 

@@ -82,6 +82,13 @@ def _no_leaks(request: pytest.FixtureRequest, leak_policy: LeakPolicy) -> Iterat
 
 
 @pytest.fixture
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may have settings in the environment."""
+    for name in [name for name in os.environ if name.startswith("STREAMCACHE_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
 def slowfs() -> Iterator[SlowFS]:
     """An empty slow file system: fill ``slowfs.backing``, read ``slowfs.path``."""
     reason = unsupported()
@@ -89,6 +96,13 @@ def slowfs() -> Iterator[SlowFS]:
         missing(reason)
     with SlowFS() as mounted:
         yield mounted
+
+
+@pytest.fixture
+def fast(slowfs: SlowFS) -> SlowFS:
+    """A network file system without delays: it counts, and fails when it is told to."""
+    slowfs.set(latency=0, meta_latency=0, bandwidth=0)
+    return slowfs
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,12 @@ def write(
     return fresh.rename(path)
 
 
+def write_all(root: str | os.PathLike[str], *names: str, size: int) -> None:
+    """Write files of that size under ``root``."""
+    for name in names:
+        write(root, name, size)
+
+
 def _pieces(name: str, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
     """(offset, bytes) of [start, stop), cut at the blocks' borders."""
     while start < stop:

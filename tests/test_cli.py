@@ -19,11 +19,7 @@ from tests.commands.running import run
 REPOSITORY = Path(__file__).resolve().parents[1]
 ANY_PORT = ("--listen", "127.0.0.1:0")  # of what binds before it looks at the rest
 
-
-@pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("STREAMCACHE_")]:
-        monkeypatch.delenv(name)
+pytestmark = pytest.mark.usefixtures("no_settings")
 
 
 @pytest.fixture
@@ -113,7 +109,7 @@ def test_help_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
         (["serve", "/no/such/place", *ANY_PORT], "SOURCE: source.path: /no/such/place does not"),
         (["serve", "/", "--cache-sise", "1GB"], "unrecognized arguments: --cache-sise 1GB"),
         (["serve", "/", "--cache", "/tmp"], "unrecognized arguments: --cache /tmp"),
-        (["serve", "/", "--cache-size", "1G"], "--cache-size: cache.size: '1G' can be read in two"),
+        (["serve", "/", "--cache-size", "1X"], "--cache-size: cache.size: '1X' is no size; al"),
         (["serve", "/", "--cache-size"], "--cache-size: expected one argument"),
         (["serve", "/", "--workers", "two"], "--workers: server.workers: 'two' is not allowed; al"),
         (["serve", "/", "--workers", "-1"], "--workers: server.workers: '-1' is not allowed"),

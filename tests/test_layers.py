@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inspection": {"cache", "source", "errors"},
     "simulation": {"cache", *LEAVES},
     "server": {"access", "http", "cache", "source", "stats", *SETTINGS},
-    "admin": {"server", "cache", "source", "stats", "settings", *SETTINGS},
+    "admin": {"server", "http", "cache", "source", "stats", "settings", *SETTINGS},
     "daemon": {"admin", "server", "http", "cache", "source", "stats", "settings", *SETTINGS},
     "commands": {
         "access",

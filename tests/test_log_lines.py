@@ -13,7 +13,7 @@ import pytest
 from streamcache.daemon.logs import JsonLines
 
 ROOT = Path(__file__).parent.parent / "streamcache"
-LAYERS = ("cache",)
+LAYERS = ("cache", "source")
 MODULES = sorted(path for layer in LAYERS for path in (ROOT / layer).glob("*.py"))
 
 

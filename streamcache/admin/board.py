@@ -21,6 +21,7 @@ has to be moved while others read.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import mmap
 import os
 import time
@@ -69,11 +70,12 @@ class Totals(Counts):
     copies: int = 0  # that run or pause now
     hub_lag: Distribution = field(default_factory=lambda: Distribution.empty(LAG))
 
-    def __str__(self) -> str:
-        """The line of the log."""
-        return (
-            f"served requests={sum(self.requests.values())} hits={hits_of(self.requests)}"
-            f" bytes={sum(self.bytes.values())} from_source={self.bytes_from_source}"
+    def say(self, log: logging.Logger) -> None:
+        """The line of the log that sums them up."""
+        log.info(
+            "served requests=%d hits=%d bytes=%d from_source=%d",
+            *(sum(self.requests.values()), hits_of(self.requests)),
+            *(sum(self.bytes.values()), self.bytes_from_source),
         )
 
 

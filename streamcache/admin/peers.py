@@ -94,7 +94,7 @@ def _ask(
                 raise OSError(f"status {answer.status} {data[:200]!r}")
             return json.loads(data)
     except (OSError, ValueError, http.client.HTTPException) as error:
-        log.warning("worker does not answer worker=%s: %s", path.rpartition("/")[2], error)
+        log.warning("worker does not answer worker=%s error=%s", path.rpartition("/")[2], error)
         return None
     finally:
         connection.close()

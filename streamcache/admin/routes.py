@@ -1,5 +1,7 @@
 """What can be asked: paths and methods, and what answers each; WSGI in, WSGI out.
 
+What cannot be asked, as its head is none, is answered here too.
+
 In a greenlet of the admin listener. A fault of ours is 500 and a line in the log, never the end of
 the worker.
 """
@@ -14,6 +16,7 @@ from typing import Any, Final
 from streamcache.admin.answers import Answer, Ask, Question, Refusal, read_body, read_query
 from streamcache.admin.doors import Doors
 from streamcache.errors import StreamCacheError
+from streamcache.http.request import BadRequest
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +26,10 @@ _SAFE: Final = (
     ("X-Content-Type-Options", "nosniff"),
 )
 
+_LAST: Final = (("Connection", "close"),)
+
 Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
 
 
 class Routes:
@@ -45,7 +51,7 @@ class Routes:
         """The methods of each path."""
         return {path: set(methods) for path, methods in self._table.items()}
 
-    def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """See PEP 3333."""
         try:
             answer = self._answer(environ)
@@ -57,14 +63,13 @@ class Routes:
         except Exception:
             log.exception("question failed path=%r", environ.get("PATH_INFO"))
             answer = Answer.of({"error": "a fault of streamcache; its log says more"}, 500)
-        fields = [
-            ("Content-Type", answer.type),
-            ("Content-Length", str(len(answer.body))),
-            *_SAFE,
-            *answer.fields,
-        ]
-        start_response(f"{answer.status} {HTTPStatus(answer.status).phrase}", fields)
-        return [] if environ["REQUEST_METHOD"] == "HEAD" else [answer.body]
+        return _tell(answer, start_response, bodiless=environ["REQUEST_METHOD"] == "HEAD")
+
+    @staticmethod
+    def refuse(refused: BadRequest, start_response: StartResponse) -> Iterable[bytes]:
+        """The answer to a head that was refused; the connection ends with it."""
+        answer = Answer.of({"error": refused.reason}, refused.status, _LAST)
+        return _tell(answer, start_response, bodiless=refused.to_head)
 
     def _answer(self, environ: Environ) -> Answer:
         # WSGI has the bytes of a path as latin-1.
@@ -100,10 +105,21 @@ class Routes:
         raise Refusal(404, f"there is no {path}; /api/openapi.json says what there is")
 
 
+def _tell(answer: Answer, start_response: StartResponse, *, bodiless: bool) -> list[bytes]:
+    fields = [
+        ("Content-Type", answer.type),
+        ("Content-Length", str(len(answer.body))),
+        *_SAFE,
+        *answer.fields,
+    ]
+    start_response(f"{answer.status} {HTTPStatus(answer.status).phrase}", fields)
+    return [] if bodiless else [answer.body]
+
+
 def _read(environ: Environ) -> bytes:
     """The body, which has a length, and is not long."""
-    if "HTTP_TRANSFER_ENCODING" in environ:
-        raise Refusal(411, "a body needs a Content-Length")
+    if "HTTP_TRANSFER_ENCODING" in environ:  # nobody reads it, so nobody knows where it ends
+        raise Refusal(411, "a body needs a Content-Length", _LAST)
     length = environ.get("CONTENT_LENGTH") or "0"
     if not (length.isascii() and length.isdigit()):
         raise Refusal(400, f"Content-Length {length!r} is no number")

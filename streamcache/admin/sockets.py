@@ -118,7 +118,7 @@ def open_sockets(
             address = Address(path=os.path.join(directory, socket_name(public)))
             return _open(address, directory, workers)
     except OSError as error:
-        log.warning("no admin listener: %s; name a place for it with --admin", error)
+        log.warning("no admin listener, name a place for it with --admin error=%s", error)
         return None
     try:
         if address.path:
@@ -188,10 +188,8 @@ def _open(address: Address, directory: str, workers: int) -> Sockets:
 def _warn_if_open(listener: socket.socket) -> None:
     host = listener.getsockname()[0]
     if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
-        log.warning(
-            "the admin listener on %s asks for no password: whoever reaches it can purge and drain",
-            host,
-        )
+        form = "admin listener asks for no password, who reaches it can purge and drain host=%s"
+        log.warning(form, host)
 
 
 def _check_free(path: str) -> None:

@@ -19,6 +19,7 @@ from streamcache.cache.ledger import Ledger
 from streamcache.cache.locks import KeyLocks
 from streamcache.cache.objects import Objects
 from streamcache.cache.operations import Operations
+from streamcache.cache.probepool import ProbePool
 from streamcache.cache.provider import Provider
 from streamcache.cache.recovery import Recovery
 from streamcache.cache.removal import Removal
@@ -59,7 +60,7 @@ class Assembly:
         self.store = Store(cache.dir, self.digest)
         self.reads = WorkerPool("source", size=source.workers)
         self.meta = WorkerPool("meta", size=source.meta_workers)
-        self.probe = WorkerPool("probe", size=1)
+        self.probe = ProbePool("probe")
         self.disk = WorkerPool("disk", size=cache.workers)
         self.space = Space(
             cache.size,

@@ -17,6 +17,7 @@ from streamcache.cache.reading import DELIVERED_BYTES, Ready
 from streamcache.cache.reopening import Reopening
 from streamcache.cache.resources import Resources
 from streamcache.cache.session import CopySession
+from streamcache.cache.workers import is_there
 from streamcache.errors import CacheError, Closed, SourceChanged, SourceTimeout, StreamCacheError
 from streamcache.source.base import Change, Fingerprint, SourceFile, Version
 from streamcache.source.feed import Piece
@@ -286,10 +287,10 @@ class DirectFileDelegate(_Counted):
     def _answer(self, read: _DirectRead) -> memoryview:
         timeout = self._r.config.source.timeout
         try:
-            read.result.wait(timeout=timeout)
+            there = is_there(read.result, timeout)
         finally:
             self._give_up(read)
-        if not read.result.ready():
+        if not there:
             raise SourceTimeout(f"/{self._file.path}: no bytes within {timeout} s")
         data = read.result.get()
         assert data is not None  # arrived() was called, or an exception set

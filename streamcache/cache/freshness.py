@@ -8,17 +8,20 @@ that hangs is not asked again before it has come back, so a path takes one threa
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 import gevent
 from gevent.event import AsyncResult
 
 from streamcache.cache.objects import ObjectHandle
-from streamcache.cache.workers import WorkerPool
+from streamcache.cache.workers import WorkerPool, is_there
 from streamcache.config.source import SourceConfig
 from streamcache.errors import (
     AccessDenied,
@@ -34,6 +37,7 @@ from streamcache.stats import Counters
 _REMEMBERED = 100_000  # paths
 _CONFIRMATIONS = 3  # opens until a file that changes under our eyes is taken as it is
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -58,6 +62,7 @@ class Flight:
     def __init__(self, path: str) -> None:
         self.path = path
         self.started = time.monotonic()
+        self.answered = math.inf  # monotonic s: when the source had, which the hub hears later
         self.holders = 0
         self.acted_on = False  # what the answer changes was done
         self.doubted = False  # it is only for those who joined it
@@ -152,8 +157,7 @@ class Freshness:
 
     def wait(self, flight: Flight, timeout: float) -> Version:
         """The answer. Switches. Raises what the source raised; SourceTimeout after the time."""
-        flight.result.wait(timeout=max(0.0, timeout))
-        if not flight.result.ready():
+        if not is_there(flight.result, max(0.0, timeout)):
             raise SourceTimeout(f"/{flight.path}: no answer from the source")
         version = flight.result.get()
         assert version is not None  # land() was called, or an exception set
@@ -217,7 +221,7 @@ class Freshness:
         """Greenlet: ask, and remember the answer."""
         path, question = flight.path, self._breaker.ask(flight.path)
         try:
-            file = self._open(path, ahead)
+            file = self._open(flight, ahead)
         except (NotFound, AccessDenied) as refusal:
             self._breaker.answered(question, known=False)
             if not self._is_late(flight):
@@ -255,7 +259,7 @@ class Freshness:
 
         It says what was true when the question arrived, and they may have come long after that.
         """
-        if time.monotonic() - flight.started < self._config.timeout:
+        if flight.answered - flight.started < self._config.timeout:
             return False
         self.unanswered(flight.path)
         late = SourceTimeout(f"/{flight.path}: the source's answer came too late")
@@ -274,11 +278,12 @@ class Freshness:
         least = min(good, self._config.revalidate_wait)
         return max(flight.started + good, time.monotonic() + least)
 
-    def _open(self, path: str, ahead: int | None) -> SourceFile:
+    def _open(self, flight: Flight, ahead: int | None) -> SourceFile:
         """Open; what differs from what was known is looked at again before it is believed."""
+        path, call = flight.path, partial(self._meta.call, _answer, flight)
         known = self._known.get(path)
         self._counters.source_opens += 1
-        file = self._meta.call(self._source.open, path, ahead, discard=SourceFile.close)
+        file: SourceFile = call(self._source.open, path, ahead, discard=SourceFile.close)
         if file.ahead is not None:
             self._counters.source_reads += 1
             self._counters.bytes_from_source += len(file.ahead.data)
@@ -286,13 +291,13 @@ class Freshness:
             return file
         for _ in range(_CONFIRMATIONS):
             try:
-                if self._meta.call(self._source.stat, path) == file.fingerprint:
+                if call(self._source.stat, path) == file.fingerprint:
                     break
             except StreamCacheError:
                 self._meta.post(file.close)
                 raise
             self._meta.post(file.close)
-            file = self._meta.call(self._source.open, path, discard=SourceFile.close)
+            file = call(self._source.open, path, discard=SourceFile.close)
         return file
 
     def _failing(self, path: str) -> None:
@@ -318,3 +323,11 @@ class Freshness:
     def _sweep(self, flight: Flight) -> None:
         if flight.holders == 0 and (file := flight.leave()) is not None:
             self._meta.post(file.close)
+
+
+def _answer(flight: Flight, function: Callable[..., T], *args: Any) -> T:
+    """Worker thread: whatever the source says, and when."""
+    try:
+        return function(*args)
+    finally:
+        flight.answered = time.monotonic()

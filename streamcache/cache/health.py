@@ -33,6 +33,7 @@ from streamcache.cache.database import (
     CatalogReplaced,
 )
 from streamcache.cache.headroom import Headroom
+from streamcache.cache.probepool import ProbePool
 from streamcache.cache.store import Renewed, Store
 from streamcache.cache.workers import WorkerPool
 from streamcache.errors import CacheError, Closed, SourceBusy, SourceError, StreamCacheError
@@ -41,6 +42,7 @@ PATIENCE: Final = 1.0  # s that a request waits for the disk before it goes with
 SILENT: Final = 5.0  # s without an answer from any call: no fsync of a disk that is well takes that
 _LOOK: Final = 1.0  # s between looks
 _AGAIN: Final = 0.1  # s until a silence is believed: this process may have been stopped
+_PROBE_TIME: Final = 30.0  # s until a probe is given up
 _FIRST: Final = 0.5  # s until the first probe, then twice that
 _LONGEST: Final = 16.0  # s between probes
 _STEADY: Final = 10.0  # s that it must have been well for the first interval to hold again
@@ -96,7 +98,7 @@ class Health:
         self._headroom = headroom
         self._probe_catalog = probe
         self._renewed = renewed
-        self._prober: WorkerPool | None = None
+        self._prober: ProbePool | None = None
         self._hangs = False  # it is degraded because calls do not come back
         self._since = 0.0
         self._recovered = -math.inf
@@ -110,7 +112,7 @@ class Health:
 
     def start(self) -> None:
         """Look from now on."""
-        self._prober = WorkerPool("disk probe", size=1)
+        self._prober = ProbePool("disk probe")
         self._greenlet = gevent.spawn(self._run)
 
     def stop(self) -> WorkerPool | None:
@@ -219,10 +221,10 @@ class Health:
             self._headroom.look()
 
     def _try_again(self) -> None:
-        """The probe. Switches, as long as it hangs: so there is one at most."""
+        """The probe. Switches."""
         assert self._prober is not None
         try:
-            renewed = self._prober.call(self._store.probe, discard=_close_lock)
+            renewed = self._prober.run(self._store.probe, timeout=_PROBE_TIME, discard=_close_lock)
             if self._renewed is not None:
                 self._renewed(renewed)
             if self._probe_catalog is not None:

@@ -13,6 +13,7 @@ the rebuild waits: their partials may not have been on the disk when it looked.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import time
@@ -197,6 +198,7 @@ class Mender:
         if lock < 0:  # another process is at it
             self._do(self.catalog.account.look)
             return self._space.known
+        release: Callable[[int], None] = os.close
         try:
             begun = time.monotonic()
             self._do(_renew, self.catalog, broken, self._space.size)
@@ -204,8 +206,12 @@ class Mender:
                 self._rebuild(begun if self._unshared else begun + _ENTER_WAIT)
             self._unshared = False
             return True
+        except CatalogLate:
+            # Behind what is late: nobody may begin anew while ours still replaces the file.
+            release = functools.partial(self._pool.post, os.close)
+            raise
         finally:
-            os.close(lock)
+            release(lock)
 
     def _do(self, function: Callable[..., Any], *args: Any) -> Any:
         """As ``call``, for the one who mends: it does not start another."""
@@ -298,7 +304,7 @@ def open_catalog(path: str, config: CacheConfig, limit: int, alone: bool, boot: 
         except CatalogReplaced:
             return attempt(make=True)
         except CatalogCorrupt as error:
-            log.warning("catalog is broken, begun anew error=%s kept=%r", error, set_aside(path))
+            log.warning("catalog is broken, begun anew kept=%r error=%s", set_aside(path), error)
             return attempt(make=True)
         finally:
             os.close(lock)

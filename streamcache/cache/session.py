@@ -31,6 +31,7 @@ from streamcache.cache.reading import PendingRead, Reader, Ready, Waiting
 from streamcache.cache.resources import Resources
 from streamcache.cache.states import Event, State, after
 from streamcache.cache.steps import Steps
+from streamcache.cache.workers import is_there
 from streamcache.cache.writes import Writes
 from streamcache.errors import (
     CacheError,
@@ -194,10 +195,10 @@ class CopySession:
         timeout = self._r.config.source.timeout
         with reader.waiting(self._r.counters.delegated_wait):
             try:
-                read.result.wait(timeout=timeout)
+                there = is_there(read.result, timeout)
             finally:
                 self._waiting.leave(read)
-        if not read.result.ready():
+        if not there:
             raise SourceTimeout(f"/{self.path}: no bytes within {timeout} s")
         return read.result.get()
 

@@ -212,8 +212,12 @@ class Store:
             return False
 
     def _change_home(self) -> None:
-        old, self._home = self._home, self._open_home()
-        os.close(old)
+        """One call, as a probe that was given up may come to this beside another one."""
+        new = self._open_home()
+        try:
+            os.dup2(new, self._home, inheritable=False)
+        finally:
+            os.close(new)
 
     def _has_lock(self) -> bool:
         """Whether the file of locks that we have is the one that others will find."""

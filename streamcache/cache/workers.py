@@ -31,6 +31,9 @@ _SimpleQueue = monkey.get_original("queue", "SimpleQueue")
 # descriptor is left, the import fails too, and who waits for the error never gets it (I11).
 _NEEDED_BY_GEVENT: Final = pickle
 
+_HELD: Final = 0.05  # s that a timer is late: the hub was held; this process was stopped, perhaps
+_MOMENT: Final = 0.5  # s in which what has arrived by then comes to who waits for it
+
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -243,6 +246,19 @@ class WorkerPool:
             self._watcher.stop()
             self._watcher.close()
             self._all_gone.set()
+
+
+def is_there(result: AsyncResult[Any], timeout: float) -> bool:
+    """Wait for a result for ``timeout`` s; whether it is there. Switches.
+
+    At the first turn after the hub was held timers come before what has arrived meanwhile: then it
+    is waited for a moment more.
+    """
+    due = time.monotonic() + timeout
+    result.wait(timeout=timeout)
+    if not result.ready() and time.monotonic() - due > _HELD:
+        result.wait(timeout=_MOMENT)
+    return result.ready()
 
 
 def _run_alone(function: Callable[..., object], *args: Any) -> None:

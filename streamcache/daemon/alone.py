@@ -41,7 +41,7 @@ def serve_alone(main: MainProcess, parts: Parts) -> int:
         alone.close()
     finally:
         signals.close()
-    log.info("%s", board.totals())
+    board.totals().say(log)
     main.stopped()
     return 0
 
@@ -88,6 +88,7 @@ class _Alone:
 
     def _reload(self) -> None:
         """One reload after the other; not before it serves. Switches."""
+        self._main.ordered(RELOAD)
         self._reload_wanted = True
         if self._reloading or self._serving is None:
             return
@@ -117,10 +118,11 @@ class _Alone:
     def _reopen_logs(self) -> None:
         if self._serving is not None:
             self._serving.reopen_logs()
+            self._main.ordered(REOPEN)
 
     def _upgrade(self) -> None:
         if self._serving is None:
-            log.warning("ignored: the daemon is not ready yet")
+            log.warning("upgrade not started reason=%s", "the daemon is not ready yet")
             return
         if self._main.start_successor():
             self._following = gevent.spawn(self._wait_for_successor)

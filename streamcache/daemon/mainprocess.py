@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import signal
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -126,12 +127,13 @@ class MainProcess:
 
     def reloaded(self, reload: Reload) -> None:
         """All who were told have done it."""
-        (log.warning if reload.restart else log.info)("reloaded %s", reload)
+        form = " ".join(("reloaded", *(f"{name}=%s" for name in reload.told)))
+        log.log(logging.WARNING if reload.restart else logging.INFO, form, *reload.told.values())
         self.notifier.ready(f"{self.status}; reloaded {reload}")
 
     def not_reloaded(self, error: StreamCacheError) -> None:
         """It cannot be: all goes on as it was."""
-        log.error("not reloaded, nothing has changed: %s", error)
+        log.error("not reloaded, nothing has changed error=%s", error)
         self.notifier.ready(f"{self.status}; not reloaded: {error}")
 
     def serves(self) -> None:
@@ -152,7 +154,7 @@ class MainProcess:
         try:
             say(line)
         except (OSError, ValueError, AttributeError) as error:
-            log.warning("ready, but stdout cannot be written: %s", error)
+            log.warning("ready, but stdout cannot be written error=%s", error)
         self.notifier.ready(self.status)
 
     @property
@@ -224,10 +226,15 @@ class MainProcess:
         try:
             self.successor = Successor.start(self._listeners, self._pid_file)
         except OSError as error:
-            log.error("upgrade failed: cannot start the new process: %s", error)
+            log.error("upgrade failed, the new process cannot be started error=%s", error)
             return False
         log.info("upgrade started pid=%d", self.successor.pid)
         return True
+
+    def ordered(self, number: signal.Signals) -> None:
+        """This process was told to do something that who follows has to do, too."""
+        if self.successor is not None:
+            self.successor.owed[number] = None
 
     def is_succeeded(self) -> bool:
         """Look how the upgrade goes: whether the new process serves, and this one is to drain."""
@@ -239,7 +246,8 @@ class MainProcess:
             return False
         self.successor = None
         if progress is Progress.FAILED:
-            log.error("upgrade failed pid=%d: %s; serving on", successor.pid, successor.problem)
+            form = "upgrade failed, serving on pid=%d error=%s"
+            log.error(form, successor.pid, successor.problem)
             successor.dismiss()
             if self._pid_file is not None:
                 self._pid_file.write()
@@ -247,6 +255,7 @@ class MainProcess:
         successor.close()
         self._succeeded_by = successor.pid
         self.notifier.succeeded_by(successor.pid)
+        successor.pass_on()
         if self._pid_file is not None:
             self._pid_file.close()
             self._pid_file = None
@@ -279,7 +288,7 @@ class MainProcess:
             elif self._pid_file is not None:
                 self._pid_file.write()
         except (OSError, PidFileError) as error:
-            log.error("no pid file: %s", error)
+            log.error("no pid file error=%s", error)
         predecessor.leave()
         log.info("upgrade: took over from pid=%d", predecessor.pid)
 
@@ -315,6 +324,6 @@ def raise_file_limit() -> int:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         except (OSError, ValueError) as error:
-            log.warning("open files stay limited to %d: %s", soft, error)
+            log.warning("open files stay limited limit=%d error=%s", soft, error)
             return soft
     return hard

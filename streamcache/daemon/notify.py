@@ -62,7 +62,7 @@ class Notifier:
             self._failing = False
         except OSError as error:
             if not self._failing:
-                log.warning("the service manager hears nothing: %s", error)
+                log.warning("the service manager hears nothing error=%s", error)
             self._failing = True
 
 

@@ -67,5 +67,5 @@ class Pulse:
         silent = now - self._since[index]
         if silent >= SILENT and not self._said[index]:
             self._said[index] = True
-            log.error("hub hangs worker=%s pid=%d for %.0f s", place.name, place.pid, silent)
+            log.error("hub hangs worker=%s pid=%d silent=%.0f", place.name, place.pid, silent)
         return silent

@@ -38,11 +38,19 @@ class Reload:
         checks.check_certificate(settings)
         return cls(settings, new.applied, new.restart)
 
+    @property
+    def told(self) -> dict[str, str]:
+        """What is said of it, by name."""
+        told = {"changed": ",".join(self.applied) or "nothing"}
+        if self.restart:
+            told["needs_restart"] = ",".join(self.restart)
+        if files := self._files:
+            told["read_again"] = ",".join(files)
+        return told
+
     def __str__(self) -> str:
-        """The line of the log, and of the service manager."""
-        text = f"changed={','.join(self.applied) or 'nothing'}"
-        text += f" needs_restart={','.join(self.restart)}" if self.restart else ""
-        return text + (f" read_again={','.join(files)}" if (files := self._files) else "")
+        """The line of the service manager."""
+        return " ".join(f"{name}={value}" for name, value in self.told.items())
 
     @property
     def _files(self) -> list[str]:

@@ -64,7 +64,7 @@ class Signals:
     def stop(self, why: str) -> None:
         """As a first signal; idempotent."""
         if not self.stopping:
-            log.info("draining: %s", why)
+            log.info("draining reason=%s", why)
             self._stop()
 
     def close(self) -> None:
@@ -74,7 +74,7 @@ class Signals:
 
     def _ordered(self, order: Callable[[], object], number: signal.Signals) -> None:
         if self.stopping:
-            log.info("ignored signal=%s: draining", number.name)
+            log.info("ignored signal=%s reason=%s", number.name, "draining")
             return
         log.info("received signal=%s", number.name)
         order()

@@ -74,6 +74,7 @@ class _Supervisor:
         self._told_to_stop = False  # by a signal; a drain may also be the admin listener's wish
         self._kill_at = math.inf
         self._reload: Reload | None = None  # the one that workers are at
+        self._reload_number = 0  # of the one that began last: answers to others may come late
         self._reload_end = math.inf
         self._reload_wanted = False
         self._failed = False  # while it drained
@@ -102,7 +103,7 @@ class _Supervisor:
             signal.set_wakeup_fd(-1)
             self._woken.close()
             self._waker.close()
-        log.info("%s", self._board.totals())
+        self._board.totals().say(log)
         self._main.stopped()
         return 1 if self._failed else 0
 
@@ -169,6 +170,7 @@ class _Supervisor:
     def _signalled(self, number: int) -> None:
         if number == RELOAD and not self._draining:
             self._reload_wanted = True  # not lost when another one runs, or before the start
+            self._main.ordered(RELOAD)
         elif number in ORDERS:
             self._ordered(signal.Signals(number))
         if number not in STOPPING:
@@ -188,11 +190,12 @@ class _Supervisor:
     def _ordered(self, number: signal.Signals) -> None:
         if self._draining or not self._announced:
             state = "draining" if self._draining else "the daemon is not ready yet"
-            log.info("ignored signal=%s: %s", number.name, state)
+            log.info("ignored signal=%s reason=%s", number.name, state)
             return
         log.info("received signal=%s", number.name)
         if number == REOPEN:
             self._order("reopen")
+            self._main.ordered(REOPEN)
         elif number == UPGRADE:
             self._main.start_successor()
 
@@ -208,10 +211,11 @@ class _Supervisor:
             return
         self._main.adopt(reload)
         self._reload = reload
+        self._reload_number += 1
         self._reload_end = monotonic() + RELOAD_WAIT
         for place in self._places:
-            place.reloading = place.line is not None
-        self._order("reload", config=as_mapping(self._share.config))
+            place.reloading = self._reload_number if place.line is not None else 0
+        self._order("reload", number=self._reload_number, config=as_mapping(self._share.config))
 
     def _go_on_reloading(self) -> None:
         """Until all have answered, or for long enough."""
@@ -220,9 +224,9 @@ class _Supervisor:
         if late and monotonic() < self._reload_end:
             return
         if late:
-            log.error("not reloaded by workers=%s: no answer", ",".join(late))
+            log.error("not reloaded workers=%s reason=%s", ",".join(late), "no answer")
         for place in self._places:
-            place.reloading = False
+            place.reloading = 0
         self._main.reloaded(self._reload)
         self._reload = None
 
@@ -235,7 +239,8 @@ class _Supervisor:
     def _wished(self, place: Place) -> None:
         """Whoever reached its admin listener wants the end; it may be wished for twice."""
         if not self._draining:
-            log.info("draining: the admin listener of %s was asked to", place.name)
+            why = "the admin listener was asked to"
+            log.info("draining worker=%s reason=%s", place.name, why)
             self._drain()
 
     def _drain(self, timeout: float | None = None) -> None:
@@ -255,7 +260,7 @@ class _Supervisor:
                 self._kill_one(place, why)
 
     def _kill_one(self, place: Place, why: str) -> None:
-        log.warning("killed worker=%s pid=%d: %s", place.name, place.pid, why)
+        log.warning("killed worker=%s pid=%d reason=%s", place.name, place.pid, why)
         os.kill(place.pid, signal.SIGKILL)  # not reaped, so its id is still its own
 
     def _end_all(self) -> None:
@@ -274,7 +279,8 @@ class _Supervisor:
             if not self._announced:
                 raise StreamCacheError(f"cannot start a worker: {error.strerror}") from error
             place.wait()
-            log.error("no worker=%s: %s; again in %g s", place.name, error.strerror, place.delay)
+            form = "not started worker=%s again_in=%g error=%s"
+            log.error(form, place.name, place.delay, error.strerror)
 
     def _live(self, place: Place, line: Line) -> int:
         """The life of the worker that was born here, in its own process; its exit code."""
@@ -314,9 +320,10 @@ class _Supervisor:
                 self._wished(place)
                 continue
             if "reloaded" in message:
-                place.reloading = False
+                if message["number"] == place.reloading:
+                    place.reloading = 0
                 if message["problem"]:
-                    log.error("not reloaded worker=%s: %s", place.name, message["problem"])
+                    log.error("not reloaded worker=%s error=%s", place.name, message["problem"])
                 continue
             place.accepts = True
             log.info("started worker=%s pid=%d", place.name, place.pid)
@@ -337,27 +344,25 @@ class _Supervisor:
             return
         self._listen(place)  # its last words
         code = os.waitstatus_to_exitcode(status)
-        how = f"signal={_signal_name(-code)}" if code < 0 else f"code={code}"
+        how, value = ("signal", _signal_name(-code)) if code < 0 else ("code", code)
         lived = place.vacate()
         self._board.slot(place.index).vacate()
         if self._draining:
             self._failed |= code != 0
             level = logging.ERROR if code else logging.INFO
-            log.log(level, "ended worker=%s pid=%d %s", place.name, pid, how)
+            log.log(level, f"ended worker=%s pid=%d {how}=%s", place.name, pid, value)
             return
         if not self._announced:
             if place.problem:
                 kind = ConfigError if place.code == 2 else StreamCacheError
                 raise kind(place.problem)
-            raise StreamCacheError(f"worker {place.name} died at its start ({how})")
+            raise StreamCacheError(f"worker {place.name} died at its start ({how}={value})")
         place.wait(lived=lived)
-        log.error(
-            "died worker=%s pid=%d %s lived=%.1f%s; the next one in %g s",
-            *(place.name, pid, how, lived),
-            f" problem={place.problem!r}" if place.problem else "",
-            place.delay,
-        )
-        log.info("%s", self._board.totals())
+        form = f"died worker=%s pid=%d {how}=%s lived=%.1f again_in=%g"
+        problem = (place.problem,) if place.problem else ()
+        form += " problem=%r" * len(problem)
+        log.error(form, place.name, pid, value, lived, place.delay, *problem)
+        self._board.totals().say(log)
 
 
 def _nothing(_number: int, _frame: object) -> None:

@@ -3,8 +3,10 @@
 The old main process starts the same command again, with its listening sockets, its pid file and a
 line; whatever is installed by then is what runs. Both accept for a moment, and share the cache
 directory as any two servers may. When the new one says that it serves, the old one drains. When
-it ends before that, or takes too long, nothing has happened. What is handed over stands in one
-variable of the environment, which the new process takes out at once.
+it ends before that, or takes too long, nothing has happened. An order (SIGHUP, SIGUSR1) that the
+old one gets in between is the new one's too, which may have read or opened before what it is about.
+What is handed over stands in one variable of the environment, which the new process takes out at
+once.
 
 Either side may have a hub or none: nothing here waits.
 """
@@ -16,6 +18,7 @@ import enum
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -52,6 +55,7 @@ class Successor:
         self._line = line
         self.deadline = monotonic() + START_TIMEOUT  # s of ``time.monotonic``
         self.problem = ""  # why it failed
+        self.owed: dict[signal.Signals, None] = {}  # orders that came while it started
 
     def __repr__(self) -> str:
         return f"<Successor pid={self.pid}>"
@@ -113,6 +117,12 @@ class Successor:
             return Progress.STARTING
         return Progress.FAILED
 
+    def pass_on(self) -> None:
+        """What it is owed; not before it serves: until then a signal may end it."""
+        for number in self.owed:
+            log.info("passed on signal=%s pid=%d", number.name, self.pid)
+            self._process.send_signal(number)
+
     def dismiss(self) -> None:
         """It is not wanted any more: it ends, if it lives."""
         if self._process.poll() is None:
@@ -142,7 +152,7 @@ class Predecessor:
         try:
             given = json.loads(text)
             if given["pid"] != os.getppid():
-                log.warning("not a successor: process %d started this one no more", given["pid"])
+                log.warning("not a successor, who started us is gone pid=%d", given["pid"])
                 return None
             fds = [given["line"], *(fd for fd, *_ in given["listeners"].values())]
             if "pid_file" in given:
@@ -157,7 +167,7 @@ class Predecessor:
                 PidFile(pid_file[1], pid_file[0]) if pid_file else None,
             )
         except (ValueError, KeyError, TypeError, OSError) as error:
-            log.warning("not a successor: %s=%r: %s", VARIABLE, text, error)
+            log.warning("not a successor variable=%s value=%r error=%s", VARIABLE, text, error)
             return None
 
     def leave(self) -> None:

@@ -32,6 +32,17 @@ def is_authority(text: str) -> bool:
     return _match_authority(text) is not None
 
 
+def authority_of(target: str) -> str:
+    """The authority of a target in absolute-form, which takes the place of Host (RFC 9112 3.2.2).
+
+    "" for a target in another form. The target is one that ``resolve`` takes.
+    """
+    if target.startswith("/"):
+        return ""
+    _, mark, rest = target.partition("://")
+    return rest[: _end_of_authority(rest)] if mark else ""
+
+
 def resolve(method: str, target: str, own_scheme: str = "http") -> str:
     """The path that a request target names (see ``Request.path``).
 
@@ -58,7 +69,7 @@ def resolve(method: str, target: str, own_scheme: str = "http") -> str:
 
 def _absolute(method: str, scheme: str, rest: str, own_scheme: str) -> str:
     # RFC 9112 3.2.2. The authority takes the place of Host; we serve all names alike
-    cut = min((at for at in (rest.find("/"), rest.find("?")) if at >= 0), default=len(rest))
+    cut = _end_of_authority(rest)
     match = _match_authority(rest[:cut])
     # RFC 9110 4.2.1: no empty host; 4.2.4: user information is treated as an error
     if match is None or not (match["name"] or rest.startswith("[")):
@@ -71,6 +82,10 @@ def _absolute(method: str, scheme: str, rest: str, own_scheme: str) -> str:
         return ""  # RFC 9112 3.2.4: what the last proxy makes "OPTIONS *" of
     path = rest[cut:]
     return _path(path if path.startswith("/") else "/" + path)
+
+
+def _end_of_authority(rest: str) -> int:
+    return min((at for at in (rest.find("/"), rest.find("?")) if at >= 0), default=len(rest))
 
 
 def _check_tunnel(target: str) -> None:

@@ -96,7 +96,7 @@ class Acceptor(StreamServer):
         self.stop_accepting()
         if not self._exhausted:
             self._exhausted = True
-            log.warning("accepting pauses: %s", error.strerror)
+            log.warning("accepting pauses error=%s", error.strerror)
 
     def _unused(self, sock: Any, peer: Any) -> None:
         """Stand in for the handler that BaseServer asks for; ``do_handle`` runs instead."""

@@ -146,7 +146,7 @@ class Admission:
         name = host_text(client)
         if decision.verdict is Verdict.ALLOW:
             return Admitted(name, decision.path, decision.user)
-        form = "refused client=%s status=%d request_id=%s: %s"
+        form = "refused client=%s status=%d request_id=%s reason=%s"
         log.debug(form, name, decision.status, request_id, decision.reason)
         return Admitted(name, decision.path, decision.user, decision.status, decision.headers)
 
@@ -172,7 +172,7 @@ class Admission:
             access.remember(credentials, right, now=time.monotonic())
             return right
         except (SourceBusy, Closed) as error:
-            log.warning("password not looked at: %s", error)
+            log.warning("password not looked at error=%s", error)
             return None
         except Exception:
             log.exception("password not looked at")

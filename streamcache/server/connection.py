@@ -302,7 +302,7 @@ class Connection:
             self._opening.expired(self.name)
             self._cut()
         elif self.phase is Phase.HEAD:
-            self._start(BadRequest(408, "head too slow", to_head=self._parser.to_head))
+            self._start(self._parser.refuse(408, "head too slow"))
         elif self.phase is Phase.BODY:
             self._interrupt(BadRequest(408, "body too slow"))
         elif self.phase is Phase.AWAITING:
@@ -349,9 +349,10 @@ class Connection:
                     task = self._next()
             done = True
         except (OSError, Interrupted) as reason:
-            log.debug("connection ends path=%r client=%s request_id=%s: %s", *self._about, reason)
+            form = "connection ends path=%r client=%s request_id=%s reason=%s"
+            log.debug(form, *self._about, reason)
         except CutShort as reason:
-            form = "response cut short path=%r client=%s request_id=%s: %s"
+            form = "response cut short path=%r client=%s request_id=%s error=%s"
             log.warning(form, *self._about, reason)
         except Exception:
             log.exception("request failed path=%r client=%s request_id=%s", *self._about)

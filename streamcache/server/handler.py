@@ -123,7 +123,7 @@ class Handler:
             form = "request failed path=%r request_id=%s"
             log.error(form, request.path, request_id, exc_info=error)
         elif status > 500:
-            form = "request failed path=%r status=%d request_id=%s: %s"
+            form = "request failed path=%r status=%d request_id=%s error=%s"
             log.warning(form, request.path, status, request_id, error)
         fields = (("Retry-After", str(retry)),) if retry else ()
         return Response(plan_error(request, status, headers=fields), _MISS, "miss")

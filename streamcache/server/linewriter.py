@@ -108,7 +108,7 @@ class LineWriter:
                     os.close(fd)
         self._complain()
         if self.lost > self._said:
-            log.warning("log %s: lines lost=%d", self._target, self.lost)
+            log.warning("access log lost lines=%d file=%r", self.lost, self._target)
             self._said = self.lost
 
     def _complain(self) -> None:
@@ -116,19 +116,20 @@ class LineWriter:
         error, lost = self._error, self.lost
         refused, self._refused = self._refused, None
         if refused is not None:
-            log.warning(
-                "log %s not opened, the one before is written on: %s", self._target, refused
-            )
+            form = "access log not opened, the one before is written on file=%r error=%s"
+            log.warning(form, self._target, refused)
         # Behind until half of it is written: else a disk that is a little slow is a line a second.
         most = BYTES_HELD // 2 if self._failing else BYTES_HELD
         if error is not None or self._given - self._taken > most:
             if not self._failing:
                 self._failing = True
                 reason = error or "the disk does not keep up"
-                log.warning("log %s cannot be written, lines are lost: %s", self._target, reason)
+                form = "access log cannot be written, lines are lost file=%r reason=%s"
+                log.warning(form, self._target, reason)
         elif self._failing:
             self._failing = False
-            log.warning("log %s is written again, lines lost=%d", self._target, lost - self._said)
+            form = "access log is written again file=%r lost=%d"
+            log.warning(form, self._target, lost - self._said)
             self._said = lost
 
     # -- the worker thread's side

@@ -49,7 +49,10 @@ class Notices:
             window.repeats += 1
         elif len(window.clients) < LINES:
             window.clients.add(client)
-            log.log(level, "%s client=%s%s", what, client, detail and f": {detail}")
+            if detail:
+                log.log(level, f"{what} client=%s reason=%s", client, detail)
+            else:
+                log.log(level, f"{what} client=%s", client)
         else:
             window.others += 1
 
@@ -67,8 +70,5 @@ class Notices:
     def _end(self, what: str, window: _Window) -> None:
         del self._windows[what]
         if window.repeats or window.others:
-            log.log(
-                window.level,
-                "%s: repeated=%d by other clients=%d",
-                *(what, window.repeats, window.others),
-            )
+            form = f"{what}: repeated=%d by other clients=%d"
+            log.log(window.level, form, window.repeats, window.others)

@@ -108,7 +108,7 @@ class Opening:
         try:
             header = read_proxy_header(received)
         except ProxyError as error:
-            log.debug("connection ends client=%s: %s", connection.name, error)
+            log.debug("connection ends client=%s error=%s", connection.name, error)
             self._service.notices.add(NO_PROXY_HEADER, connection.name)
             connection.close()
             return None

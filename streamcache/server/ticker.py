@@ -86,7 +86,7 @@ class Ticker:
             try:
                 late.expire(now)
             except Exception:
-                log.exception("deadline of %r", late)
+                log.exception("deadline not kept of=%r", late)
 
 
 class Seconds:

@@ -3,9 +3,10 @@
 Every call to the source is a ``Question`` about a path. Several paths in a row that fail, or are
 not answered in time, with no answer in between, open the breaker: then nothing is asked but a
 probe, one at a time and in a thread of its own, so that it does not matter how many threads of the
-pools are stuck. An answer closes it, the probe's or one that comes back late. One bad file never
-opens it, however often it fails. That there is no answer is believed at a second look: when this
-process was stopped, or got no core, answers lie there that nobody has taken yet.
+pools are stuck. A probe that does not come back is given up, and the next one has another thread.
+An answer closes it, the probe's or one that comes back late. One bad file never opens it, however
+often it fails. That there is no answer is believed at a second look: when this process was stopped,
+or got no core, answers lie there that nobody has taken yet.
 
 Greenlets: one while it is open, which probes. All in the hub's thread; only the source's ``probe``
 runs in a worker. Questions that are out are looked at when somebody asks, so there is no timer.
@@ -28,6 +29,7 @@ _PATHS = 3  # distinct paths without an answer in between: it is the source, not
 _INTERVAL = 1.0  # s between probes
 _LONGEST = 16.0  # s between probes of a source that comes and goes
 _AGAIN = 0.1  # s between two looks: by then what was there at the first has been taken
+_PROBE_TIME = 30.0  # s until a probe is given up, or the source's timeout if that is longer
 _STEADY = 10.0  # s that it must have been well for the first interval to hold again
 
 # Our own limits say nothing about the source; of ESTALE see ``failed``.
@@ -36,16 +38,13 @@ _NEUTRAL = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
 log = logging.getLogger(__name__)
 
 
-class Caller(Protocol):
-    """The probe's thread."""
+class Prober(Protocol):
+    """The probe's threads."""
 
-    @property
-    def pending(self) -> int:
-        """Calls under way."""
-        ...
-
-    def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Run in a worker thread. Switches."""
+    def run(self, function: Callable[..., Any], *args: Any, timeout: float) -> Any:
+        """Run in a worker thread. Switches. TimeoutError after ``timeout`` s, and at once while
+        another one may come back yet, or so many hang that no thread is left.
+        """
         ...
 
 
@@ -86,12 +85,12 @@ class Breaker:
         *,
         timeout: float = math.inf,
         probe: Callable[[str | None], object] | None = None,
-        pool: Caller | None = None,
+        pool: Prober | None = None,
         exhausted: Callable[[], bool] = lambda: False,
     ) -> None:
         """``timeout``: s after which a question counts as unanswered. ``probe`` runs in ``pool``,
-        which has one thread; without it the breaker never opens. ``exhausted``: no thread is left
-        to ask with, so closing is of no use yet.
+        which has threads of its own; without it the breaker never opens. ``exhausted``: no thread
+        is left to ask with, so closing is of no use yet.
         """
         self.openings = 0
         self.on_close: list[Callable[[], object]] = []  # may not switch
@@ -232,10 +231,9 @@ class Breaker:
         assert self._pool is not None and self._probe is not None
         while True:
             gevent.sleep(self._interval)
-            if self._pool.pending:  # an earlier one hangs still
-                continue
             try:
-                self._pool.call(self._probe, self._known)
+                timeout = max(_PROBE_TIME, self._timeout)
+                self._pool.run(self._probe, self._known, timeout=timeout)
             except (StreamCacheError, OSError) as error:
                 log.debug("source probe failed error=%s", error)
                 continue

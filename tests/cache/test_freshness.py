@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import math
 import os
 import threading
 import time
@@ -187,6 +188,17 @@ def test_what_rests_on_an_answer_ends_with_it(
     known.hot.good_until = known.until
     event(made, asked)
     assert known.hot.good_until == 0.0
+
+
+def test_an_answer_that_the_hub_hears_of_late_is_one(made: Freshness, clock: Clock) -> None:
+    """This process was stopped, perhaps, when it came."""
+    flight = made.ask(FILM)
+    gevent.sleep(0)
+    while flight.answered == math.inf:
+        time.sleep(0.001)  # in the hub
+    clock.now += 3600
+    assert made.wait(flight, 20).size == 1000
+    made.leave(flight)
 
 
 def test_all_who_ask_at_once_share_one_question(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from streamcache.cache import health as health_module
 from streamcache.cache.health import Health
 from streamcache.cache.store import Renewed, Store
 from streamcache.cache.workers import WorkerPool
@@ -23,9 +24,11 @@ class GatedStore(Store):
     """Its probes wait at a gate."""
 
     gate = threading.Event()
+    gated = 100  # how many of the next ones wait
 
     def probe(self) -> Renewed:
-        assert self.gate.wait(20)
+        self.gated -= 1
+        assert self.gated < 0 or self.gate.wait(20)
         return super().probe()
 
 
@@ -84,6 +87,22 @@ def test_what_a_probe_opens_when_nobody_waits_any_more_is_closed(
     assert prober is not None and prober.join(20)
     lock = os.path.join(store.root, "lock")
     eventually(lambda: not _is_open(lock))  # the one that was removed is another file
+
+
+def test_a_probe_that_never_returns_does_not_keep_it_degraded(
+    store: GatedStore, disk: WorkerPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hangs in what was there before, and what is there now is well."""
+    monkeypatch.setattr(health_module, "_PROBE_TIME", 0.02)
+    health = Health(store, disk)
+    health.start()
+    store.gate.clear()
+    store.gated = 1
+    health.failed(BROKEN)
+    eventually(lambda: not health.degraded)
+    eventually(lambda: health._prober and health._prober.pending == 1)
+    store.gate.set()
+    end(health)
 
 
 def _is_open(path: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from streamcache.cache import ledger as ledger_module
 from streamcache.cache import mender as mender_module
 from streamcache.cache.blockmap import Extent
-from streamcache.cache.database import CatalogError, create, take_lock
+from streamcache.cache.database import CatalogError, CatalogLate, create, take_lock
 from streamcache.cache.ledger import Ledger
 from streamcache.cache.listing import Listing
 from streamcache.cache.partial import PartialHeader
@@ -420,6 +421,33 @@ def test_a_rebuild_that_fails_is_tried_again(
     assert not failures
     assert "catalog rebuild failed" in caplog.text
     assert site.space.count == 1
+
+
+def test_who_mends_holds_the_lock_until_its_last_call_has_come_back(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it is late, and given up: it would put its catalog over that of the next one."""
+    site.object(1)
+    site.begin()
+    site.whole()
+    hangs, go, renew = threading.Event(), threading.Event(), mender_module._renew
+
+    def held(*args: object) -> object:
+        hangs.set()
+        assert go.wait(20)
+        return renew(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mender_module, "_ANSWER_WAIT", 0.1)
+        patch.setattr(mender_module, "_renew", held)
+        with pytest.raises(CatalogLate):
+            site.sharers[0].ledger._mender.try_to_mend()
+    assert hangs.is_set()
+    path = str(site.root / "catalog.lock")
+    assert take_lock(path) < 0
+    go.set()
+    until(lambda: (lock := take_lock(path)) >= 0 and os.close(lock) is None)
+    site.whole()
 
 
 def test_a_catalog_of_the_format_before_is_set_aside(site: Site) -> None:

@@ -6,13 +6,15 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import gevent
 import pytest
+from gevent.event import AsyncResult
 
 from streamcache.cache import workers
-from streamcache.cache.workers import WorkerPool
+from streamcache.cache.workers import WorkerPool, is_there
 from streamcache.errors import Closed, SourceBusy
 
 HOLD = 20.0  # s until a test that waits counts as failed
@@ -86,7 +88,7 @@ def test_what_the_function_raises_is_raised_to_the_caller(
 
 _NO_DESCRIPTORS = """
 import os, resource, gevent
-from streamcache.cache.workers import WorkerPool
+from streamcache.cache.workers import WorkerPool, is_there
 pool = WorkerPool("test", size=1)
 pool.call(len, "")
 resource.setrlimit(resource.RLIMIT_NOFILE, (os.dup(0), 1024))
@@ -357,3 +359,21 @@ def test_a_call_that_hangs_is_silence_although_the_hub_hears_of_the_one_before_o
     pool.post(hang)
     assert begun.wait(HOLD)  # it began before this hub took the first one's result
     until(lambda: pool.silent(0.01))
+
+
+def test_what_arrives_while_the_hub_is_held_is_there_though_the_time_is_over(
+    make_pool: Callable[..., WorkerPool],
+) -> None:
+    pool = make_pool()
+    result: AsyncResult[None] = AsyncResult()
+    gevent.spawn(lambda: result.set(pool.call(time.sleep, 0.1)))
+    gevent.spawn_later(0.02, time.sleep, 0.6)  # in the hub
+    assert is_there(result, 0.3)
+
+
+def test_what_does_not_arrive_is_waited_for_so_long_and_no_longer() -> None:
+    begun = time.monotonic()
+    assert not is_there(AsyncResult(), 0.02)
+    assert time.monotonic() - begun >= 0.02
+    gevent.spawn_later(0.01, time.sleep, 0.2)
+    assert not is_there(AsyncResult(), 0.05)

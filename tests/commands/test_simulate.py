@@ -100,7 +100,7 @@ def test_a_picture(log: Path, tmp_path: Path) -> None:
         (["none.log"], "'none.log': No such file or directory"),
         (["/dev/null"], "/dev/null: 0 lines, and no answer with bytes"),
         (["LOG", "--policy", "lru,fifo"], "--policy: 'fifo' is not known; allowed: lru, s3fifo"),
-        (["LOG", "--size", "5G"], "--size: '5G' can be read in two ways"),
+        (["LOG", "--size", "5X"], "--size: '5X' is no size; allowed: "),
         (["LOG", "--size", "0"], "--size: 0 is no size of a cache"),
         (["LOG", "--source", "/none"], "--source: '/none': a directory is needed"),
         (["LOG", "--plot", "/none/p.png"], "--plot: '/none/p.png': there is no directory '/none'"),

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.content import write
 from tests.daemon.running import Running
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+SIZE = 32 * 2**20  # of "film.mp4": more than socket buffers hold
 
 Start = Callable[..., Running]
 
@@ -23,6 +26,14 @@ def source(tmp_path: Path) -> Path:
     path = tmp_path / "films"
     path.mkdir()
     return path
+
+
+@pytest.fixture
+def films(source: Path) -> Path:
+    """The same with two files in it: "film.mp4" and "small"."""
+    for name, size in (("film.mp4", SIZE), ("small", 1024)):
+        write(source, name, size, content_name="film")
+    return source
 
 
 @pytest.fixture

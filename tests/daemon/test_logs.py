@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import http.client
 import json
@@ -24,6 +25,7 @@ import pytest
 from streamcache.daemon import logs
 from streamcache.daemon.stderr import Stderr
 from tests.daemon.test_workers import get, wait_until
+from tests.daemon_process import REPOSITORY
 from tests.slowfs import SlowFS
 
 Attach = Callable[[int], Stderr]
@@ -82,7 +84,7 @@ def test_a_traceback_is_in_the_line_of_its_event() -> None:
 
 def test_a_json_line_names_the_values_of_its_message() -> None:
     found = parsed(
-        record("request failed path=%r status=%d request_id=%s: %s", "/a", 504, "7f", "late")
+        record("request failed path=%r status=%d request_id=%s error=%s", "/a", 504, "7f", "late")
     )
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", str(found.pop("time")))
     assert found == {
@@ -90,10 +92,11 @@ def test_a_json_line_names_the_values_of_its_message() -> None:
         "process": "w1",
         "logger": "streamcache.x",
         "event": "request failed",
-        "message": "request failed path='/a' status=504 request_id=7f: late",
+        "message": "request failed path='/a' status=504 request_id=7f error=late",
         "path": "/a",
         "status": 504,
         "request_id": "7f",
+        "error": "late",
     }
 
 
@@ -117,6 +120,49 @@ def test_events_and_values(message: object, args: tuple, event: str, values: dic
     assert found["event"] == event
     assert {name: found[name] for name in set(found) - usual} == values
     assert found["process"] is None
+
+
+def forms_of(path: Path) -> Iterator[str]:
+    """The messages that a module logs, with "_" where one is put together."""
+    for function in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        known = {}
+        for node in ast.walk(function):
+            match node:
+                case ast.Assign([ast.Name(name)], ast.Constant() | ast.JoinedStr() as form):
+                    known[name] = form
+        for node in ast.walk(function):
+            match node:
+                case ast.Call(ast.Attribute(ast.Name("log"), "log"), [_, form, *_]):
+                    pass
+                case ast.Call(ast.Attribute(ast.Name("log"), _), [form, *_]):
+                    pass
+                case _:
+                    continue
+            match known.get(form.id) if isinstance(form, ast.Name) else form:
+                case ast.Constant(str(text)):
+                    yield text
+                case ast.JoinedStr(parts):
+                    yield "".join(
+                        part.value if isinstance(part, ast.Constant) else "_" for part in parts
+                    )
+
+
+@pytest.mark.parametrize("package", ["admin", "cache", "daemon", "server", "source"])
+def test_each_value_of_a_line_has_a_name_and_what_is_in_words_stands_last(package: str) -> None:
+    found = []
+    for path in sorted((REPOSITORY / "streamcache" / package).rglob("*.py")):
+        if path.name != "checks.py":  # sentences about settings
+            found += forms_of(path)
+    assert len(found) > 2, "it finds them"
+    for form in found:
+        values = [each for each in logs._CONVERSION.finditer(form) if each[3]]
+        names = [each[1] for each in values]
+        assert None not in names, form
+        assert not {"error", "reason"}.intersection(names[:-1]), form
+        if names[-1:] in (["error"], ["reason"]):
+            assert values[-1].end() == len(form), form
 
 
 def test_what_ends_a_greenlet_is_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -266,6 +312,7 @@ def test_a_failed_request_is_found_in_both_logs_by_its_id(
     events = [json.loads(line) for line in running.log.splitlines()]
     (failed,) = [each for each in events if each["event"] == "request failed"]
     assert (failed["request_id"], failed["path"], failed["status"]) == (name, "/film.mp4", 503)
+    assert failed["error"] == "[Errno 5] Input/output error: '/film.mp4'"
     assert failed["process"] == served["worker"] in ("w1", "w2")
     assert {each["process"] for each in events} == {"supervisor", "w1", "w2"}
 

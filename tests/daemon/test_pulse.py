@@ -72,7 +72,7 @@ def test_who_does_not_is_said_then_reported(clock: Clock, caplog: pytest.LogCapt
         assert watch.is_well
         assert hung(watch, clock, workers, 2, 0) == []
         assert not watch.is_well
-        assert caplog.messages == ["hub hangs worker=w2 pid=1002 for 10 s"]
+        assert caplog.messages == ["hub hangs worker=w2 pid=1002 silent=10"]
         assert hung(watch, clock, workers, 50, 0) == ["w2"]
         assert len(caplog.messages) == 1
         assert hung(watch, clock, workers, 1, 0, 1) == []

@@ -194,7 +194,7 @@ def test_a_worker_that_dies_again_and_again_is_waited_for_longer_and_longer(
     os.kill(children(daemon.process.pid)[1], signal.SIGKILL)
     first = children(daemon.process.pid)[0]
     for delay in ("0.05", "0.1", "0.2", "0.4", "0.8"):
-        daemon.wait_for(f"the next one in {delay} s")
+        daemon.wait_for(f"again_in={delay}")
     assert children(daemon.process.pid)[0] == first
     daemon.signal(signal.SIGTERM)
     code, _, log = daemon.end()
@@ -214,11 +214,11 @@ def test_a_worker_that_lived_has_its_successor_soon(start: Start, tmp_path: Path
     daemon.ready_line()
     os.kill(children(daemon.process.pid)[1], signal.SIGKILL)
     for _ in range(4):
-        daemon.wait_for_next("the next one in 0.05 s")
+        daemon.wait_for_next("again_in=0.05")
     daemon.signal(signal.SIGTERM)
     code, _, log = daemon.end()
     assert code == 0
-    assert "the next one in 0.1 s" not in log
+    assert "again_in=0.1" not in log
 
 
 def test_without_descriptors_it_waits_and_the_others_serve_on(start: Start) -> None:
@@ -228,7 +228,7 @@ def test_without_descriptors_it_waits_and_the_others_serve_on(start: Start) -> N
     hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (4, hard))  # all are in use; poll needs some
     os.kill(children(pid)[1], signal.SIGKILL)
-    daemon.wait_for("no worker=w2: Too many open files")
+    daemon.wait_for("error=Too many open files")
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard, hard))
     daemon.wait_for_next("started worker=w2")
     daemon.wait_for_next("started worker=w2")

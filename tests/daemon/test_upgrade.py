@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.content import content, write
+from tests.daemon import held as held_module
 from tests.daemon.manager import Manager
 from tests.daemon.running import PATIENCE, Running
 from tests.requirements import program
@@ -158,7 +159,7 @@ def test_a_new_process_that_cannot_start_changes_nothing(
     file.write_text("[nonsense]\n")
     os.kill(pid, signal.SIGUSR2)
     daemon.wait_for("unknown section [nonsense]")
-    daemon.wait_for("it ended with 2; serving on")
+    daemon.wait_for("upgrade failed, serving on pid=")
     assert daemon.pid == pid
     assert daemon.get() == content("small", 0, 1024)
     file.write_text("")
@@ -175,7 +176,7 @@ def test_one_that_fails_late_leaves_the_files_of_the_old_one(
     process = start("--config", str(file), "--admin", f"unix:{admin}", workers=2)
     file.write_text('[cache]\npolicy = "lru"\n')  # those who share a directory must agree
     os.kill(process.pid, signal.SIGUSR2)
-    process.wait_for("it ended with 2; serving on")
+    process.wait_for("upgrade failed, serving on pid=")
     assert process.pid > 0
     assert admin.exists()
     assert process.get() == content("small", 0, 1024)
@@ -228,6 +229,61 @@ def test_other_settings_hold_in_the_new_process(start: Upgradable, tmp_path: Pat
     with contextlib.closing(client):
         client.request("GET", "/" + 200 * "a")
         assert client.getresponse().status == 414
+
+
+@pytest.fixture
+def held(start: Upgradable, tmp_path: Path) -> Callable[[int], Daemon]:
+    """A daemon whose successor has read and opened everything, and waits for the file "gate"."""
+
+    def run(workers: int) -> Daemon:
+        settings(tmp_path, "before.log")
+        environment = {held_module.GATE: str(tmp_path / "gate")}
+        flags = ("--config", str(tmp_path / "streamcache.toml"), "--log-level", "info")
+        daemon = start(*flags, workers=workers, module="tests.daemon.held", **environment)
+        os.kill(daemon.pid, signal.SIGUSR2)
+        daemon.wait_for("held")
+        return daemon
+
+    return run
+
+
+def settings(directory: Path, log: str) -> None:
+    (directory / "streamcache.toml").write_text(f'[log]\naccess = "{directory / log}"\n')
+
+
+def logs_to(daemon: Daemon, file: Path) -> None:
+    """Until the successor's workers write there."""
+    assert daemon.process.wait(PATIENCE) == 0
+    deadline = time.monotonic() + PATIENCE
+    while not (file.exists() and file.stat().st_size):
+        assert time.monotonic() < deadline, f"never in {file}"
+        assert daemon.get() == content("small", 0, 1024)
+
+
+@each
+def test_a_reload_while_the_new_process_starts_is_not_lost(
+    held: Callable[[int], Daemon], tmp_path: Path, workers: int
+) -> None:
+    daemon = held(workers)
+    settings(tmp_path, "after.log")
+    os.kill(daemon.pid, signal.SIGHUP)
+    daemon.wait_for_next("reloaded changed=log.access")  # the old one
+    (tmp_path / "gate").touch()
+    daemon.wait_for_next("reloaded changed=log.access")
+    logs_to(daemon, tmp_path / "after.log")
+
+
+@each
+def test_logs_that_are_rotated_while_the_new_process_starts_are_opened_anew(
+    held: Callable[[int], Daemon], tmp_path: Path, workers: int
+) -> None:
+    daemon = held(workers)
+    (tmp_path / "before.log").rename(tmp_path / "before.log.1")
+    os.kill(daemon.pid, signal.SIGUSR1)
+    daemon.wait_for_next("received signal=SIGUSR1")  # the old one
+    (tmp_path / "gate").touch()
+    daemon.wait_for_next("received signal=SIGUSR1")
+    logs_to(daemon, tmp_path / "before.log")
 
 
 @each

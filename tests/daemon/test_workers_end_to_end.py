@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.content import content
+from tests.daemon.conftest import SIZE
 from tests.daemon.test_workers import (
-    SIZE,
     downloads_on_each,
     get,
     rest_of,
@@ -27,16 +27,6 @@ from tests.daemon_process import DaemonProcess
 Start = Callable[..., DaemonProcess]
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    path = tmp_path / "films"
-    path.mkdir()
-    for name, size in (("film.mp4", SIZE), ("small", 1024)):
-        (path / name).write_bytes(content("film", 0, size))
-        os.utime(path / name, (1, 1))
-    return path
-
-
 def last_totals(daemon: DaemonProcess) -> dict[str, int]:
     """What the last line of totals says."""
     line = [each for each in daemon.log.splitlines() if " served requests=" in each][-1]
@@ -44,8 +34,8 @@ def last_totals(daemon: DaemonProcess) -> dict[str, int]:
     return {name: int(number) for name, number in words.items()}
 
 
-def test_a_crowd_on_a_cold_file_reads_it_once(daemon: Start, source: Path) -> None:
-    running = daemon(source, workers=2)
+def test_a_crowd_on_a_cold_file_reads_it_once(daemon: Start, films: Path) -> None:
+    running = daemon(films, workers=2)
     words = shlex.split(running.ready_line)
     assert words[5:] == [f"cache={running.cache_dir}", f"size={2 * 10**9}"]
     with ThreadPoolExecutor(24) as crowd:
@@ -57,14 +47,14 @@ def test_a_crowd_on_a_cold_file_reads_it_once(daemon: Start, source: Path) -> No
     assert totals["from_source"] == SIZE
 
 
-def test_what_one_worker_cached_is_a_hit_of_the_other(daemon: Start, source: Path) -> None:
-    running = daemon(source, workers=2)
+def test_what_one_worker_cached_is_a_hit_of_the_other(daemon: Start, films: Path) -> None:
+    running = daemon(films, workers=2)
     assert get(running, "/film.mp4") == content("film", 0, SIZE)
     wait_for_log(running, "copy complete")
     with contextlib.ExitStack() as stack:
         clients = downloads_on_each(running, stack)
         os.kill(running.pid, signal.SIGTERM)
-        wait_for_log(running, "draining: the supervisor says so", 2)
+        wait_for_log(running, "draining reason=the supervisor says so", 2)
         for client in clients:
             assert rest_of(client) == content("film", 0, SIZE)
         assert running.wait() == 0
@@ -73,10 +63,8 @@ def test_what_one_worker_cached_is_a_hit_of_the_other(daemon: Start, source: Pat
     assert totals["from_source"] == SIZE
 
 
-def test_a_worker_that_is_killed_leaves_the_cache_to_the_others(
-    daemon: Start, source: Path
-) -> None:
-    running = daemon(source, workers=2)
+def test_a_worker_that_is_killed_leaves_the_cache_to_the_others(daemon: Start, films: Path) -> None:
+    running = daemon(films, workers=2)
     before = running.worker_pids
     with contextlib.ExitStack() as stack:
         downloads_on_each(running, stack)
@@ -89,14 +77,12 @@ def test_a_worker_that_is_killed_leaves_the_cache_to_the_others(
     assert after["w2"] == before["w2"] and after["w1"] != before["w1"]
 
 
-def test_a_restart_finds_what_the_workers_left(
-    daemon: Start, source: Path, cache_dir: Path
-) -> None:
-    first = daemon(source, workers=2, cache_dir=cache_dir)
+def test_a_restart_finds_what_the_workers_left(daemon: Start, films: Path, cache_dir: Path) -> None:
+    first = daemon(films, workers=2, cache_dir=cache_dir)
     assert get(first, "/film.mp4") == content("film", 0, SIZE)
     wait_for_log(first, "copy complete")
     assert first.stop() == 0
-    second = daemon(source, workers=2, cache_dir=cache_dir)
+    second = daemon(films, workers=2, cache_dir=cache_dir)
     assert get(second, "/film.mp4") == content("film", 0, SIZE)
     assert second.stop() == 0
     assert last_totals(second)["from_source"] == 0
@@ -104,11 +90,11 @@ def test_a_restart_finds_what_the_workers_left(
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_reload_holds_in_every_worker_and_cuts_no_download(
-    daemon: Start, source: Path, tmp_path: Path, workers: int
+    daemon: Start, films: Path, tmp_path: Path, workers: int
 ) -> None:
     file = tmp_path / "streamcache.toml"
     file.write_text("")
-    running = daemon(source, "--config", str(file), workers=workers)
+    running = daemon(films, "--config", str(file), workers=workers)
     assert get(running) == content("film", 0, 1024)
     with contextlib.ExitStack() as stack:
         if workers > 1:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamcache.http.request import BadRequest
-from streamcache.http.target import resolve
+from streamcache.http.target import authority_of, resolve
 from tests.http.wire import head, request_of, status_of
 
 
@@ -149,6 +149,22 @@ def test_a_quoted_path_comes_back(names: list[str]):
         "/" if char == "/" else "".join(f"%{octet:02x}" for octet in char.encode()) for char in path
     )
     assert resolve("GET", everything) == path
+
+
+@pytest.mark.parametrize(
+    ("target", "authority"),
+    [
+        ("/a", ""),
+        ("/http://a/b", ""),
+        ("*", ""),
+        ("films:80", ""),
+        ("http://films", "films"),
+        ("http://films:80/a?b=http://c/d", "films:80"),
+        ("HTTPS://[::1]:8443?a", "[::1]:8443"),
+    ],
+)
+def test_the_authority_of_a_target_is_that_of_its_absolute_form(target: str, authority: str):
+    assert authority_of(target) == authority
 
 
 @given(

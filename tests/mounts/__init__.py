@@ -1,1 +1,1 @@
-"""Real network file systems for tests."""
+"""Real file systems for tests."""

@@ -57,7 +57,7 @@ def test_what_does_not_keep_up_holds_nobody_and_what_was_lost_is_said(monkeypatc
     for _ in range(10 * LINES_HELD):  # a pipe takes 64 KiB: the first write waits
         log.add(LONG)
     log.flush()
-    assert caplog.text.count("lines are lost: the disk does not keep up") == 1
+    assert caplog.text.count("reason=the disk does not keep up") == 1
     assert log.lost == 7 * LINES_HELD
     received = 0
     while received < 3 * LINES_HELD * 1000:
@@ -65,7 +65,7 @@ def test_what_does_not_keep_up_holds_nobody_and_what_was_lost_is_said(monkeypatc
     eventually(lambda: not log._worker.pending)
     log.add("last\n")
     log.flush()
-    assert f"is written again, lines lost={7 * LINES_HELD}" in caplog.text
+    assert f"is written again file='/proc/self/fd/{writer}' lost={7 * LINES_HELD}" in caplog.text
     log.close()
     assert os.read(reader, 1 << 16) == b"last\n"
     os.close(reader)
@@ -84,7 +84,7 @@ def test_a_fifo_that_nobody_reads_holds_nobody(tmp_path, caplog, monkeypatch):
     log.reopen()
     log.close()
     assert log.lost == 2 * LINES_HELD
-    assert f"lines lost={2 * LINES_HELD}" in caplog.text
+    assert f"access log lost lines={2 * LINES_HELD}" in caplog.text
     reader = os.open(fifo, os.O_RDONLY)
     received = b""
     while len(received) < LINES_HELD * 1000:
@@ -116,13 +116,13 @@ def test_a_disk_that_is_full_loses_lines_and_tears_none_of_the_others(tmp_path, 
     assert path.stat().st_size == 2505
     log.add("whole\n")
     log.flush()
-    assert caplog.text.count("lines are lost: [Errno 27]") == 1
+    assert caplog.text.count("reason=[Errno 27]") == 1
     eventually(lambda: not log._worker.pending)
     log.add("last\n")
     log.close()
     assert path.read_text() == 2 * LONG + "x" * 505 + "\nwhole\nlast\n"
     assert log.lost == 8
-    assert "is written again, lines lost=8" in caplog.text
+    assert f"is written again file={str(path)!r} lost=8" in caplog.text
 
 
 def test_a_full_disk_is_said_once(caplog):
@@ -133,7 +133,7 @@ def test_a_full_disk_is_said_once(caplog):
         eventually(lambda: not log._worker.pending)
     log.close()
     assert caplog.text.count("cannot be written") == 1
-    assert "lines lost=3" in caplog.text
+    assert "access log lost lines=3" in caplog.text
 
 
 def test_after_a_rename_new_lines_go_to_a_new_file_and_each_line_is_in_one_of_the_two(tmp_path):

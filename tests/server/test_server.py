@@ -368,7 +368,7 @@ def test_out_of_descriptors_accepting_pauses_and_goes_on(root):
             client.close()
         process.terminate()
         _, errors = process.communicate(timeout=WAIT)
-    assert "accepting pauses: Too many open files" in errors
+    assert "accepting pauses error=Too many open files" in errors
     assert errors.count("accepting pauses") <= 2  # and not at every tick
     assert "Traceback" not in errors
 

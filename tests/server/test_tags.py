@@ -167,11 +167,11 @@ def test_lines_about_errors_have_the_id(tagged, caplog, monkeypatch):
     client.send(get("/one.bin", "X-Request-ID: bug-1"))
     client.until_closed()
     said = [record.getMessage() for record in caplog.records if "request_id=" in record.msg]
-    assert [re.search(r"request_id=(\S+?):?(?: |$)", text)[1] for text in said] == [
+    assert [re.search(r"request_id=(\S+)", text)[1] for text in said] == [
         *("late-1", "fault-1", "cut-1", "first-1", "bug-1"),
     ]
-    assert said[0] == "request failed path='/a.bin' status=504 request_id=late-1: no answer"
-    form = "response cut short path='/b.bin' client=127.0.0.1 request_id=cut-1: "
+    assert said[0] == "request failed path='/a.bin' status=504 request_id=late-1 error=no answer"
+    form = "response cut short path='/b.bin' client=127.0.0.1 request_id=cut-1 error="
     assert said[2].startswith(form)
     assert said[4] == "request failed path='/one.bin' client=127.0.0.1 request_id=bug-1"
     names = [name for _, name in lines()]

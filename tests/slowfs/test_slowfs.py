@@ -22,13 +22,6 @@ from tests.slowfs import SlowFS, SlowFSError
 MiB = 1024 * 1024
 
 
-@pytest.fixture
-def fast(slowfs: SlowFS) -> SlowFS:
-    """The same without delays, for tests of what it shows."""
-    slowfs.set(latency=0, meta_latency=0, bandwidth=0)
-    return slowfs
-
-
 def read(fs: SlowFS, name: str, offset: int = 0, size: int = 1 << 30) -> bytes:
     """Bytes of a file, past the page cache's read-ahead."""
     fd = os.open(fs.path / name, os.O_RDONLY)

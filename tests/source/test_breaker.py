@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import errno
 import logging
+import threading
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
 import pytest
-from gevent.event import Event
 
+from streamcache.cache.probepool import ProbePool
 from streamcache.errors import NotFound, SourceBusy, SourceChanged, SourceUnavailable
 from streamcache.source import breaker as breaker_module
 from streamcache.source.breaker import Breaker
@@ -26,27 +27,21 @@ class Clock:
 
 
 class Probe:
-    """A source that is probed, and the thread for it: each probe waits until it may go on."""
+    """A source that is probed: each probe waits until it may go on."""
 
     def __init__(self) -> None:
-        self.pending = 0
         self.asked: list[str | None] = []
+        self.hanging = 0  # how many of the next ones wait
         self.error: Exception | None = EIO
-        self.go = Event()
-        self.go.set()
+        self.go = threading.Event()
 
-    def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """As a thread: who is killed meanwhile leaves it behind."""
-        self.pending += 1
-        error = gevent.spawn(function, *args).get()
-        if error is not None:
-            raise error
-
-    def probe(self, known: str | None) -> Exception | None:
+    def probe(self, known: str | None) -> None:
         self.asked.append(known)
-        self.go.wait()
-        self.pending -= 1
-        return self.error
+        if self.hanging:
+            self.hanging -= 1
+            assert self.go.wait(20)
+        if self.error is not None:
+            raise self.error
 
 
 @pytest.fixture
@@ -63,10 +58,18 @@ def probe() -> Probe:
 
 
 @pytest.fixture
-def breaker(clock: Clock, probe: Probe) -> Iterator[Breaker]:
-    found = Breaker("films", timeout=TIMEOUT, probe=probe.probe, pool=probe)
+def pool(probe: Probe) -> Iterator[ProbePool]:
+    found = ProbePool("probe")
     yield found
     probe.go.set()
+    found.close()
+    assert found.join(20)
+
+
+@pytest.fixture
+def breaker(clock: Clock, probe: Probe, pool: ProbePool) -> Iterator[Breaker]:
+    found = Breaker("films", timeout=TIMEOUT, probe=probe.probe, pool=pool)
+    yield found
     found.stop()
 
 
@@ -254,25 +257,66 @@ def test_an_answer_that_comes_late_closes_it(breaker: Breaker, clock: Clock, pro
     assert not breaker.is_open and not probe.asked
 
 
-def test_one_probe_at_a_time(breaker: Breaker, probe: Probe) -> None:
-    probe.go.clear()
+def test_one_probe_at_a_time(breaker: Breaker, probe: Probe, pool: ProbePool) -> None:
+    probe.hanging = 10
     for _ in range(3):
         fail(breaker, *"abc")
         until(lambda: probe.asked)
         gevent.sleep(0.01)
-        assert probe.pending <= 1 and len(probe.asked) == 1
+        assert pool.pending == 1 and len(probe.asked) == 1
         breaker.answered(breaker.ask("a"))  # its greenlet ends, not its thread
     probe.error = None
     fail(breaker, *"abc")
     probe.go.set()
     until(lambda: not breaker.is_open)
-    assert probe.pending == 0
+    assert pool.pending == 0
 
 
-def test_it_stays_open_while_no_thread_is_left(clock: Clock, probe: Probe) -> None:
+def test_a_probe_that_never_returns_does_not_keep_it_open(
+    clock: Clock, probe: Probe, pool: ProbePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hangs in a mount that was taken away, and what is mounted there now is well."""
+    monkeypatch.setattr(breaker_module, "_PROBE_TIME", 0.02)
+    breaker = Breaker(timeout=0.02, probe=probe.probe, pool=pool)
+    probe.hanging, probe.error = 1, None
+    fail(breaker, *"abc")
+    until(lambda: not breaker.is_open)
+    until(lambda: pool.pending == 1)
+
+
+def test_probes_that_never_return_are_few(
+    clock: Clock, probe: Probe, pool: ProbePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(breaker_module, "_PROBE_TIME", 0.02)
+    breaker = Breaker(timeout=0.02, probe=probe.probe, pool=pool)
+    probe.hanging, probe.error = 10, None
+    fail(breaker, *"abc")
+    until(lambda: len(probe.asked) == 4)
+    gevent.sleep(0.1)
+    assert len(probe.asked) == 4 and breaker.is_open
+    probe.go.set()
+    until(lambda: not breaker.is_open)
+
+
+def test_a_probe_has_as_long_as_a_request(
+    clock: Clock, probe: Probe, pool: ProbePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(breaker_module, "_PROBE_TIME", 0.02)
+    breaker = Breaker(timeout=20, probe=probe.probe, pool=pool)
+    probe.hanging, probe.error = 1, None
+    fail(breaker, *"abc")
+    until(lambda: probe.asked)
+    gevent.sleep(0.1)
+    assert len(probe.asked) == 1
+    probe.go.set()
+    until(lambda: not breaker.is_open)
+    assert len(probe.asked) == 1
+
+
+def test_it_stays_open_while_no_thread_is_left(clock: Clock, probe: Probe, pool: ProbePool) -> None:
     probe.error = None
     left = [False]
-    breaker = Breaker(timeout=TIMEOUT, probe=probe.probe, pool=probe, exhausted=lambda: not left[0])
+    breaker = Breaker(timeout=TIMEOUT, probe=probe.probe, pool=pool, exhausted=lambda: not left[0])
     fail(breaker, *"abc")
     until(lambda: len(probe.asked) > 3)
     assert breaker.is_open

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import errno
 import os
 import resource
@@ -25,7 +23,7 @@ from streamcache.source.base import AHEAD_BYTES, Change, Fingerprint, SourceFile
 from streamcache.source.filesystem import FileSystemSource
 from streamcache.source.mounts import Mount
 from tests import content
-from tests.requirements import missing
+from tests.mounts import local
 
 NAME = "films/a.mp4"
 SIZE = 3 * AHEAD_BYTES + 100
@@ -428,22 +426,6 @@ def test_one_that_was_appended_to_is_the_same(
 # -- probes, and other file systems over the root
 
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-@contextlib.contextmanager
-def mounted(target: Path, what: str = "", *, bind: bool = False) -> Iterator[None]:
-    if os.geteuid() != 0:
-        missing("mounting needs root")
-    kind, flags, data = (b"", 4096, None) if bind else (b"tmpfs", 0, b"size=1m")
-    if _libc.mount(what.encode() or b"none", os.fsencode(target), kind, flags, data):
-        missing(f"no mount here: {os.strerror(ctypes.get_errno())}")
-    try:
-        yield
-    finally:
-        _libc.umount2(os.fsencode(target), 2)
-
-
 def is_missing(source: FileSystemSource, path: str) -> bool:
     """Proven; False: it is a fault."""
     try:
@@ -464,7 +446,7 @@ def test_a_probe_asks_for_the_root(source: FileSystemSource, root: Path) -> None
 
 
 def test_an_empty_mount_point_does_not_answer_a_probe(source: FileSystemSource, root: Path) -> None:
-    with mounted(root):
+    with local.tmpfs(root, "size=1m"):
         for known in (None, NAME):
             with pytest.raises(SourceError):
                 source.probe(known)
@@ -479,7 +461,7 @@ def test_an_empty_mount_point_does_not_answer_a_probe(source: FileSystemSource, 
 def test_what_is_mounted_over_an_empty_root_is_the_source(tmp_path: Path, first: str) -> None:
     """The daemon was started before the file system was mounted."""
     source = FileSystemSource(str(tmp_path))
-    with mounted(tmp_path):
+    with local.tmpfs(tmp_path, "size=1m"):
         content.write(tmp_path, NAME, 10)
         if first == "present":
             source.open(NAME).close()
@@ -487,12 +469,12 @@ def test_what_is_mounted_over_an_empty_root_is_the_source(tmp_path: Path, first:
         source.open(NAME).close()
         source.probe(None)
     assert not is_missing(source, NAME), "it was unmounted: that is no 404"
-    with mounted(tmp_path):
+    with local.tmpfs(tmp_path, "size=1m"):
         assert is_missing(source, NAME)
 
 
 def test_a_root_that_was_not_empty_is_not_given_up(source: FileSystemSource, root: Path) -> None:
-    with mounted(root):
+    with local.tmpfs(root, "size=1m"):
         assert not is_missing(source, NAME)
         assert not is_missing(source, "none.mp4")
     assert is_missing(source, "none.mp4")
@@ -502,14 +484,14 @@ def test_a_root_that_was_empty_once_is_not_given_up(tmp_path: Path) -> None:
     source = FileSystemSource(str(tmp_path))
     content.write(tmp_path, NAME, 10)
     source.open(NAME).close()
-    with mounted(tmp_path):
+    with local.tmpfs(tmp_path, "size=1m"):
         assert not is_missing(source, NAME)
 
 
 def test_the_same_directory_mounted_over_itself_is_the_source(
     source: FileSystemSource, root: Path
 ) -> None:
-    with mounted(root, str(root), bind=True):
+    with local.bound(root, root):
         assert is_missing(source, "none.mp4")
         source.open(NAME).close()
 
@@ -519,5 +501,5 @@ def test_an_empty_root_that_was_a_mount_in_an_earlier_life_waits_for_that(tmp_pa
     (point / "films").mkdir(parents=True)
     source = FileSystemSource(str(point / "films"))
     source.expect_mount(str(point))
-    with mounted(point / "films"):
+    with local.tmpfs(point / "films", "size=1m"):
         assert not is_missing(source, "none.mp4")

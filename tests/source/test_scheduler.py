@@ -191,6 +191,22 @@ def test_sessions_with_readers_get_the_same_share(
     assert shares[0] >= 0.8 * shares[-1], shares
 
 
+def test_readers_that_join_one_file_take_no_turns_from_others(reads: Reads) -> None:
+    """Five files get the same, although readers of the first come and go at each step."""
+    scheduler = made(reads, in_flight=1)
+    first, *others = [FakeFeed(name) for name in "abcde"]
+    for feed in (first, *others):
+        scheduler.add(feed, idle=False)
+    turn()
+    order = ""
+    for _ in range(21):
+        order += reads.names
+        scheduler.add(first, idle=False)
+        reads.let()
+        scheduler.add(first, idle=False)
+    assert order == "a" + "abcde" * 4, "a step each, once there were others"
+
+
 def test_who_came_first_and_alone_has_had_what_is_in_flight_when_others_come(
     reads: Reads,
 ) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from streamcache import StreamCache, StreamCacheServer
+from tests.content import write
 from tests.leaks import LeakPolicy
 from tests.server.client import Client
-from tests.slowfs import SlowFS
 from tests.system.site import config
 
 OpenCache = Callable[..., StreamCache]
@@ -32,10 +32,11 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def fast(slowfs: SlowFS) -> SlowFS:
-    """A network file system without delays: it counts, and fails when it is told to."""
-    slowfs.set(latency=0, meta_latency=0, bandwidth=0)
-    return slowfs
+def filled(source: Path, request: pytest.FixtureRequest) -> Path:
+    """The same with the files that the module's ``FILES`` has sizes of."""
+    for name, size in request.module.FILES.items():
+        write(source, name, size)
+    return source
 
 
 @pytest.fixture

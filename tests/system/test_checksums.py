@@ -16,6 +16,7 @@ from streamcache.cache.digests import Digests, digest
 from streamcache.cache.selection import Selection
 from streamcache.errors import ConfigError, StreamCacheError
 from tests.content import verify, write
+from tests.inspection.filled import objects
 from tests.server.client import Client
 from tests.system.conftest import OpenCache
 from tests.system.site import (
@@ -34,10 +35,6 @@ from tests.system.site import (
 
 SIZE = 2 * MiB + 5
 XXH3 = {"checksum": "xxh3"}
-
-
-def objects(at: Path) -> list[Path]:
-    return [path for path in sorted(at.glob("objects/*/*")) if path.suffix != ".sums"]
 
 
 def sums(at: Path) -> list[Path]:

@@ -33,13 +33,6 @@ LIMIT = 4 * MiB
 POINTS = 20
 
 
-@pytest.fixture
-def filled(source: Path) -> Path:
-    for name, size in FILES.items():
-        write(source, name, size)
-    return source
-
-
 def start(source: Path, cache_dir: Path, seed: int, kill_at: int) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [

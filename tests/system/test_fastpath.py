@@ -56,7 +56,7 @@ def test_hits_of_both_paths_count_alike(source: Path, open_cache: OpenCache, sta
     assert after.bytes_from_cache == before.bytes_from_cache + SIZE + 10
     assert after.source_opens == before.source_opens
     (name,) = objects_in(Path(cache.config.cache.dir))
-    assert ("127.0.0.1", name) in cache._parts.ledger._recent
+    assert ("127.0.0.1", name) in cache._parts.ledger._uses._recent
 
 
 def test_what_is_not_fresh_any_more_is_asked_for(

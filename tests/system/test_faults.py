@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from streamcache import CacheStatus, StreamCache
 from streamcache.cache.database import CatalogError
 from streamcache.errors import CacheError, Closed, ConfigError, SourceChanged, SourceError
 from tests.content import write
-from tests.requirements import missing
+from tests.mounts import local
 from tests.system.conftest import OpenCache
 from tests.system.site import (
     WAIT,
@@ -97,13 +95,6 @@ def taken(at: Path) -> int:
         for path, stat in files.items()
         if not path.endswith(".map") or path.removesuffix(".map") + ".data" in files
     )
-
-
-@pytest.fixture
-def filled(source: Path) -> Path:
-    for name, size in FILES.items():
-        write(source, name, size)
-    return source
 
 
 def runs(
@@ -215,18 +206,9 @@ def test_an_error_that_nobody_expected_loses_no_claim(
 
 
 @pytest.fixture
-def small_disk() -> Iterator[Path]:
-    """A file system of 2 MiB."""
-    if os.geteuid() != 0:
-        missing("mounting a tmpfs needs root")
-    libc = ctypes.CDLL(None, use_errno=True)
-    with tempfile.TemporaryDirectory(prefix="streamcache-small-") as path:
-        if libc.mount(b"tmpfs", path.encode(), b"tmpfs", 0, b"size=2m"):
-            missing(f"no tmpfs here: {os.strerror(ctypes.get_errno())}")
-        try:
-            yield Path(path)
-        finally:
-            libc.umount2(path.encode(), 2)
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    with local.tmpfs(tmp_path / "small", "size=2m") as path:
+        yield path
 
 
 def test_a_disk_that_is_full_fails_no_request(

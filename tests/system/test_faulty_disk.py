@@ -25,11 +25,11 @@ from streamcache.cache.database import CatalogLate
 from streamcache.cache.listing import Listing
 from streamcache.cache.selection import Selection
 from tests.content import verify, write
+from tests.mounts import local
 from tests.requirements import missing
 from tests.server.client import Client
 from tests.slowfs import SlowFS, unsupported
 from tests.slowfs.model import WRITING
-from tests.system import mounts
 from tests.system.conftest import OpenCache
 from tests.system.crowd import crowd
 from tests.system.holding import holding
@@ -298,7 +298,7 @@ def test_a_cache_closes_while_its_disk_hangs(
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     """A file system of 8 MiB and a hundred files."""
-    with mounts.tmpfs(tmp_path / "small", "size=8m,nr_inodes=100") as path:
+    with local.tmpfs(tmp_path / "small", "size=8m,nr_inodes=100") as path:
         yield path
 
 
@@ -434,7 +434,7 @@ def test_another_file_system_is_not_filled_when_the_disk_is_unmounted(
     titles: Path, tmp_path: Path, open_cache: OpenCache
 ) -> None:
     at = tmp_path / "point" / "cache"
-    with mounts.tmpfs(tmp_path / "point", "size=16m"):
+    with local.tmpfs(tmp_path / "point", "size=16m"):
         cache = warmed(open_cache(titles, at=at), at)
     assert not at.exists()
     eventually(lambda: not is_normal(cache))
@@ -588,7 +588,7 @@ def test_an_ext4_that_has_gone_read_only(
     titles: Path, tmp_path: Path, open_cache: OpenCache, serve: Serve
 ) -> None:
     """As the kernel does when it finds an error on the disk."""
-    with mounts.ext4(tmp_path / "disk", 64 * MiB) as loop:
+    with local.ext4(tmp_path / "disk", 64 * MiB) as loop:
         at = tmp_path / "disk" / "cache"
         cache = warmed(open_cache(titles, 32 * MiB, at=at), at)
         with crowd(serve(cache).socket.getpeername(), WARM, 10) as hits:

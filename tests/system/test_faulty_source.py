@@ -20,9 +20,9 @@ from streamcache import CacheStatus, StreamCache
 from streamcache.errors import SourceChanged, SourceError, SourceTimeout, SourceUnavailable
 from tests.content import verify, write
 from tests.daemon_process import DaemonProcess
+from tests.mounts import local
 from tests.server.client import Client
 from tests.slowfs import SlowFS
-from tests.system import mounts
 from tests.system.conftest import OpenCache
 from tests.system.crowd import crowd
 from tests.system.holding import holding
@@ -335,12 +335,12 @@ def bound(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     behind, point = tmp_path / "behind", tmp_path / "source"
     behind.mkdir()
     point.mkdir()
-    mounts.mount(str(behind), point, "", flags=mounts.BIND)
+    local.mount(str(behind), point, "", flags=local.BIND)
     try:
         yield behind, point
     finally:
         while os.path.ismount(point) or behind.samefile(point):
-            mounts.unmount(point)
+            local.unmount(point)
 
 
 @pytest.mark.parametrize("how", ["unmounted", "mounted over"])
@@ -356,9 +356,9 @@ def test_the_source_goes_and_comes_back_under_load(
     with crowd(address, WARM) as hits:
         eventually(lambda: sum(hits.served.values()) > 100)
         if how == "unmounted":
-            mounts.unmount(point)
+            local.unmount(point)
         else:
-            mounts.mount("none", point, "tmpfs", "size=8m")
+            local.mount("none", point, "tmpfs", "size=8m")
         assert not list(point.iterdir())
         eventually(lambda: not closed(cache))
         gevent.sleep(2 * REVALIDATE)
@@ -371,9 +371,9 @@ def test_the_source_goes_and_comes_back_under_load(
         assert objects_in(cache_dir) == kept
 
         if how == "unmounted":
-            mounts.mount(str(behind), point, "", flags=mounts.BIND)
+            local.mount(str(behind), point, "", flags=local.BIND)
         else:
-            mounts.unmount(point)
+            local.unmount(point)
         eventually(lambda: closed(cache))
         hits.forget()
         eventually(lambda: hits.served["hit"] > 100)
@@ -393,7 +393,7 @@ def test_a_file_system_mounted_over_the_source_is_a_fault(
     settle(cache, cache_dir)
     kept = objects_in(cache_dir)
     assert kept
-    with mounts.tmpfs(source, "size=1m"):
+    with local.tmpfs(source, "size=1m"):
         answer = fetch(cache, "film")
         assert answer.status is CacheStatus.STALE
         assert_right(answer, "film", MiB)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import threading
@@ -21,7 +22,7 @@ from streamcache.cache.selection import Selection
 from streamcache.errors import CacheBusy, NoSpace
 from streamcache.source.base import SourceFile
 from streamcache.source.filesystem import FileSystemSource
-from tests.content import verify, write
+from tests.content import verify, write, write_all
 from tests.server.client import Client
 from tests.slowfs import SlowFS
 from tests.system.conftest import OpenCache
@@ -40,13 +41,8 @@ from tests.system.site import (
 )
 
 SIZE = 300_000
+put = functools.partial(write_all, size=SIZE)
 LONG = {"revalidate": 3600.0}  # s: nothing is asked again but for a reason
-
-
-def put(source: Path, *names: str, size: int = SIZE) -> None:
-    for name in names:
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        write(source, name, size)
 
 
 def cached(cache: StreamCache, cache_dir: Path, *names: str) -> None:

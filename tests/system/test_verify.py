@@ -34,11 +34,7 @@ from tests.system.site import (
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-
-@pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("STREAMCACHE_")]:
-        monkeypatch.delenv(name)
+pytestmark = pytest.mark.usefixtures("no_settings")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from streamcache.cache.stored import ObjectFolder, StoredObject
 from streamcache.cache.warming import WarmJob
 from streamcache.cache.warmorder import WarmFailure, WarmOrder
 from streamcache.errors import TooManyJobs
-from tests.content import write
+from tests.content import write, write_all
 from tests.slowfs import SlowFS
 from tests.system.conftest import OpenCache
 from tests.system.site import (
@@ -34,12 +35,7 @@ from tests.system.site import (
 )
 
 SIZE = 200_000
-
-
-def put(source: Path, *names: str, size: int = SIZE) -> None:
-    for name in names:
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        write(source, name, size)
+put = functools.partial(write_all, size=SIZE)
 
 
 def warm(cache: StreamCache, wait: float = 20.0, **options: object) -> WarmJob:

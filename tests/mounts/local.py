@@ -1,4 +1,4 @@
-"""Small real file systems, as root: one in memory, and one on a disk that can break down."""
+"""Small file systems of this machine, as root: in memory, and on a disk that can break down."""
 
 from __future__ import annotations
 
@@ -39,6 +39,16 @@ def tmpfs(target: Path, options: str) -> Iterator[Path]:
     mount("tmpfs", target, "tmpfs", options)
     try:
         yield target
+    finally:
+        unmount(target)
+
+
+@contextlib.contextmanager
+def bound(what: Path, target: Path) -> Iterator[None]:
+    """A directory is seen at ``target`` as well."""
+    mount(str(what), target, "", flags=BIND)
+    try:
+        yield
     finally:
         unmount(target)
 
