@@ -101,11 +101,6 @@ class RequestParser:
         """Whether bytes are buffered: after ``next()`` gave None, those of an incomplete head."""
         return bool(self._buffer)
 
-    @property
-    def to_head(self) -> bool:
-        """Whether what is buffered begins as a HEAD, so that its refusal has no body."""
-        return self._buffer.startswith(b"HEAD ")
-
     def feed(self, data: bytes) -> None:
         """Add bytes from the connection."""
         self._buffer += data
@@ -129,9 +124,22 @@ class RequestParser:
         try:
             return self._next()
         except BadRequest as refusal:
-            refusal.to_head = self.to_head
             self._refusal = refusal
+            self._describe(refusal)
             raise
+
+    def refuse(self, status: int, reason: str) -> BadRequest:
+        """The refusal of the head that is buffered, which may be incomplete, for another reason."""
+        refusal = BadRequest(status, reason)
+        self._describe(refusal)
+        return refusal
+
+    def _describe(self, refusal: BadRequest) -> None:
+        """Say what is known of the request that is refused."""
+        refusal.to_head = self._buffer.startswith(b"HEAD ")
+        # No more than a head may have: what came behind it is not ours to show.
+        line, _, _ = bytes(self._buffer[: self._limits.head_size]).partition(b"\n")
+        refusal.line = line.partition(b"\r")[0].decode("latin-1")
 
     def _next(self) -> Request | None:
         buffer = self._buffer

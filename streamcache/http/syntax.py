@@ -21,14 +21,16 @@ class BadRequest(StreamCacheError):
 
     ``status`` is the status code to answer with, ``reason`` a fixed phrase for the log that never
     holds a byte of the request. ``to_head``: as far as can be told the method was HEAD, so the
-    answer has no body (RFC 9110 9.3.2).
+    answer has no body (RFC 9110 9.3.2). ``line``: the request line, as far as it was read, in
+    latin-1; whatever the client likes may be in it.
     """
 
-    def __init__(self, status: int, reason: str, *, to_head: bool = False) -> None:
+    def __init__(self, status: int, reason: str) -> None:
         super().__init__(f"{status} {reason}")
         self.status = status
         self.reason = reason
-        self.to_head = to_head
+        self.to_head = False
+        self.line = ""
 
 
 def is_token(text: str) -> bool:

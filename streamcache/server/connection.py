@@ -302,7 +302,7 @@ class Connection:
             self._opening.expired(self.name)
             self._cut()
         elif self.phase is Phase.HEAD:
-            self._start(BadRequest(408, "head too slow", to_head=self._parser.to_head))
+            self._start(self._parser.refuse(408, "head too slow"))
         elif self.phase is Phase.BODY:
             self._interrupt(BadRequest(408, "body too slow"))
         elif self.phase is Phase.AWAITING:

@@ -19,7 +19,7 @@ from streamcache.http.request import BadRequest, Request
 from streamcache.server.admission import Admission
 from streamcache.server.fastpath import Begun
 from streamcache.server.handler import Response
-from streamcache.server.logline import NOTHING, Served
+from streamcache.server.logline import NOTHING, Served, words_of
 from streamcache.server.pages import window_end
 from streamcache.server.service import Service
 from streamcache.server.transport import FILE_ERRORS
@@ -406,6 +406,8 @@ class Exchange:
             served.method, served.target, served.protocol = begun.line.split(" ")
             served.path, served.range = begun.path, begun.range
             served.referer, served.user_agent, served.host = begun.fields
+        elif request is not None:
+            served.method, served.target, served.protocol = words_of(request.line)
         if self._service.admission is not None:
             redacted = self._service.admission.redacted
             served.target, served.referer = redacted(served.target), redacted(served.referer)

@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from streamcache.config.log import LogConfig
+from streamcache.http.syntax import is_token
 from streamcache.server.clock import Clock
 
 MOST_LOGGED: Final = 1024  # characters of a field; strangers choose what is in it
@@ -34,7 +35,7 @@ class Served:
     """One response. Texts are as the client wrote them, "-" what there was not."""
 
     client: str  # behind trusted proxies
-    method: str  # "-", and the next two, of a request that could not be read
+    method: str  # this and the next two may be what ``words_of`` makes of a refused line
     target: str
     protocol: str
     path: str  # that the target stands for
@@ -56,14 +57,29 @@ class Served:
     @property
     def request_line(self) -> str:
         """What Combined shows of the request."""
-        if self.method == NOTHING:
-            return NOTHING
+        if self.protocol == NOTHING:  # it was refused, or none came
+            words = [word for word in (self.method, self.target) if word != NOTHING]
+            return " ".join(words) or NOTHING
         return f"{self.method} {self.target} {self.protocol}"
 
     @property
     def outcome(self) -> str:
         """ "done", or "cut" for an answer that did not leave whole."""
         return "done" if self.whole else "cut"
+
+
+def words_of(line: str) -> tuple[str, str, str]:
+    """Method, target and protocol of a request line that was refused, as far as it has them.
+
+    What begins with no method is all target, so that nothing of it is lost.
+    """
+    method, _, rest = line.partition(" ")
+    if not rest or not is_token(method):
+        return NOTHING, line or NOTHING, NOTHING
+    target, _, protocol = rest.rpartition(" ")
+    if target and protocol.startswith("HTTP/"):
+        return method, target, protocol
+    return method, rest, NOTHING
 
 
 class Combined:

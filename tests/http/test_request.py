@@ -150,6 +150,35 @@ def test_a_refusal_knows_whether_it_answers_head(data: bytes, to_head: bool):
 
 
 @pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        (head("/%zz"), "GET /%zz HTTP/1.1"),
+        (head("/caf\xe9"), "GET /caf\xe9 HTTP/1.1"),
+        (head() + head("/b", host=None), "GET /b HTTP/1.1"),
+        (b"\r\n\r\n" + head("/a", version="HTTP/9.9"), "GET /a HTTP/9.9"),
+        (b"GET /a\nHost: h\n\n", "GET /a"),
+        (b"GET /a\rHost: h\r\n\r\n", "GET /a"),
+        (b"\x16\x03\x01\0", "\x16\x03\x01\0"),
+        (b"\r\n" * 20, ""),
+        (b"GET /" + b"a" * LIMITS.head_size, "GET /" + "a" * (LIMITS.head_size - 5)),
+        (b"GET / HTTP/1.1\r\nA: " + b"b" * LIMITS.head_size, "GET / HTTP/1.1"),
+    ],
+)
+def test_a_refusal_knows_the_line_as_far_as_it_was_read(data: bytes, line: str):
+    _, refusal, _ = read_pieces([data])
+    assert refusal is not None
+    assert refusal.line == line
+
+
+def test_a_head_that_is_refused_before_its_end_is_described_too():
+    parser = RequestParser(LIMITS)
+    parser.feed(b"HEAD /slow")
+    assert parser.next() is None
+    refusal = parser.refuse(408, "head too slow")
+    assert (refusal.status, refusal.to_head, refusal.line) == (408, True, "HEAD /slow")
+
+
+@pytest.mark.parametrize(
     ("host", "status"),
     [
         (None, 400),

@@ -264,6 +264,21 @@ def test_no_log_lets_anybody_in(site, keys: str, tmp_path: Path) -> None:
     assert f"f.{LATER}.k1." in lines[0]  # which key and until when: that may be known
 
 
+@pytest.mark.parametrize(
+    "line", ["GET {} HTTP/9.9", "GET {} x HTTP/1.1", "GET /%zz{} HTTP/1.1", "\x01GET {}", "{}"]
+)
+def test_no_line_of_a_refused_request_lets_anybody_in(
+    site, keys: str, tmp_path: Path, line: str
+) -> None:
+    here = site(access={"keys": keys}, log={"access": os.fspath(tmp_path / "log")})
+    client = here.client()
+    client.send(f"{line.format(granted('/a.bin'))}\r\nHost: h\r\n\r\n".encode())
+    client.until_closed()
+    (logged,) = log_of(here, tmp_path / "log")
+    assert "/a.bin?grant=" in logged
+    assert granted("/a.bin").rpartition(".")[2] not in logged
+
+
 # -- passwords
 
 

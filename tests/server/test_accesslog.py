@@ -84,8 +84,67 @@ def test_every_kind_of_answer_is_logged(logged):
         ("GET /a.bin HTTP/1.1", "304", "0", "hit"),
         ("GET /none HTTP/1.1", "404", "14", "miss"),
         ("DELETE /a.bin HTTP/1.1", "405", "23", "-"),
-        ("-", "400", "16", "-"),
+        ("nonsense", "400", "16", "-"),
     ]
+
+
+# What is sent, the status, and the line in Combined; then method, target and protocol in JSON.
+REFUSED = {
+    "an escape that is none": (
+        *(b"GET /%zz HTTP/1.1\r\nHost: h\r\nUser-Agent: a\r\n\r\n", 400, "GET /%zz HTTP/1.1"),
+        ("GET", "/%zz", "HTTP/1.1"),
+    ),
+    "a blank in a name": (
+        *(b"GET /a b.mp4 HTTP/1.1\r\nHost: h\r\n\r\n", 400, "GET /a b.mp4 HTTP/1.1"),
+        ("GET", "/a b.mp4", "HTTP/1.1"),
+    ),
+    "another version": (
+        *(b"GET /a HTTP/2.0\r\nHost: h\r\n\r\n", 505, "GET /a HTTP/2.0"),
+        ("GET", "/a", "HTTP/2.0"),
+    ),
+    "a long target": (
+        *(b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n", 414, f"GET /{'a' * 1019}..."),
+        ("GET", f"/{'a' * 1023}...", "HTTP/1.1"),
+    ),
+    "a head that is too large": (
+        *(b"GET /a HTTP/1.1\r\nA: " + b"b" * 40_000, 431, "GET /a HTTP/1.1"),
+        ("GET", "/a", "HTTP/1.1"),
+    ),
+    "a line that does not end": (
+        *(b"GET /" + b"a" * 40_000, 414, f"GET /{'a' * 1019}..."),
+        ("GET", f"/{'a' * 1023}...", None),
+    ),
+    "a head that is too slow": (b"GET /slow", 408, "GET /slow", ("GET", "/slow", None)),
+    "another protocol": (
+        *(b'\x16\x03\x01"\\\x1b[2J\x9b\x7f', 400, r"\x16\x03\x01\x22\x5c\x1b[2J\x9b\x7f"),
+        (None, '\x16\x03\x01"\\\x1b[2J\\x9b\x7f', None),
+    ),
+    "a line of the log": (
+        *(b'" 200 1 "-" "-"\r\n\r\n', 400, r"\x22 200 1 \x22-\x22 \x22-\x22"),
+        (None, '" 200 1 "-" "-"', None),
+    ),
+    "only ends of lines": (b"\r\n" * 20, 400, "-", (None, None, None)),
+}
+
+
+@pytest.mark.parametrize(("sent", "status", "line", "words"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize("form", ["combined", "json"])
+def test_the_line_of_what_is_refused_has_what_was_read(logs, form, sent, status, line, words):
+    here, lines = logs(format=form, fields=",".join(FIELDS))
+    client = here.client()
+    client.send(sent)
+    assert client.response().status == status
+    (logged,) = lines()
+    assert logged.isascii()
+    assert logged.isprintable()
+    if form == "combined":
+        assert f' "{line}" {status} ' in logged
+        assert ' "-" "-" ' in logged  # neither Referer nor User-Agent
+        return
+    (one,) = objects([logged])
+    assert (one["method"], one["target"], one["protocol"]) == words
+    assert one["status"] == status
+    assert {one[name] for name in ("referer", "user_agent", "range", "host")} == {None}
 
 
 def test_an_interrupted_response_is_logged_with_the_bytes_that_left(logged):
@@ -186,7 +245,7 @@ def logs(site, tmp_path):
 
     def start(**options):
         path = tmp_path / "fields.log"
-        here = site(log={"access": str(path), **options})
+        here = site(log={"access": str(path), **options}, limits={"head_timeout": 0.1})
 
         def lines():
             here.server.stop(timeout=0)
@@ -243,9 +302,10 @@ def test_a_json_line_has_every_field(logs):
     assert one.pop("request_id") != refused["request_id"]
     assert one == EXPECTED
     assert {name for name, value in refused.items() if value is None} == {
-        *("user", "method", "target", "protocol", "referer", "user_agent", "cache", "range"),
+        *("user", "method", "protocol", "referer", "user_agent", "cache", "range"),
         *("host", "worker"),
     }
+    assert refused["target"] == "nonsense"
     assert (refused["status"], refused["bytes"]) == (400, 16)
 
 
@@ -330,12 +390,13 @@ def test_no_client_can_forge_or_break_a_line_of_any_form(logs, form, value):
         assert all(len(shlex.split(line)) == 13 for line in found)
 
 
-def test_a_control_byte_in_a_request_line_is_refused_and_cannot_reach_the_log(logs):
+def test_a_control_byte_in_a_request_line_is_refused_and_escaped_in_the_log(logs):
     here, lines = logs(format="json", fields="target, status")
     client = here.client()
     client.send(b"GET /\x7f\x1b[2J HTTP/1.1\r\nHost: h\r\n\r\n")
     client.until_closed()
-    assert objects(lines()) == [{"target": None, "status": 400}]
+    (line,) = lines()
+    assert line == r'{"target":"/\u007f\u001b[2J","status":400}'
 
 
 def test_the_name_of_a_worker_is_in_its_lines(root, tmp_path):
