@@ -32,7 +32,7 @@ from streamcache.cache.removal import Removal
 from streamcache.cache.resources import Resources
 from streamcache.cache.session import CopySession
 from streamcache.cache.states import Event
-from streamcache.errors import CacheError, Closed, SourceChanged
+from streamcache.errors import CacheError, Closed, NotFound, SourceChanged
 from streamcache.source.base import SourceFile, Version
 
 log = logging.getLogger(__name__)
@@ -87,6 +87,7 @@ class Opener:
         """See ``Found.open``."""
         if self._copies.closed:
             raise Closed("the cache is closed")
+        self._confirm(found)
         self._prepare(found)
         if found.handle is not None:
             handle, found.handle = found.handle, None
@@ -108,6 +109,7 @@ class Opener:
 
     def copy(self, found: Found) -> CopySession | None:
         """See ``Provider.copy``."""
+        self._confirm(found)
         self._prepare(found)
         if found.handle is not None:
             return None
@@ -172,17 +174,34 @@ class Opener:
         instead = partial(self._instead_of_copy, session)
         return TempFileDelegate(session, status, self._r.counters, instead, client)
 
+    def _confirm(self, found: Found) -> None:
+        """If it is stale, and neither object nor session is there: have the source say that it is.
+
+        Before the key's lock is taken, as that may take long. Switches. Raises as ``find`` does.
+        """
+        if found.stale and found.handle is None and found.name not in self._copies.sessions:
+            self._await(found)
+
+    def _await(self, found: Found) -> Flight:
+        """The answered question about its path: the one of the look, or a new one. Switches."""
+        flight = found.flight
+        if flight is None:
+            flight = found.flight = self._freshness.ask(found.path)
+        age = time.monotonic() - flight.started
+        try:
+            self._freshness.wait(flight, self._r.config.source.timeout - age)
+        except NotFound:
+            if not flight.acted_on:
+                flight.acted_on = True
+                self._copies.gone(key_of(found.name), found.path)
+            raise
+        found.stale = False
+        return flight
+
     def _source_file(self, found: Found) -> SourceFile:
         """The open source file of this version. Switches."""
-        file = found.flight.take() if found.flight is not None and not found.stale else None
-        if file is None:
-            flight = self._freshness.ask(found.path)
-            try:
-                self._freshness.wait(flight, self._r.config.source.timeout)
-                file = flight.take()
-                assert file is not None
-            finally:
-                self._freshness.leave(flight)
+        file = self._await(found).take()
+        assert file is not None  # we hold the flight
         if file.version != found.version:
             self._r.meta.post(file.close)
             self._copies.replaced(found.name, found.path)

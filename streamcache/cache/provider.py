@@ -66,8 +66,9 @@ class Provider:
     def find(self, path: str, *, ahead: int | None = None) -> Found:
         """The version that ``path`` ("/a/b.mp4") has. Switches when the source must be asked.
 
-        ``ahead``: the offset where the caller will read next, if it will. Raises NotFound,
-        AccessDenied, SourceTimeout, SourceBusy, SourceUnavailable or Closed.
+        ``ahead``: the offset where the caller will read next, if it will. While the source does not
+        answer it is the last that is known, and ``Found.open`` fails if the cache lacks its bytes.
+        Raises NotFound, AccessDenied, SourceTimeout, SourceBusy, SourceUnavailable or Closed.
         """
         if self.copies.closed:
             raise Closed("the cache is closed")
@@ -82,7 +83,7 @@ class Provider:
         return self._ask(path, None if ahead is None else ahead // BLOCK * BLOCK)
 
     def _ask(self, path: str, ahead: int | None) -> Found:
-        """Ask the source; what the cache has is served stale when it does not answer (I2)."""
+        """Ask the source; when it does not answer, what is known is stale (I2)."""
         before = self._freshness.known(path)
         with ExitStack() as held:
             lock = None
@@ -121,23 +122,20 @@ class Provider:
             self._freshness.unanswered(path)
             had = self._had(path)
             if had is not None:
-                log.debug("served stale path=%r error=%s", f"/{path}", error)
+                log.debug("stale path=%r error=%s", f"/{path}", error)
                 return had, True
         timeout = self._r.config.source.timeout
         return self._freshness.wait(flight, timeout - age), False
 
     def _had(self, path: str) -> Version | None:
-        """A version that the cache can serve all of, or goes on copying. Switches."""
+        """The version that may be answered with although the source does not say so. Switches.
+
+        Also one of which the cache has nothing: what its size and time are is known, and may be
+        all that is asked for. Who wants its bytes asks the source again (``Opener.open``).
+        """
         known = self._freshness.known(path)
         if known is not None:
-            if not self._freshness.may_be_stale(known):
-                return None
-            version = known.version
-            assert version is not None
-            if self._name(path, version) in self.copies.sessions:
-                return version
-            with self._found(path, version, stale=True) as found:
-                return version if found.handle is not None else None
+            return known.version if self._freshness.may_be_stale(known) else None
         try:
             stored = self._health.call(self._r.store.objects.versions, self.key(path))
         except OSError:

@@ -114,8 +114,9 @@ class StreamCache:
     def find(self, path: str, *, ahead: int | None = None) -> Found:
         """The version of ``path`` ("/a/b.mp4") that is served now. Switches.
 
-        ``ahead``: the offset where the caller will read next, if it will. Raises NotFound,
-        AccessDenied, SourceTimeout, SourceBusy, SourceUnavailable or Closed.
+        ``ahead``: the offset where the caller will read next, if it will. While the source does not
+        answer it is the last that is known, and ``Found.open`` fails if the cache lacks its bytes.
+        Raises NotFound, AccessDenied, SourceTimeout, SourceBusy, SourceUnavailable or Closed.
         """
         return self._started.provider.find(path, ahead=ahead)
 

@@ -28,7 +28,7 @@ class Place:
     pid: int = 0  # 0: nobody is here
     line: Line | None = None  # until its end was read
     accepts: bool = False
-    reloading: bool = False  # it was told to, and has not answered
+    reloading: int = 0  # the number of the reload that it was told of, until it answers; 0: none
     problem: str = ""  # why it could not start, in its own words
     code: int = 1  # the daemon's, for that
     born: float = 0.0
@@ -48,7 +48,7 @@ class Place:
         """It is dead; how long it lived, in seconds."""
         if self.line is not None:
             self.line.close()
-        self.pid, self.line, self.accepts, self.reloading = 0, None, False, False
+        self.pid, self.line, self.accepts, self.reloading = 0, None, False, 0
         return monotonic() - self.born
 
     def wait(self, *, lived: float = 0.0) -> None:

@@ -74,6 +74,7 @@ class _Supervisor:
         self._told_to_stop = False  # by a signal; a drain may also be the admin listener's wish
         self._kill_at = math.inf
         self._reload: Reload | None = None  # the one that workers are at
+        self._reload_number = 0  # of the one that began last: answers to others may come late
         self._reload_end = math.inf
         self._reload_wanted = False
         self._failed = False  # while it drained
@@ -182,7 +183,7 @@ class _Supervisor:
             # Not waited for: a worker may hang in the kernel.
             os._exit(128 + number)
         self._told_to_stop = True
-        log.info("draining signal=%s; a second signal ends at once", name)
+        log.info("draining, a second signal ends at once signal=%s", name)
         if not self._draining:
             self._drain()
 
@@ -210,10 +211,11 @@ class _Supervisor:
             return
         self._main.adopt(reload)
         self._reload = reload
+        self._reload_number += 1
         self._reload_end = monotonic() + RELOAD_WAIT
         for place in self._places:
-            place.reloading = place.line is not None
-        self._order("reload", config=as_mapping(self._share.config))
+            place.reloading = self._reload_number if place.line is not None else 0
+        self._order("reload", number=self._reload_number, config=as_mapping(self._share.config))
 
     def _go_on_reloading(self) -> None:
         """Until all have answered, or for long enough."""
@@ -224,7 +226,7 @@ class _Supervisor:
         if late:
             log.error("not reloaded workers=%s reason=%s", ",".join(late), "no answer")
         for place in self._places:
-            place.reloading = False
+            place.reloading = 0
         self._main.reloaded(self._reload)
         self._reload = None
 
@@ -318,7 +320,8 @@ class _Supervisor:
                 self._wished(place)
                 continue
             if "reloaded" in message:
-                place.reloading = False
+                if message["number"] == place.reloading:
+                    place.reloading = 0
                 if message["problem"]:
                     log.error("not reloaded worker=%s error=%s", place.name, message["problem"])
                 continue

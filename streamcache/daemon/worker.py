@@ -202,7 +202,7 @@ class _Inbox:
         self._serving: Serving | None = None  # None: not yet
         self._line, self._watcher = line, watcher
         self._signals, self._orphaned = signals, orphaned
-        self._wanted: Config | None = None  # what to reload, once it serves
+        self._wanted: tuple[int, Config] | None = None  # what to reload, once it serves
         self._reopen = False  # the log, once it serves: it may have been opened before that
         self._reloading: gevent.Greenlet[..., None] | None = None
 
@@ -236,7 +236,7 @@ class _Inbox:
                 if self._serving is not None:
                     self._serving.reopen_logs()
             case "reload":
-                self._wanted = of_mapping(message["config"])
+                self._wanted = message["number"], of_mapping(message["config"])
                 self._reload()
 
     def _reload(self) -> None:
@@ -246,12 +246,12 @@ class _Inbox:
     def _do_reload(self, serving: Serving) -> None:
         """Greenlet: one reload after the other, the last one wins."""
         while self._wanted is not None:
-            wanted, self._wanted = self._wanted, None
+            (number, wanted), self._wanted = self._wanted, None
             problem = ""
             try:
                 serving.reconfigure(wanted)
             except Exception as error:
                 log.debug("not reloaded", exc_info=True)
                 problem = str(error) or type(error).__name__
-            self._line.tell(reloaded=not problem, problem=problem)
+            self._line.tell(reloaded=not problem, number=number, problem=problem)
         self._reloading = None

@@ -5,7 +5,8 @@ What they do is told by FAKE in the environment, a word or several:
 ``in-use`` ``broken-cache`` ``full-disk`` ``broken-source`` ``broken-server``   start fails
 ``hung-stop``    the server never finishes to drain
 ``hung-hub``     the hub hangs when logs are to be opened again, until $FAKE_GATE is there
-``hung-reload`` ``broken-reload``  what the server does when it is told to
+``broken-reload``  what the server does when it is told to
+``hung-reload``  the same, until the directory $FAKE_GATE has a file for that number of connections
 ``hung-thread``  a worker thread never returns
 ``crash``        the process kills itself when its cache starts
 ``crash-again``  the same, but not the first time; $FAKE_GATE is a directory
@@ -112,8 +113,9 @@ class FakeServer:
 
     def reconfigure(self, config: Config) -> tuple[str, ...]:
         tell(f"server.reconfigure connections={config.limits.connections}")
-        while is_said("hung-reload"):
-            gevent.sleep(1)
+        gate = f"{os.environ.get('FAKE_GATE')}/{config.limits.connections}"
+        while is_said("hung-reload") and not os.path.exists(gate):
+            gevent.sleep(0.01)
         if is_said("broken-reload"):
             raise ConfigError("access.keys: gone")
         return ()

@@ -135,6 +135,22 @@ def test_who_does_not_answer_is_not_waited_for(start: Start, file: Path) -> None
     daemon.wait_for("reloaded changed=nothing")
 
 
+def test_a_late_answer_is_none_to_the_next_reload(start: Start, file: Path, tmp_path: Path) -> None:
+    environment = {"FAKE_GATE": str(tmp_path), "TEMPO_RELOAD": "0.5"}
+    daemon = start("--config", str(file), fake="hung-reload@w2", workers=2, **environment)
+    daemon.ready_line()
+    for connections in (40, 60):
+        file.write_text(f"[limits]\nconnections = {connections}\n")
+        daemon.signal(signal.SIGHUP)
+        daemon.wait_for_next("reloading")
+        if connections == 60:
+            (tmp_path / "20").touch()  # w2 is through with the first, and hangs in the second
+        for _ in range(2):
+            daemon.wait_for_next(f"fake: server.reconfigure connections={connections // 2}")
+        daemon.wait_for_next("w2 reason=no answer")
+        daemon.wait_for_next("reloaded changed=limits.connections")
+
+
 def test_what_a_worker_cannot_do_is_said(start: Start, file: Path) -> None:
     daemon = start("--config", str(file), fake="broken-reload@w1", workers=2)
     daemon.ready_line()

@@ -225,7 +225,7 @@ def test_each_client_is_named_once_and_all_are_summed_up(caplog, monkeypatch) ->
     assert lines[0] == "refused client=192.0.2.0"
     now[0] += notices.WINDOW
     said.tick(now[0])
-    assert caplog.records[-1].getMessage() == "refused: repeated=190 by other clients=800"
+    assert caplog.records[-1].getMessage() == "refused repeated=190 other_clients=800"
     said.add("refused", "192.0.2.0")
     assert caplog.records[-1].getMessage() == "refused client=192.0.2.0"
     said.close()
@@ -239,7 +239,7 @@ def test_a_client_that_asks_for_nothing_is_said_once(site, caplog) -> None:
         assert client.until_closed() == b""
     assert caplog.text.count("closed, as it asked for nothing client=127.0.0.1") == 1
     here.server.stop(timeout=0)
-    assert "closed, as it asked for nothing: repeated=19 by other clients=0" in caplog.text
+    assert "closed, as it asked for nothing repeated=19 other_clients=0" in caplog.text
 
 
 def test_a_client_that_asked_is_let_go_in_silence(site, caplog) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import re
@@ -22,7 +21,7 @@ from streamcache.errors import (
     SourceUnavailable,
 )
 from tests.content import SETTLED, content, verify, write
-from tests.server.client import Client
+from tests.server.client import Client, Response
 from tests.slowfs import SlowFS, mounting
 from tests.system.conftest import OpenCache
 from tests.system.site import (
@@ -432,7 +431,7 @@ def test_an_unmounted_source_drops_nothing(
     assert fast.path.is_dir() and not list(fast.path.iterdir())
     until_stale(cache)
     with pytest.raises(SourceUnavailable):
-        cache.find("/cold")
+        cache.open("/cold")
     for path in ("/cold", "/never-there", "/cold"):
         answer = client.ask(path)
         assert answer.status in (503, 504)
@@ -468,34 +467,104 @@ def test_a_source_folder_that_was_renamed_drops_nothing(
     away = source.rename(source.with_name("away"))
     until_stale(cache)
     with pytest.raises(SourceUnavailable):
-        cache.find("/cold")
+        cache.open("/cold")
     assert_nothing_dropped(cache, cache_dir)
     away.rename(source)
     eventually(lambda: fetch(cache, "warm").status is CacheStatus.HIT)
     assert_right(fetch(cache, "cold"), "cold", SIZE)
 
 
-def test_an_answer_without_bytes_is_stale_too_while_the_source_fails(
-    fast: SlowFS, cache_dir: Path, open_cache: OpenCache, serve: Callable[[StreamCache], Client]
+@pytest.mark.parametrize(
+    ("status", "method", "path", "field"),
+    [
+        (200, "GET", "/empty", "Accept: */*"),
+        (200, "HEAD", "/cold", "Accept: */*"),
+        (304, "GET", "/cold", "If-None-Match: {tag}"),
+        (412, "GET", "/cold", 'If-Match: "another"'),
+        (416, "GET", "/cold", f"Range: bytes={SIZE}-"),
+    ],
+)
+def test_what_needs_no_byte_that_the_cache_lacks_is_answered_while_the_source_is_away(
+    fast: SlowFS,
+    cache_dir: Path,
+    open_cache: OpenCache,
+    serve: Callable[[StreamCache], Client],
+    status: int,
+    method: str,
+    path: str,
+    field: str,
 ) -> None:
-    """An empty file, or a HEAD: nothing is opened for them, and what is known of them is old."""
-    write(fast.backing, "empty", 0)
-    cache = warm_and_cold(fast.backing, fast.path, open_cache, cache_dir)
+    """The first request as the later ones."""
+    write(fast.backing, "empty", 0, age=0)  # so it is no object
+    options = {"revalidate": 0.0, "revalidate_wait": 0.05, "timeout": 0.5}
+    cache = warm_and_cold(fast.backing, fast.path, open_cache, cache_dir, **options)
     client = serve(cache)
-    for path in ("/empty", "/cold"):
-        assert client.ask(path, method="HEAD").status == 200
+    field = field.format(tag=client.ask("/cold", method="HEAD").fields["etag"])
+
+    def ask() -> Response:
+        answer = client.ask(path, field, method=method)
+        assert answer.status == status
+        return answer
+
+    assert "stale" not in ask().fields["cache-status"]
+    for kind in ("hang", "EIO"):
+        away = fast.fault(kind)
+        for _ in range(4):
+            assert ask().fields["cache-status"].startswith("streamcache; fwd=stale")
+            for lacking in ("/cold", "/unknown"):
+                assert client.ask(lacking).status in (503, 504)
+        fast.release(away)
+        eventually(lambda: "stale" not in ask().fields["cache-status"])
+    assert_nothing_dropped(cache, cache_dir)
+
+
+def test_what_is_known_is_no_longer_stale_after_the_time_for_that(
+    fast: SlowFS, cache_dir: Path, open_cache: OpenCache
+) -> None:
+    options = {"revalidate": 0.0, "stale_if_error": 0.0}
+    cache = warm_and_cold(fast.backing, fast.path, open_cache, cache_dir, **options)
+    cache.find("/cold").close()
     fast.fault("EIO")
+    for path in ("/cold", "/warm"):
+        with pytest.raises(SourceUnavailable):
+            cache.find(path)
 
-    def all_stale() -> bool:
-        for path in ("warm", "empty", "cold"):  # several that fail: it is the source
-            with contextlib.suppress(SourceUnavailable):
-                cache.find(f"/{path}").close()
-        answers = [client.ask("/empty"), client.ask("/cold", method="HEAD")]
-        states = [(answer.status, answer.fields["cache-status"]) for answer in answers]
-        return {status for status, _ in states} == {200} and all("stale" in s for _, s in states)
 
-    eventually(all_stale)
-    assert client.ask("/empty").body == b""
+def test_bytes_that_the_cache_lacks_are_waited_for_where_the_source_is_only_slow(
+    fast: SlowFS, cache_dir: Path, open_cache: OpenCache
+) -> None:
+    """By then what is known of their file is stale; what comes is as fresh as ever."""
+    path = write(fast.backing, "film", SIZE)
+    options = {"revalidate": 0.0, "revalidate_wait": 0.02}
+    pausing = {"when_idle": "stop", "in_flight": 1}
+    cache = open_cache(fast.path, source_options=options, copy=pausing)
+    cache.find("/film").close()
+    fast.set(meta_latency=0.1)
+
+    def begin_a_copy(name: str) -> None:
+        gate = fast.fault("hang", "film", operations=("read",), start=SIZE // 2)
+        with cache.find("/film") as found:
+            assert found.status is CacheStatus.STALE
+            delegate = found.open()
+        assert delegate.status is CacheStatus.MISS
+        assert verify(name, 0, take(delegate, 0, 1000)) is None
+        delegate.close()
+        fast.release(gate)
+        settle(cache, cache_dir)
+        assert partials_in(cache_dir)
+
+    opens = cache.statistics().source_opens
+    begin_a_copy("film")
+    assert cache.statistics().source_opens == opens + 1  # find and open ask one question
+    grown(path)
+    with cache.find("/film") as found, pytest.raises(SourceChanged):
+        found.open()
+    cache.find("/film").close()
+    begin_a_copy("new")
+    path.unlink()
+    with cache.find("/film") as found, pytest.raises(NotFound):
+        found.open()
+    eventually(lambda: not partials_in(cache_dir))
 
 
 @pytest.mark.parametrize("code", ["EIO", "ESTALE", "EMFILE", "ENOMEM", "ETIMEDOUT"])
@@ -506,7 +575,7 @@ def test_a_source_that_fails_says_nothing_about_the_file(
     fault = fast.fault(code)
     until_stale(cache)
     with pytest.raises(SourceUnavailable):
-        cache.find("/cold")
+        cache.open("/cold")
     assert_nothing_dropped(cache, cache_dir)
     fast.release(fault)
     eventually(lambda: fetch(cache, "warm").status is CacheStatus.HIT)
