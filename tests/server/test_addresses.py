@@ -10,6 +10,8 @@ import pytest
 
 from streamcache.server import notices
 from streamcache.server.addresses import AddressTable, shown
+from streamcache.server.clock import Clock
+from streamcache.server.roster import REFUSED_LINES
 from tests.server.client import WAIT, Client, eventually, get
 
 MANY = "refused, as limits.per_address are open"
@@ -127,6 +129,36 @@ def test_one_too_many_of_an_address_is_429_and_others_are_served(site, caplog) -
     eventually(lambda: here.server.connections == 0)
     row = here.server._connections._addresses
     assert row.count(row.place("127.0.0.2")) == 0
+
+
+@pytest.mark.parametrize("limit", ["per_address", "connections"])
+def test_a_refused_connection_has_a_line_in_the_access_log(site, tmp_path, limit: str) -> None:
+    path = tmp_path / "log"
+    here = site(limits={limit: 1}, log={"access": os.fspath(path)})
+    status = {"per_address": 429, "connections": 503}[limit]
+    with From("127.0.0.2", here.server.address) as guest:
+        assert guest.ask("/a.bin").status == 200
+        with From("127.0.0.2", here.server.address) as refused:
+            answer = refused.response()
+            assert answer.status == status
+    here.server.stop(timeout=0)
+    _, line = path.read_text().splitlines()
+    assert line.startswith("127.0.0.2 - - [")
+    assert line.endswith(f'] "-" {status} {len(answer.body)} "-" "-" - 0.000 "-" done 0 0 0.000')
+
+
+def test_a_flood_of_refused_connections_is_no_flood_of_lines(site, tmp_path, monkeypatch) -> None:
+    path = tmp_path / "log"
+    here = site(limits={"per_address": 1}, log={"access": os.fspath(path)})
+    monkeypatch.setattr(Clock, "update", lambda *_: None)  # a second that does not end
+    with From("127.0.0.2", here.server.address) as guest:
+        assert guest.ask("/a.bin").status == 200
+        for _ in range(3 * REFUSED_LINES):
+            with From("127.0.0.2", here.server.address) as refused:
+                assert refused.response().status == 429
+    assert here.cache.counters.connections_refused == 3 * REFUSED_LINES
+    here.server.stop(timeout=0)
+    assert path.read_text().count(" 429 ") == REFUSED_LINES
 
 
 def test_refused_connections_that_stay_are_few(site) -> None:
