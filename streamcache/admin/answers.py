@@ -101,16 +101,23 @@ def read_query(text: str) -> dict[str, str]:
 
 
 def read_body(data: bytes) -> dict[str, Json]:
-    """A JSON object; Refusal for anything else."""
+    """A JSON object; Refusal for anything else, and for one in which a name comes twice."""
     if not data:
         return {}
     try:
-        value = json.loads(data)
+        value = json.loads(data, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:
         raise Refusal(400, f"the body is no JSON: {error}") from None
     if not isinstance(value, dict):
         raise Refusal(400, "the body must be a JSON object")
     return value
+
+
+def _each_once(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise Refusal(400, "each member of the body may be there once")
+    return found
 
 
 def only(given: Mapping[str, Json], allowed: Iterable[str], what: str = "parameter") -> None:

@@ -48,7 +48,11 @@ COUNTED: Final = tuple(each.name for each in dataclasses.fields(Counts))
 DISTRIBUTIONS: Final = ("read_time", "delegated_wait", "evicted_age")  # of ``Statistics``
 _VIEWED: Final = ("usage", "reserved", "limit", "objects", "source_stuck", "disk_stuck")  # of it
 _FLAGS: Final = ("source_answers", "disk_normal")  # the same
-GAUGES: Final = ("pid", "born", "seen", "connections", "copies", "hub_lag", *_FLAGS, *_VIEWED)
+GAUGES: Final = (
+    *("pid", "born", "seen", "wrote", "connections", "copies", "hub_lag"),
+    *_FLAGS,
+    *_VIEWED,
+)
 _NONE: Final = Responses()
 _EMPTY: Final = Statistics()
 _WORD: Final = 8  # bytes
@@ -87,6 +91,7 @@ class Worker:
     pid: int = 0
     born: float = 0.0  # s since the epoch
     seen: float = 0.0  # the same: when it wrote
+    wrote: float = 0.0  # the same moment in s of ``time.monotonic``, which no clock's step moves
     connections: int = 0
     copies: int = 0
     hub_lag: float = 0.0  # s: the longest that a callback was late, since it wrote before
@@ -171,6 +176,7 @@ class Slot:
             "pid": os.getpid(),
             "born": int(self._born * _MICROSECONDS),
             "seen": int(time.time() * _MICROSECONDS),
+            "wrote": int(time.monotonic() * _MICROSECONDS),  # one clock for all processes
             "connections": connections,
             "copies": len(statistics.sessions),
             "hub_lag": int(hub_lag * _MICROSECONDS),
@@ -252,6 +258,7 @@ def _worker(name: str, numbers: list[int]) -> Worker:
         pid=gauges["pid"],
         born=gauges["born"] / _MICROSECONDS,
         seen=gauges["seen"] / _MICROSECONDS,
+        wrote=gauges["wrote"] / _MICROSECONDS,
         connections=gauges["connections"],
         copies=gauges["copies"],
         hub_lag=gauges["hub_lag"] / _MICROSECONDS,

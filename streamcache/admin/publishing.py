@@ -135,4 +135,4 @@ class Publishing:
 
 def latest(workers: list[Worker]) -> Worker:
     """Who wrote last: what it says of what all share is the newest."""
-    return max(workers, key=lambda worker: worker.seen)
+    return max(workers, key=lambda worker: worker.wrote)

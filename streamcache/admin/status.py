@@ -112,7 +112,7 @@ def state_of(worker: Worker, *, draining: bool) -> str:
     """One of ``STATES``. While the server drains nobody follows who has ended."""
     if not worker.pid:
         return "ended" if draining else "dead"
-    return "running" if abs(time.time() - worker.seen) < LATE else "hanging"
+    return "running" if time.monotonic() - worker.wrote < LATE else "hanging"
 
 
 def _shown(worker: Worker, *, draining: bool) -> Json:

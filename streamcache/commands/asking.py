@@ -26,6 +26,8 @@ FOUND: Final = (
 
 _WAIT: Final = 30.0  # s for an answer: a purge of many files takes its time
 _FIRST: Final = 2.0  # s for a connection, where a server is looked for
+# Statuses that say that an argument is wrong or too long, not that something could not be done.
+_MISTAKES: Final = (400, 413, 414)
 
 
 class NoServer(StreamCacheError):
@@ -82,17 +84,17 @@ class Server:
         return cls(named or _only_one())
 
     def get(self, path: str, query: Mapping[str, object] | None = None) -> Answered:
-        """Ask. NoServer, Refused."""
+        """Ask. NoServer, Refused; ConfigError: an argument is wrong."""
         given = {name: value for name, value in (query or {}).items() if value not in (None, "")}
         text = urllib.parse.urlencode(given, errors="surrogateescape")
         return self._ask("GET", f"{path}?{text}" if text else path)
 
     def post(self, path: str, body: Mapping[str, object]) -> Answered:
-        """Have something done. NoServer, Refused."""
+        """Have something done. NoServer, Refused, ConfigError."""
         return self._ask("POST", path, json.dumps(body).encode("ascii"))
 
     def delete(self, path: str) -> Answered:
-        """Have something ended. NoServer, Refused."""
+        """Have something ended. NoServer, Refused, ConfigError."""
         return self._ask("DELETE", path)
 
     def _ask(self, method: str, target: str, body: bytes | None = None) -> Answered:
@@ -117,6 +119,8 @@ class Server:
             said = value.get("error") if isinstance(value, dict) else None
             if said is None:
                 raise NoServer(self._stranger(f"it answered {answer.status} {answer.reason}"))
+            if answer.status in _MISTAKES:
+                raise ConfigError(str(said))
             raise Refused(str(said))
         if value is None:
             raise NoServer(self._stranger("no JSON came back"))

@@ -26,7 +26,8 @@ _MORE: Final = f"""\
 In the picture of a copy # is there, + in part, - is not, and > is where somebody reads. A copy that
 is "detached" becomes no object (the file changed, was purged or cannot be read, or there is no
 room): it serves its last readers and ends with them. "unfinished" is what is left of a copy.
-Exit codes: 0 the server knows it, 1 it knows nothing of it, 2 an argument is wrong."""
+Exit codes: 0 the server knows it, 1 it knows nothing of it, or that there is no such file, 2 an
+argument is wrong."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -41,14 +42,14 @@ def run(arguments: argparse.Namespace) -> int:
     answer = Server.of(arguments).get("/api/entry", asked)
     found = answer.value
     there = found["entries"] or found["partials"] or found["sessions"]
-    known = there or found["pinned"] or _told(found["knowledge"])
+    known = there or found["pinned"] or _exists(found["knowledge"])
     say(answer.text if arguments.json else _shown(found))
     return OK if known else FAILURE
 
 
-def _told(knowledge: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the workers know from the source, of those that know something."""
-    return [each for each in knowledge.values() if each is not None]
+def _exists(knowledge: dict[str, Any]) -> bool:
+    """Whether the source has said to a worker that it has the file."""
+    return any(each is not None and each["version"] for each in knowledge.values())
 
 
 def _shown(found: dict[str, Any]) -> str:

@@ -127,7 +127,7 @@ class MainProcess:
 
     def reloaded(self, reload: Reload) -> None:
         """All who were told have done it."""
-        form = " ".join(("reloaded", *(f"{name}=%s" for name in reload.told)))
+        form = f"reloaded {' '.join(f'{name}=%s' for name in reload.told)}"
         log.log(logging.WARNING if reload.restart else logging.INFO, form, *reload.told.values())
         self.notifier.ready(f"{self.status}; reloaded {reload}")
 
@@ -259,14 +259,14 @@ class MainProcess:
         if self._pid_file is not None:
             self._pid_file.close()
             self._pid_file = None
-        log.info("upgrade done: pid=%d serves, this process drains", successor.pid)
+        log.info("upgrade done, this process drains and another one serves pid=%d", successor.pid)
         logs.retire()
         return True
 
     def _give_up_upgrade(self) -> None:
         """Who wants the server to end does not want another one in its place."""
         if self.successor is not None:
-            log.warning("upgrade given up pid=%d: this process ends", self.successor.pid)
+            log.warning("upgrade given up, this process ends pid=%d", self.successor.pid)
             self.successor.dismiss()
             self.successor = None
 

@@ -89,7 +89,7 @@ class Signals:
             os._exit(128 + number)
         self._signalled = True
         if not self.stopping:
-            log.info("draining signal=%s; a second signal ends at once", number.name)
+            log.info("draining, a second signal ends at once signal=%s", number.name)
             self._stop()
 
     def _stop(self) -> None:

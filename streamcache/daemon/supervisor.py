@@ -183,7 +183,7 @@ class _Supervisor:
             # Not waited for: a worker may hang in the kernel.
             os._exit(128 + number)
         self._told_to_stop = True
-        log.info("draining signal=%s; a second signal ends at once", name)
+        log.info("draining, a second signal ends at once signal=%s", name)
         if not self._draining:
             self._drain()
 

@@ -29,7 +29,7 @@ from streamcache.server.exchange import CutShort, Exchange, Interrupted, Stopped
 from streamcache.server.fastpath import ANSWERED, SLOW
 from streamcache.server.handler import Response
 from streamcache.server.lingering import Lingering
-from streamcache.server.logline import NOTHING
+from streamcache.server.logline import NOTHING, Served
 from streamcache.server.opening import Opening
 from streamcache.server.service import Service
 from streamcache.server.tags import NO_ID
@@ -132,10 +132,11 @@ class Connection:
         self._transport = encrypt(socket, received)
         return self._transport
 
-    def refuse(self, response: Response) -> None:
+    def refuse(self, response: Response, *, logged: bool) -> None:
         """Answer with this error without reading a request, then linger.
 
-        Over TLS close: the answer would take a handshake, which is dear.
+        ``logged``: with a line in the access log, if the answer leaves. Over TLS close: the answer
+        would take a handshake, which is dear.
         """
         if self._service.encrypt is not None:
             self.close()
@@ -147,8 +148,17 @@ class Connection:
             self._transport.send(head + body)  # the first bytes on a socket: never short
         except OSError:
             self.close()
-        else:
-            self._linger()
+            return
+        if logged:
+            served = Served(
+                *(self.name, NOTHING, NOTHING, NOTHING, NOTHING),
+                status=response.plan.status,
+                bytes=len(body),
+                cache=response.cache,
+                whole=True,
+            )
+            self._service.access_log.served(served)
+        self._linger()
 
     def drain(self) -> None:
         """The request that runs, or the one that is on its way, is the last."""

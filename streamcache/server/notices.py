@@ -70,5 +70,5 @@ class Notices:
     def _end(self, what: str, window: _Window) -> None:
         del self._windows[what]
         if window.repeats or window.others:
-            form = f"{what}: repeated=%d by other clients=%d"
+            form = f"{what} repeated=%d other_clients=%d"
             log.log(window.level, form, window.repeats, window.others)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from streamcache.server.service import Service
 
 REFUSED_AT_ONCE: Final = 32  # refused connections that may linger; more are closed without a word
+# Lines of the access log about refusals in a second. Such a line costs its client not one byte, so
+# a single one could have 11,000 a second; ``notices`` counts all.
+REFUSED_LINES: Final = 10
 
 
 class Roster:
@@ -34,6 +37,8 @@ class Roster:
         self._open: set[Connection] = set()
         self._refused: set[Connection] = set()
         self._service: Service | None = None
+        self._second = 0  # of the last line about a refusal
+        self._lines = 0  # that were wanted in that second
         self.limit = 0  # connections that are served at once
         self.acceptor: Acceptor | None = None  # it may wait for a descriptor that one lets go of
         self.empty = Event()  # for who waits until all have left
@@ -140,4 +145,7 @@ class Roster:
             connection.close()
             return
         self._refused.add(connection)
-        connection.refuse(response)
+        if service.clock.second != self._second:
+            self._second, self._lines = service.clock.second, 0
+        self._lines += 1
+        connection.refuse(response, logged=self._lines <= REFUSED_LINES)

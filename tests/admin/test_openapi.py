@@ -101,7 +101,30 @@ def test_what_is_described_is_what_can_be_asked() -> None:
     assert described == {path: routes.paths[path] for path in routes.paths.keys() - page}
 
 
-def test_the_server_gives_the_description(server: DaemonProcess) -> None:
+def test_the_manual_says_which_questions_can_be_about_one_worker(server: DaemonProcess) -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "admin.md").read_text()
+    sentence = manual.partition("With `?local=1`")[2].partition("take it;")[0]
+    said = {word.split()[-1].replace("ID", "{id}") for word in sentence.split("`")[1::2]}
+    described = {
+        path
+        for path, methods in DESCRIPTION["paths"].items()
+        for each in methods.values()
+        if isinstance(each, dict) and "local" in str(each.get("parameters"))
+    }
+    assert said == described
+    admin = Admin(address_of(server))
+    for path, methods in DESCRIPTION["paths"].items():
+        if "get" in methods and path.startswith("/api/") and "{" not in path and "js" not in path:
+            told = admin.ask("GET", f"{path}?local=1&path=/a")
+            taken = "no parameter 'local'" not in told.body.decode()
+            assert taken is (path in said), path
+
+
+def address_of(server: DaemonProcess) -> tuple[str, int]:
     url = server.log.partition("admin listener url=http://")[2].partition("/")[0]
     host, _, port = url.rpartition(":")
-    assert Admin((host, int(port))).get("/api/openapi.json") == DESCRIPTION
+    return host, int(port)
+
+
+def test_the_server_gives_the_description(server: DaemonProcess) -> None:
+    assert Admin(address_of(server)).get("/api/openapi.json") == DESCRIPTION

@@ -74,6 +74,8 @@ def test_head_is_get_without_a_body() -> None:
         ("POST", "/api/thing", b"[" * 100_000, {}, 400, "no JSON"),
         ("POST", "/api/thing", b"[]", {}, 400, "JSON object"),
         ("POST", "/api/thing", b"\xff", {}, 400, "no JSON"),
+        ("POST", "/api/thing", b'{"dry_run": true, "dry_run": false}', {}, 400, "once"),
+        ("POST", "/api/thing", b'{"a": [{"b": 1, "b": 1}]}', {}, 400, "once"),
         ("POST", "/api/thing", b"{}", {"CONTENT_TYPE": "text/plain"}, 415, "Content-Type"),
         ("POST", "/api/thing", b"", {"CONTENT_LENGTH": str(MOST_BODY + 1)}, 413, "at most"),
         ("POST", "/api/thing", b"", {"CONTENT_LENGTH": "-1"}, 400, "no number"),

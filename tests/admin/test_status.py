@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
+import types
 from typing import Any, NamedTuple
 
 import pytest
 
+from streamcache.admin import status as status_module
 from streamcache.admin.answers import Question
 from streamcache.admin.board import Board
-from streamcache.admin.status import Status
+from streamcache.admin.publishing import latest
+from streamcache.admin.status import LATE, Status, state_of
 from streamcache.admin.subject import Subject
 from streamcache.config import Config
 from streamcache.stats import Statistics
@@ -76,3 +80,29 @@ def test_who_writes_nothing_new_to_the_disk_is_named_and_all_of_it_fits_together
         "reason": reason,
         "stuck": sum(each.disk_stuck for each in published),
     }
+
+
+@pytest.mark.parametrize("step", [86_400.0, LATE + 1, -LATE - 1, -86_400.0])
+def test_a_clock_that_steps_makes_no_worker_hang(
+    monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    board, real = Board(2), time.time
+    board.slot(0).publish(Statistics(usage=1), 0)
+    monkeypatch.setattr(time, "time", lambda: real() + step)
+    before, dead = board.workers()
+    assert abs(before.seen - real()) < 60
+    assert state_of(before, draining=False) == "running"
+    assert state_of(dead, draining=False) == "dead"
+    board.slot(1).publish(Statistics(usage=2), 0)
+    assert latest(board.workers()).usage == 2
+
+
+def test_a_worker_that_wrote_long_ago_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    board, now = Board(1), time.monotonic()
+    board.slot(0).publish(WELL, 0)
+    found = []
+    for passed in (LATE - 1, LATE + 60):
+        clock = types.SimpleNamespace(monotonic=lambda passed=passed: now + passed)
+        monkeypatch.setattr(status_module, "time", clock)
+        found.append(state_of(board.workers()[0], draining=False))
+    assert found == ["running", "hanging"]

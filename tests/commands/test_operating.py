@@ -277,8 +277,31 @@ def test_show(site: Site) -> None:
     assert re.search(r"^source  has version [0-9a-f]{32}; .* \(w[12]\)$", done.out, re.MULTILINE)
     done = site.ask("show", "/s/none")
     assert (done.code, done.out) == (1, "/s/none\nnot in the cache\n")
-    done = site.ask("show", "/../x")
-    assert done.code == 1 and "names no file" in done.err
+    with pytest.raises(urllib.error.HTTPError):
+        site.get("s/none")
+    done = site.ask("show", "/s/none")
+    assert done.code == 1, "nobody has such a file, although that is known"
+    assert "has no such file" in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("show", "/"), "names no file"),
+        (("show", "/../x"), "names no file"),
+        (("show", f"/{'a' * 9000}"), "too long"),
+        (("warm", "/s/1", "--at-once", "0"), "at_once"),
+        (("purge", "/../x"), "names no file"),
+        (("ls", "/[a/*.mp4"), "glob"),
+    ],
+)
+def test_what_the_server_says_of_an_argument_is_a_mistake_and_no_failure(
+    site: Site, arguments: tuple[str, ...], why: str
+) -> None:
+    done = site.ask(*arguments)
+    assert (done.code, done.out) == (2, "")
+    assert why in done.err
+    assert len(done.err.splitlines()) == 1
 
 
 def test_a_copy_that_is_under_way(slow: Site) -> None:

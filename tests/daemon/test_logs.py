@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import http.client
 import json
@@ -25,7 +24,6 @@ import pytest
 from streamcache.daemon import logs
 from streamcache.daemon.stderr import Stderr
 from tests.daemon.test_workers import get, wait_until
-from tests.daemon_process import REPOSITORY
 from tests.slowfs import SlowFS
 
 Attach = Callable[[int], Stderr]
@@ -120,49 +118,6 @@ def test_events_and_values(message: object, args: tuple, event: str, values: dic
     assert found["event"] == event
     assert {name: found[name] for name in set(found) - usual} == values
     assert found["process"] is None
-
-
-def forms_of(path: Path) -> Iterator[str]:
-    """The messages that a module logs, with "_" where one is put together."""
-    for function in ast.walk(ast.parse(path.read_text())):
-        if not isinstance(function, ast.FunctionDef):
-            continue
-        known = {}
-        for node in ast.walk(function):
-            match node:
-                case ast.Assign([ast.Name(name)], ast.Constant() | ast.JoinedStr() as form):
-                    known[name] = form
-        for node in ast.walk(function):
-            match node:
-                case ast.Call(ast.Attribute(ast.Name("log"), "log"), [_, form, *_]):
-                    pass
-                case ast.Call(ast.Attribute(ast.Name("log"), _), [form, *_]):
-                    pass
-                case _:
-                    continue
-            match known.get(form.id) if isinstance(form, ast.Name) else form:
-                case ast.Constant(str(text)):
-                    yield text
-                case ast.JoinedStr(parts):
-                    yield "".join(
-                        part.value if isinstance(part, ast.Constant) else "_" for part in parts
-                    )
-
-
-@pytest.mark.parametrize("package", ["admin", "cache", "daemon", "server", "source"])
-def test_each_value_of_a_line_has_a_name_and_what_is_in_words_stands_last(package: str) -> None:
-    found = []
-    for path in sorted((REPOSITORY / "streamcache" / package).rglob("*.py")):
-        if path.name != "checks.py":  # sentences about settings
-            found += forms_of(path)
-    assert len(found) > 2, "it finds them"
-    for form in found:
-        values = [each for each in logs._CONVERSION.finditer(form) if each[3]]
-        names = [each[1] for each in values]
-        assert None not in names, form
-        assert not {"error", "reason"}.intersection(names[:-1]), form
-        if names[-1:] in (["error"], ["reason"]):
-            assert values[-1].end() == len(form), form
 
 
 def test_what_ends_a_greenlet_is_logged(caplog: pytest.LogCaptureFixture) -> None:

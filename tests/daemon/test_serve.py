@@ -53,7 +53,7 @@ def test_the_first_signal_drains_the_server_and_then_closes_the_cache(
         "fake: server.stop timeout=7.0",
         "fake: cache.close",
     ]
-    assert f"draining signal={number.name}" in log
+    assert f"draining, a second signal ends at once signal={number.name}" in log
 
 
 def test_sigusr1_opens_logs_again(start: Start) -> None:

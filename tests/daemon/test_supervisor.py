@@ -179,7 +179,7 @@ def test_a_signal_while_a_worker_starts_ends_all_without_a_ready_line(
     for _ in range(2):
         daemon.wait_for_next("fake: cache.start")
     daemon.signal(signal.SIGTERM)
-    daemon.wait_for("draining signal=SIGTERM")
+    daemon.wait_for("ends at once signal=SIGTERM")
     gate.touch()
     code, out, log = daemon.end()
     assert (code, out) == (0, ""), log

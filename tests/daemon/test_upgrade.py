@@ -194,7 +194,7 @@ def test_who_is_told_to_end_ends_whatever_was_to_follow(
         os.kill(daemon.pid, signal.SIGUSR2)
         daemon.wait_for("upgrade started pid=")
         daemon.signal(signal.SIGTERM)
-        daemon.wait_for("upgrade given up pid=")
+        daemon.wait_for("upgrade given up, this process ends pid=")
         rest = b"".join(iter(lambda: client.recv(2**20), b""))
     assert rest.partition(b"\r\n\r\n")[2] == content("film.mp4", 0, SIZE)
     # Both pipes end when the last of all processes is gone.

@@ -190,7 +190,7 @@ def test_the_second_signal_waits_for_no_response(start: Start) -> None:
     with contextlib.ExitStack() as stack:
         clients = downloads_on_each(daemon, stack)
         os.kill(daemon.pid, signal.SIGINT)
-        wait_for_log(daemon, "draining signal=SIGINT")
+        wait_for_log(daemon, "ends at once signal=SIGINT")
         assert daemon.stop() == 128 + signal.SIGTERM
         for client in clients:
             with contextlib.suppress(ConnectionResetError):

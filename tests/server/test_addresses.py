@@ -10,6 +10,8 @@ import pytest
 
 from streamcache.server import notices
 from streamcache.server.addresses import AddressTable, shown
+from streamcache.server.clock import Clock
+from streamcache.server.roster import REFUSED_LINES
 from tests.server.client import WAIT, Client, eventually, get
 
 MANY = "refused, as limits.per_address are open"
@@ -129,6 +131,36 @@ def test_one_too_many_of_an_address_is_429_and_others_are_served(site, caplog) -
     assert row.count(row.place("127.0.0.2")) == 0
 
 
+@pytest.mark.parametrize("limit", ["per_address", "connections"])
+def test_a_refused_connection_has_a_line_in_the_access_log(site, tmp_path, limit: str) -> None:
+    path = tmp_path / "log"
+    here = site(limits={limit: 1}, log={"access": os.fspath(path)})
+    status = {"per_address": 429, "connections": 503}[limit]
+    with From("127.0.0.2", here.server.address) as guest:
+        assert guest.ask("/a.bin").status == 200
+        with From("127.0.0.2", here.server.address) as refused:
+            answer = refused.response()
+            assert answer.status == status
+    here.server.stop(timeout=0)
+    _, line = path.read_text().splitlines()
+    assert line.startswith("127.0.0.2 - - [")
+    assert line.endswith(f'] "-" {status} {len(answer.body)} "-" "-" - 0.000 "-" done 0 0 0.000')
+
+
+def test_a_flood_of_refused_connections_is_no_flood_of_lines(site, tmp_path, monkeypatch) -> None:
+    path = tmp_path / "log"
+    here = site(limits={"per_address": 1}, log={"access": os.fspath(path)})
+    monkeypatch.setattr(Clock, "update", lambda *_: None)  # a second that does not end
+    with From("127.0.0.2", here.server.address) as guest:
+        assert guest.ask("/a.bin").status == 200
+        for _ in range(3 * REFUSED_LINES):
+            with From("127.0.0.2", here.server.address) as refused:
+                assert refused.response().status == 429
+    assert here.cache.counters.connections_refused == 3 * REFUSED_LINES
+    here.server.stop(timeout=0)
+    assert path.read_text().count(" 429 ") == REFUSED_LINES
+
+
 def test_refused_connections_that_stay_are_few(site) -> None:
     here = site(limits={"per_address": 1})
     clients = [From("127.0.0.2", here.server.address) for _ in range(100)]
@@ -193,7 +225,7 @@ def test_each_client_is_named_once_and_all_are_summed_up(caplog, monkeypatch) ->
     assert lines[0] == "refused client=192.0.2.0"
     now[0] += notices.WINDOW
     said.tick(now[0])
-    assert caplog.records[-1].getMessage() == "refused: repeated=190 by other clients=800"
+    assert caplog.records[-1].getMessage() == "refused repeated=190 other_clients=800"
     said.add("refused", "192.0.2.0")
     assert caplog.records[-1].getMessage() == "refused client=192.0.2.0"
     said.close()
@@ -207,7 +239,7 @@ def test_a_client_that_asks_for_nothing_is_said_once(site, caplog) -> None:
         assert client.until_closed() == b""
     assert caplog.text.count("closed, as it asked for nothing client=127.0.0.1") == 1
     here.server.stop(timeout=0)
-    assert "closed, as it asked for nothing: repeated=19 by other clients=0" in caplog.text
+    assert "closed, as it asked for nothing repeated=19 other_clients=0" in caplog.text
 
 
 def test_a_client_that_asked_is_let_go_in_silence(site, caplog) -> None:
