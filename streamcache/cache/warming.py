@@ -170,6 +170,7 @@ class WarmJob:
             gevent.killall(parts, block=False)
             self._pace.close()
             for session in list(self._copying):
+                self._tally.bytes_done += session.map.present_bytes  # what it has stays
                 self._let_go(session, stop=self._stopped)
             self._ended = time.time()
             self.over.set()
