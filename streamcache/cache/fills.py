@@ -77,6 +77,12 @@ class IdleFills:
         for path in [path for path in self._paused if is_meant(path)]:
             del self._paused[path]
 
+    def add(self, path: str) -> None:
+        """Have this path copied when its turn comes, as if its copy had paused. Does not switch."""
+        if path not in self._resuming:
+            self._queue(path)
+            self._next()
+
     def keep(self, session: CopySession) -> Flag:
         """It goes on although nobody reads it, beside the others, until all keepers ``release`` it.
 
@@ -118,8 +124,7 @@ class IdleFills:
         elif len(self._running) < self._config.max_idle:
             self._running.add(session)
         else:
-            if len(self._paused) < _QUEUED:
-                self._paused[session.path] = None
+            self._queue(session.path)
             log.debug("copy paused path=%r", f"/{session.path}")
             session.handle_event(Event.IDLE)
 
@@ -127,6 +132,10 @@ class IdleFills:
         """It runs again, or cannot: the next one's turn, if there is room."""
         self._resuming.discard(path)
         self._next()
+
+    def _queue(self, path: str) -> None:
+        if len(self._paused) < _QUEUED:
+            self._paused[path] = None
 
     def _next(self) -> None:
         while self._paused and not self._stopped and self._may_run():

@@ -81,6 +81,14 @@ class Found:
         """
         return self._opener.open(self, client)
 
+    def keep(self, client: str = "") -> bool:
+        """An empty file is answered whole without ``open``: have it in the cache all the same.
+
+        Whether a copy begins. It counts as a request and, if it is there, as a use by ``client``.
+        Does not switch: what would have to wait for the source is done later.
+        """
+        return self._opener.keep(self, client)
+
     def close(self) -> None:
         """Give back what was not used. Idempotent; does not switch."""
         handle, self.handle = self.handle, None

@@ -32,7 +32,7 @@ from streamcache.cache.removal import Removal
 from streamcache.cache.resources import Resources
 from streamcache.cache.session import CopySession
 from streamcache.cache.states import Event
-from streamcache.errors import CacheError, Closed, NotFound, SourceChanged
+from streamcache.errors import CacheError, Closed, NotFound, SourceChanged, StreamCacheError
 from streamcache.source.base import SourceFile, Version
 
 log = logging.getLogger(__name__)
@@ -106,6 +106,21 @@ class Opener:
         session = self._start(found, there)
         status = CacheStatus.MISS if self._r.space.known else CacheStatus.BYPASS
         return self._reading(session, status, client)
+
+    def keep(self, found: Found, client: str) -> bool:
+        """See ``Found.keep``."""
+        self._r.counters.request(found.status.value)  # as a delegate does
+        if found.handle is not None:
+            self._ledger.touch(found.name, client, time.monotonic())
+        elif not found.stale and self._r.space.known and self.status_of(found) is CacheStatus.MISS:
+            if found.flight is None:
+                self._copies.fills.add(found.path)
+                return False
+            with suppress(StreamCacheError):  # it is not needed for the answer
+                found.lock = found.lock or self._r.keys.try_acquire(key_of(found.name))
+                # As nothing has to be read, it never waits its turn as an idle fill.
+                return found.lock is not None and self.copy(found) is not None
+        return False
 
     def copy(self, found: Found) -> CopySession | None:
         """See ``Provider.copy``."""

@@ -377,7 +377,10 @@ class CopySession:
         self._writes.synced.wait()
 
     def _publish(self) -> None:
-        """All blocks are present: an object, if it is still true."""
+        """All blocks are present: an object, if it is still true.
+
+        No byte of an empty file can be another's, so nothing but its open asks the source.
+        """
         look = Look(self._r.source, self._r.meta, self._file, self.path)
         discards = self._r.objects.discards
         try:
@@ -385,7 +388,7 @@ class CopySession:
                 self._room,
                 self.version.mtime_ns,
                 wanted=lambda: self.state is State.COPYING,
-                is_still=lambda: look.is_still(self._steps.seen),
+                is_still=lambda: not self.version.size or look.is_still(self._steps.seen),
             )
         except SourceError as error:  # an OSError, too
             self.fail(error)

@@ -44,6 +44,13 @@ class Found(Protocol):
         """SWITCHES; starts or joins a copy. The delegate outlives this value."""
         ...
 
+    def keep(self, client: str = "") -> bool:
+        """All of an empty file is answered: have it in the cache. Whether a copy begins.
+
+        Never switches.
+        """
+        ...
+
     def __enter__(self) -> Self: ...
 
     def __exit__(

@@ -96,7 +96,7 @@ class Handler:
     def respond(self, request: Request, client: str, request_id: str) -> Response:
         """SWITCHES; the answer to a GET or HEAD. Never raises an ``Exception``.
 
-        Only an answer with bytes of the file opens it: HEAD, 304, 412 and 416 start no copy.
+        HEAD, 304, 412 and 416 start no copy. Only an answer with bytes of the file opens it.
         ``request_id`` is for the log.
         """
         if request.path.endswith("/"):
@@ -158,9 +158,12 @@ class Handler:
         if answer.needs_file:
             delegate = found.open(client)
             return Response(answer, *cache_fields(delegate.status), delegate)
-        header, cache = cache_fields(found.status)
-        if found.status is CacheStatus.MISS:
-            header = _MISS  # only looked up: nothing is stored
+        status = found.status
+        header, cache = cache_fields(status)
+        # The whole of a file, and no bytes: it is empty.
+        stored = answer.status == 200 and request.method == "GET" and found.keep(client)
+        if status is CacheStatus.MISS and not stored:
+            header = _MISS  # only looked up
         return Response(answer, header, cache)
 
 

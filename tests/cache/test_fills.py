@@ -80,6 +80,19 @@ def test_one_that_cannot_go_on_makes_way_for_the_next() -> None:
     assert made.resumed == ["b", "c"]
 
 
+def test_a_path_that_is_added_has_its_turn_as_if_its_copy_had_paused() -> None:
+    made = Fills(max_idle=1)
+    made.fills.add("a")
+    made.fills.add("a")
+    assert made.resumed == ["a"]
+    made.fills.add("b")
+    made.fills.add("b")
+    made.fills.resumed("a")
+    assert made.resumed == ["a", "b"]
+    made.fills.resumed("b")
+    assert made.counts == "<IdleFills running=0 paused=0>"
+
+
 def test_one_that_is_read_again_gives_its_place_to_the_next() -> None:
     made = Fills(max_idle=1)
     first, _second = made.session("a"), made.session("b")

@@ -114,6 +114,10 @@ class FakeFound:
         self._cache.delegates.append(delegate)
         return delegate
 
+    def keep(self, client: str = "") -> bool:
+        self._cache.kept.append((self._path, client))
+        return True
+
     def __enter__(self) -> FakeFound:
         return self
 
@@ -138,6 +142,7 @@ class FakeCache:
         self.founds: list[FakeFound] = []
         self.delegates: list[FakeDelegate] = []
         self.clients: list[str] = []
+        self.kept: list[tuple[str, str]] = []  # empty files, and who asked for them
         self.prefetched: list[tuple[int, int]] = []
         self.prefetch_error: Exception | None = None
         self.missing: set[int] = set()  # windows that who reads ahead finds not to be there

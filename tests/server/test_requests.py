@@ -29,8 +29,24 @@ def test_a_file_comes_back_whole(site):
 
 
 def test_an_empty_file(site):
-    answer = site().client().ask("/empty.bin")
+    here = site()
+    here.cache.status = CacheStatus.MISS
+    answer = here.client().ask("/empty.bin")
     assert (answer.status, answer.body, answer.fields["content-length"]) == (200, b"", "0")
+    assert answer.fields["cache-status"] == "streamcache; fwd=miss; stored"
+    assert here.cache.kept == [("/empty.bin", "127.0.0.1")]
+
+
+def test_who_does_not_ask_for_the_whole_of_an_empty_file_begins_no_copy(site):
+    here = site()
+    here.cache.status = CacheStatus.MISS
+    client = here.client()
+    head = client.ask("/empty.bin", method="HEAD")
+    assert head.fields["cache-status"] == "streamcache; fwd=miss"
+    same = client.ask("/empty.bin", f"If-None-Match: {head.fields['etag']}")
+    failed = client.ask("/empty.bin", 'If-Match: "another"')
+    assert (head.status, same.status, failed.status) == (200, 304, 412)
+    assert not here.cache.kept
 
 
 @pytest.mark.parametrize("in_memory", [False, True])

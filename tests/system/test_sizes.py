@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from streamcache import CacheStatus
+from streamcache import CacheStatus, StreamCache
 from streamcache.cache.blockmap import BLOCK
 from streamcache.cache.space import footprint
 from tests.content import SETTLED, content, verify, write
+from tests.server.client import Client
+from tests.slowfs import SlowFS
 from tests.system.conftest import OpenCache
 from tests.system.site import (
     MiB,
@@ -57,6 +60,77 @@ def test_a_file_of_any_size_is_copied_and_served(
     answer = fetch(after, "film")
     assert answer.status is CacheStatus.HIT
     assert_right(answer, "film", size)
+
+
+def test_an_empty_file_that_was_asked_for_is_an_object(
+    fast: SlowFS,
+    cache_dir: Path,
+    open_cache: OpenCache,
+    serve: Callable[[StreamCache], Client],
+) -> None:
+    """Also after a restart without its source, and if it was known before it was asked for."""
+    write(fast.backing, "new", 0)
+    write(fast.backing, "known", 0)
+    options = {"revalidate": 60.0}
+    cache = open_cache(fast.path, source_options=options)
+    client = serve(cache)
+    assert client.ask("/known", method="HEAD").fields["cache-status"] == "streamcache; fwd=miss"
+    said = {path: client.ask(path).fields["cache-status"] for path in ("/new", "/known")}
+    assert said["/new"] == "streamcache; fwd=miss; stored"
+    eventually(lambda: len(objects_in(cache_dir)) == 2)
+    settle(cache, cache_dir)
+    for path in said:
+        again = client.ask(path)
+        assert (again.status, again.body) == (200, b"")
+        assert again.fields["cache-status"] == "streamcache; hit"
+    assert cache.statistics().requests == {"miss": 2, "hit": 2}
+    cache.close()
+
+    client = serve(open_cache(fast.path, source_options=options))
+    fast.fault("EIO")
+    for path in said:
+        away = client.ask(path)
+        assert (away.status, away.body) == (200, b"")
+        assert away.fields["cache-status"].startswith("streamcache; fwd=stale")
+
+
+def test_many_empty_files_cost_their_source_an_open_each_and_nothing_else(
+    fast: SlowFS,
+    cache_dir: Path,
+    open_cache: OpenCache,
+    serve: Callable[[StreamCache], Client],
+) -> None:
+    names = [f"empty{number}" for number in range(100)]
+    for name in names:
+        write(fast.backing, name, 0)
+    cache = open_cache(fast.path)
+    client = serve(cache)
+    client.ask("/empty0", method="HEAD")  # the mount has been looked at
+    fast.reset()
+    for name in names[1:]:
+        assert client.ask(f"/{name}").status == 200
+    eventually(lambda: len(objects_in(cache_dir)) == len(names) - 1)
+    settle(cache, cache_dir)
+    asked = fast.counters()
+    assert (asked.opens, asked.reads) == (len(names) - 1, 0)
+    assert asked.lookups == len(names) - 1
+    assert cache.statistics().source_opens == len(names)
+
+
+def test_an_empty_file_that_is_being_written_is_no_object(
+    source: Path,
+    cache_dir: Path,
+    open_cache: OpenCache,
+    serve: Callable[[StreamCache], Client],
+) -> None:
+    write(source, "film", 0, age=0)
+    cache = open_cache(source)
+    client = serve(cache)
+    for _ in range(3):
+        assert client.ask("/film").fields["cache-status"] == "streamcache; fwd=bypass"
+    settle(cache, cache_dir)
+    assert not objects_in(cache_dir)
+    assert cache.statistics().source_opens == 1
 
 
 @pytest.mark.parametrize("size", SIZES[1:])
