@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final, Literal
 
+import gevent
 from gevent.pool import Pool
 from gevent.pywsgi import Input, WSGIHandler, WSGIServer
 
@@ -24,7 +25,7 @@ from streamcache.http.target import authority_of
 log = logging.getLogger(__name__)
 
 CONNECTIONS: Final = 64  # at once, on each socket; the others wait
-IDLE: Final = 60.0  # s that a connection may stand still
+IDLE: Final = 60.0  # s that a connection may stand still, and until a whole head has come
 STOP_WAIT: Final = 1.0  # s that running answers get at the end
 _LIMITS: Final = Limits()
 _PIECE: Final = 4096  # bytes of a line of a head that are looked at before the next
@@ -69,14 +70,18 @@ class _Handler(WSGIHandler):
 
         None: the client has said all. OSError, BadRequest.
         """
-        while True:
-            line = self.rfile.readline(_PIECE)
-            if not line:
-                return None
-            self._parser.feed(line)
-            request = self._parser.next()
-            if request is not None:
-                return request
+        parser = self._parser
+        try:
+            with gevent.Timeout(IDLE, TimeoutError()):  # however its bytes come
+                while line := self.rfile.readline(_PIECE):
+                    parser.feed(line)
+                    if (request := parser.next()) is not None:
+                        return request
+        except TimeoutError:
+            if parser.in_head:
+                raise parser.refuse(408, "head too slow") from None
+            raise
+        return None
 
     def _answer(
         self,

@@ -54,7 +54,8 @@ class Request:
 
     ``target`` is as received, visible ASCII, for the log. ``path`` begins with "/" and has its
     escapes decoded once (UTF-8, surrogateescape) and empty and dot segments resolved; a trailing
-    slash stays; it is "" for ``OPTIONS *`` and CONNECT, which name no file. ``content_length`` is
+    slash stays, and a path with an escaped slash gets one, as neither is a file's; it is "" for
+    ``OPTIONS *`` and CONNECT, which name no file. ``content_length`` is
     0 without a body; ``chunked`` bodies have no length yet. ``expect_continue``: the client waits
     for ``plan.CONTINUE`` before it sends the body that this request announces.
     """
@@ -204,7 +205,7 @@ def parse_head(head: bytes, limits: Limits) -> Request:
     """Parse one head, without the empty line at its end (RFC 9112 2 to 6).
 
     A function of its arguments alone, so that its results can be kept. Raises BadRequest: 400
-    malformed, 404 for a name that no file can have, 413, 414, 421, 431, 501, 505.
+    malformed, 413, 414, 421, 431, 501, 505.
     """
     lines = head.decode("latin-1").split("\r\n")
     method, target, version = parse_line(lines[0], limits.target_size)

@@ -17,6 +17,7 @@ _PATH = _UNRESERVED + _SUB_DELIMS + "%:@/" + "[]|^"
 _QUERY = _PATH + "?{}`\\"
 
 _HEX = string.hexdigits
+_SLASH = b"%2F"  # an escaped one stays what it is
 _ESCAPES = {a + b: bytes([int(a + b, 16)]) for a in _HEX for b in _HEX}
 
 _AUTHORITY = re.compile(
@@ -49,8 +50,7 @@ def resolve(method: str, target: str, own_scheme: str = "http") -> str:
     ``own_scheme``: of the connection, "https" over TLS.
 
     Raises BadRequest: 400 for a target that is malformed, that its method does not allow or that
-    leads out of the root; 404 for an escaped slash within a segment, as no file name has one;
-    421 for a resource of the other scheme (RFC 9110 7.4).
+    leads out of the root; 421 for a resource of the other scheme (RFC 9110 7.4).
     """
     if method == "CONNECT":
         _check_tunnel(target)
@@ -114,6 +114,9 @@ def _path(target: str) -> str:
         return path
     resolved: list[str] = []
     segment = ""
+    # Never another segment, which "..%2f" could lead out by. No file name has one: as a path with a
+    # slash at its end it is one of no file (404), and the connection goes on.
+    slashed = "%2F" in path or "%2f" in path
     for escaped in path[1:].split("/"):
         segment = _decode(escaped) if "%" in escaped else escaped
         if segment == "..":
@@ -122,7 +125,7 @@ def _path(target: str) -> str:
             resolved.pop()
         elif segment not in ("", "."):
             resolved.append(segment)
-    slash = "/" if resolved and segment in ("", ".", "..") else ""
+    slash = "/" if resolved and (slashed or segment in ("", ".", "..")) else ""
     return "/" + "/".join(resolved) + slash
 
 
@@ -137,7 +140,7 @@ def _decode(segment: str) -> str:
         if octet == b"\0":
             raise BadRequest(400, "NUL in the path")
         if octet == b"/":
-            raise BadRequest(404, "escaped slash")
+            octet = _SLASH
         octets += octet
         octets += piece[2:].encode("ascii")
     return octets.decode("utf-8", "surrogateescape")

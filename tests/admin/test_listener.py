@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 
+import gevent
 import pytest
 from gevent import socket
 
+from streamcache.admin import listener
 from streamcache.admin.answers import Answer
 from streamcache.admin.doors import Doors
 from streamcache.admin.listener import Listener
@@ -28,10 +31,10 @@ def address() -> Iterator[Address]:
         routes.add("GET", "/healthz", lambda _: Answer.text("ok"))
         routes.add("GET", "/api/thing", lambda question: Answer.of(dict(question.query)))
         routes.add("POST", "/api/thing", lambda question: Answer.of(dict(question.body)))
-        listener = Listener(sock, routes)
-        listener.start()
+        serving = Listener(sock, routes)
+        serving.start()
         yield sock.getsockname()
-        listener.stop()
+        serving.stop()
 
 
 def exchanged(address: Address, sent: bytes) -> bytes:
@@ -148,6 +151,26 @@ def test_a_question_may_name_us_in_its_target_and_that_name_counts(address: Addr
         assert told == status, target
         if status == 200 and "thing" in target:
             assert json.loads(body) == {"a": "1"}
+
+
+def test_a_head_that_does_not_end_has_its_time_however_its_bytes_come(
+    address: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "IDLE", 0.5)
+    with socket.create_connection(address, PATIENCE) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+        received = b""
+        with gevent.Timeout(PATIENCE):
+            while not received:
+                with contextlib.suppress(OSError):
+                    client.sendall(b"A: b\r\n")
+                gevent.sleep(0.05)
+                with contextlib.suppress(BlockingIOError):
+                    received = client._sock.recv(65536)
+    told, fields, body = one(received)
+    assert (told, fields["Connection"]) == (408, "close")
+    assert json.loads(body) == {"error": "head too slow"}
+    assert exchanged(address, b"") == b""  # nothing was begun, so there is nothing to answer
 
 
 def test_a_field_that_reads_like_another_is_not_taken_for_it(address: Address) -> None:

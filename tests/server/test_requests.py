@@ -196,3 +196,13 @@ def test_every_answer_has_a_date(site):
         assert re.fullmatch(
             r"\w{3}, \d\d \w{3} \d{4} [\d:]{8} GMT", client.ask(path).fields["date"]
         )
+
+
+@pytest.mark.parametrize("target", ["/..%2fa.bin", "/a%2F..%2fa.bin", "/%2f", "/x%2f/../a.bin"])
+def test_an_escaped_slash_is_404_as_any_other_and_the_connection_goes_on(site, target):
+    here = site()
+    client = here.client()
+    for path, status in (("/a.bin", 200), (target, 404), ("/none", 404), ("/a.bin", 200)):
+        answer = client.ask(path)
+        assert (answer.status, answer.fields.get("connection")) == (status, None)
+    assert client.ask(target, method="DELETE").status == 405
