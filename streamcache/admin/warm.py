@@ -36,7 +36,11 @@ class Warm:
         """Begin a job in this worker."""
         body = question.body
         only(question.query, ())
-        only(body, (*WAYS, "paths", "max_bandwidth", "at_once", "pin", "dry_run"), "member")
+        only(
+            body,
+            (*WAYS, "paths", "max_bandwidth", "at_once", "pin", "dry_run", "timeout"),
+            "member",
+        )
         paths: tuple[str, ...] = ()
         named = [name for name in (*WAYS, "paths") if name in body]
         if len(named) != 1:
@@ -51,6 +55,7 @@ class Warm:
                 at_once=number(body, "at_once", AT_ONCE),
                 pin=flag(body, "pin"),
                 dry_run=flag(body, "dry_run"),
+                timeout=number(body, "timeout", 0),
             )
         except ValueError as error:
             raise Refusal(400, str(error)) from None

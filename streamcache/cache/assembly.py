@@ -192,10 +192,18 @@ class Assembly:
             freshness,
             removal,
             self.provider,
-            lambda: self.space.known and not (self.breaker.is_open or self.health.degraded),
+            self._why_no_copies,
         )
         self.evictor.start()
         self.health.start()
+
+    def _why_no_copies(self) -> str:
+        """What keeps all files from being copied now, in words; "": nothing."""
+        if self.breaker.is_open:
+            return "the source does not answer"
+        if self.health.degraded:
+            return "the disk of the cache fails"
+        return "" if self.space.known else "what is in the cache is being counted"
 
     def _renewed(self, what: Renewed) -> None:
         """Some of the cache directory was removed, and made again."""

@@ -82,11 +82,11 @@ class Operations:
         freshness: Freshness,
         removal: Removal,
         provider: Provider,
-        can_copy: Callable[[], bool],
+        why_no_copies: Callable[[], str],
     ) -> None:
-        """``can_copy``: whether source and cache answer at all, and usage is known."""
+        """``why_no_copies``: what keeps all files from being copied now, in words; "": nothing."""
         self._jobs: dict[str, WarmJob] = {}
-        self._can_copy = can_copy
+        self._why_no_copies = why_no_copies
         self._r = resources
         self._ledger = ledger
         self._freshness = freshness
@@ -341,7 +341,7 @@ class Operations:
             resources=self._r,
             provider=self._provider,
             pin=lambda path: self.pin(Selection.of(path=path)),
-            can_copy=self._can_copy,
+            why_no_copies=self._why_no_copies,
         )
         self._jobs[job.id] = job
         ended = [one.id for one in self._jobs.values() if one.state != "running"]

@@ -68,22 +68,28 @@ class WarmJob:
         resources: Resources,
         provider: Provider,
         pin: Callable[[str], object],
-        can_copy: Callable[[], bool],
+        why_no_copies: Callable[[], str],
     ) -> None:
-        """``pin(path)`` pins one that is there; it may switch, raise StreamCacheError, OSError."""
+        """``pin(path)`` pins one that is there; it may switch, raise StreamCacheError, OSError.
+
+        ``why_no_copies``: see ``Operations``.
+        """
         self.id = id
         self.order = order
         self.state: WarmState = "running"
         self._r = resources
         self._provider = provider
         self._pin = pin
-        self._can_copy = can_copy
+        self._why_no_copies = why_no_copies
         self._tally = _Tally()
         self._walked = False
         self._pace = Pace(order.max_bandwidth)
         self._copying: dict[CopySession, int] = {}  # our copies -> bytes that were present before
         self._copied = 0  # bytes by copies that are over
         self._rate = 0.0
+        self._pieces = 0  # of the walk
+        self._still = 0.0  # s since anything moved
+        self._stopped = False  # its copies end with it, if nobody reads them
         self._budget = 0.0  # bytes on disk that it may bring
         self._started = time.time()
         self._ended: float | None = None
@@ -111,6 +117,7 @@ class WarmJob:
             files_done=tally.files_done,
             bytes=tally.bytes,
             bytes_done=done,
+            waiting=self._waiting,
             rate=self._rate if self.state == "running" else 0.0,
             remaining=remaining,
             walked=self._walked,
@@ -121,10 +128,20 @@ class WarmJob:
             ended=self._ended,
         )
 
+    @property
+    def _waiting(self) -> str:
+        if self.state != "running":
+            return ""
+        if why := self._why_no_copies():
+            return why
+        if self._still <= self._r.config.source.timeout:
+            return ""
+        return f"nothing has come from the source for {self._still:.0f} s"
+
     def cancel(self) -> None:
         """End it: copies that nobody reads stop, and what they have stays. Idempotent. Switches."""
         if self.state == "running":
-            self.state = "cancelled"
+            self.state, self._stopped = "cancelled", True
             self._greenlet.kill()
 
     # -- the job
@@ -153,7 +170,8 @@ class WarmJob:
             gevent.killall(parts, block=False)
             self._pace.close()
             for session in list(self._copying):
-                self._let_go(session, stop=self.state == "cancelled")
+                self._tally.bytes_done += session.map.present_bytes  # what it has stays
+                self._let_go(session, stop=self._stopped)
             self._ended = time.time()
             self.over.set()
             tally = self._tally
@@ -204,13 +222,14 @@ class WarmJob:
         walk = source.walk(selection.folder, is_meant=selection.matches, may_hold=may_hold)
         try:
             while (piece := meta.call(next, walk, None)) is not None:
+                self._pieces += 1
                 yield from piece
         finally:
             meta.post(_close, walk)
 
     def _await_all(self) -> None:
         """Fail nothing while source or cache do not answer, or usage is not known. Switches."""
-        while not self._can_copy():
+        while self._why_no_copies():
             gevent.sleep(_PAUSE)
 
     def _copy_each(self, files: Queue[Walked | None]) -> None:
@@ -231,7 +250,7 @@ class WarmJob:
             else:
                 self._tally.bytes_brought += footprint(found.size)
         except (StreamCacheError, OSError) as error:  # of the disk, when it is pinned
-            if not self._can_copy():
+            if self._why_no_copies():
                 return False
             self._failed(found.path, error)
         return True
@@ -294,15 +313,40 @@ class WarmJob:
         self._provider.copies.fills.release(session, stop=stop)
 
     def _measure(self) -> None:
-        """Greenlet: the rate, as an average that forgets."""
+        """Greenlet: the rate, as an average that forgets; and whether anything moves at all."""
         last, copied = time.monotonic(), 0
+        before, said = self._place(), ""
         while True:
             gevent.sleep(_MEASURE)
             running = sum(_brought(session, before) for session, before in self._copying.items())
             now, total = time.monotonic(), self._copied + running
             weight = min(1.0, (now - last) / _SMOOTH) if self._rate else 1.0
             self._rate += weight * (max(0, total - copied) / (now - last) - self._rate)
+            # Of a pause of the whole process no more than two looks count.
+            self._still += min(now - last, 2 * _MEASURE)
             last, copied = now, total
+            if (place := self._place()) != before:
+                before, self._still = place, 0.0
+            if (why := self._waiting) and not said:
+                log.warning("warm job waits job=%s reason=%r", self.id, why)
+            said = why
+            if 0 < self.order.timeout <= self._still:
+                self._give_up()
+
+    def _place(self) -> tuple[object, ...]:
+        """What is another one as soon as the job has moved on."""
+        tally = self._tally
+        counts = (self._pieces, tally.files, tally.files_done, tally.left_out, tally.failures)
+        there = sum(session.map.present_bytes for session in self._copying)
+        return (*counts, tally.bytes_brought, self._copied, there)
+
+    def _give_up(self) -> None:
+        """Its timeout is over. Does not switch."""
+        text = f"given up, as nothing has come for {self.order.timeout:g} s"
+        why = self._why_no_copies()
+        self._failed(str(self.order), f"{text}: {why}" if why else text)
+        self.state, self._stopped = "failed", True
+        self._greenlet.kill(block=False)
 
     def _failed(self, path: str, error: object) -> None:
         self._tally.failures += 1

@@ -5,6 +5,7 @@ What is impossible is told when the order is made, before anything runs.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -22,7 +23,8 @@ class WarmOrder:
 
     ``max_bandwidth`` is bytes a second for the whole job, 0: no limit of its own; what viewers wait
     for is never held back. ``pin``: each file is pinned when it is there. ``dry_run``: only count,
-    and see which of them the cache has.
+    and see which of them the cache has. ``timeout``: s in which nothing comes and no file is found
+    until the job is given up; 0: it waits, for its source say, as long as it takes.
     """
 
     selection: Selection | None = None
@@ -31,6 +33,7 @@ class WarmOrder:
     at_once: int = AT_ONCE
     pin: bool = False
     dry_run: bool = False
+    timeout: float = 0.0
 
     def __post_init__(self) -> None:
         if (self.selection is None) == (not self.paths):
@@ -41,6 +44,8 @@ class WarmOrder:
             raise ValueError(f"at_once {self.at_once} is not in 1 to {MOST_AT_ONCE}")
         if self.max_bandwidth < 0:
             raise ValueError(f"max_bandwidth {self.max_bandwidth} is below 0")
+        if not 0 <= self.timeout < math.inf:
+            raise ValueError(f"timeout {self.timeout} is not 0 or more seconds")
 
     def __str__(self) -> str:
         if self.selection is not None:
@@ -74,6 +79,7 @@ class WarmStatus:
     files_done: int
     bytes: int
     bytes_done: int
+    waiting: str  # why nothing comes for a while, in words; "": it goes on
     rate: float  # bytes/s that are copied now
     remaining: float | None  # s; None: not known
     walked: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import sys
 import time
@@ -16,7 +17,7 @@ from streamcache.commands.progress import Progress
 from streamcache.commands.targets import HELP, add_targets, selections
 from streamcache.daemon.announce import say
 from streamcache.errors import ConfigError
-from streamcache.units import parse_size
+from streamcache.units import parse_duration, parse_size
 
 _POLL: Final = 0.3  # s
 _MANY: Final = 1000  # files that are warmed without a question
@@ -41,11 +42,14 @@ Folders and globs are looked for at the source; names that begin with a dot are 
     streamcache warm --from playlist.txt                  a path a line; - is stdin
     streamcache warm / --dry-run                          how much that would be
     streamcache warm /series/ --detach                    begin, print its id, and do not wait
+    streamcache warm /news/ --timeout 10m                 from cron: if the source is away, end
     streamcache warm --status ID / --cancel ID            look at one, or end it
 
-The server does the work: Ctrl-C ends the job, and what is copied so far stays. On a terminal it
-asks before more than {_MANY} files are warmed. Exit codes: 0 all is there, 1 something is not (it
-is named), 2 an argument is wrong, 130 ended by Ctrl-C."""
+The server does the work: Ctrl-C ends the job, and what is copied so far stays. While the source
+does not answer the job waits, and says so; with --timeout it ends after so long without a file or
+a byte. "timeout -s INT 4h streamcache warm ..." ends it after four hours in any case. On a terminal
+it asks before more than {_MANY} files are warmed. Exit codes: 0 all is there, 1 something is not
+(it is named), 2 an argument is wrong, 130 ended by Ctrl-C."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +67,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=AT_ONCE,
         help=f"files that are copied at once (default: {AT_ONCE})",
+    )
+    parser.add_argument(
+        "--timeout",
+        metavar="DURATION",
+        help="end it when nothing has come for so long, as the source does not answer, say"
+        " (default: wait)",
     )
     parser.add_argument("--pin", action="store_true", help="pin what is there in the end")
     parser.add_argument("--dry-run", action="store_true", help="only count")
@@ -121,9 +131,18 @@ def _orders(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             common["max_bandwidth"] = parse_size(arguments.max_bandwidth)
         except ValueError as error:
             raise ConfigError(f"--max-bandwidth: {error}") from None
+    if arguments.timeout is not None:
+        common["timeout"] = _whole_seconds(arguments.timeout)
     if arguments.pin:
         common["pin"] = True
     return [{**order, **common} for order in orders]
+
+
+def _whole_seconds(text: str) -> int:
+    try:
+        return math.ceil(parse_duration(text))
+    except ValueError as error:
+        raise ConfigError(f"--timeout: {error}") from None
 
 
 def _read_paths(name: str) -> list[str]:
@@ -190,6 +209,8 @@ def _job(server: Server, order: dict[str, Any], what: str) -> dict[str, Any]:
                 files = (
                     f"{output.count(job['files_done'])} of {output.plural(job['files'], 'file')}"
                 )
+                if why := job["waiting"]:
+                    files += f"; waiting: {why}"
                 line.show(
                     job["bytes_done"],
                     job["bytes"],
@@ -255,8 +276,13 @@ def _look_after(server: Server, arguments: argparse.Namespace) -> int:
 
 
 def _state(job: dict[str, Any]) -> str:
-    """For the list: a dry run has brought nothing."""
-    return f"{job['state']}, dry run" if job["dry_run"] else str(job["state"])
+    """For the list: a dry run has brought nothing, and one that waits says for what."""
+    words = [job["state"]]
+    if job["dry_run"]:
+        words.append("dry run")
+    if job["waiting"]:
+        words.append(f"waiting: {job['waiting']}")
+    return ", ".join(words)
 
 
 COMMAND: Final = Command(

@@ -82,6 +82,17 @@ def slow(slowfs: SlowFS, tmp_path: Path) -> Iterator[Site]:
         yield site
 
 
+@pytest.fixture
+def impatient(slowfs: SlowFS, tmp_path: Path) -> Iterator[Site]:
+    """Of a network file system that is soon held for one that does not answer."""
+    slowfs.set(latency=0, meta_latency=0, bandwidth=0)
+    options = tmp_path / "streamcache.toml"
+    options.write_text('[source]\ntimeout = "500ms"\n')
+    for site in start(slowfs.path, tmp_path, "--config", str(options), workers=1):
+        site.source = slowfs.backing
+        yield site
+
+
 def test_status(site: Site) -> None:
     done = site.ask("status")
     assert (done.code, done.err) == (0, "")
@@ -344,6 +355,26 @@ def test_top_is_live_on_a_terminal_and_ends_with_ctrl_c(site: Site) -> None:
         top.write("\x03")
         assert top.end() == 0
         assert "\x1b[?1049l" in top.seen  # and back
+
+
+def test_a_job_whose_source_does_not_answer_says_so_and_may_end(
+    impatient: Site, slowfs: SlowFS
+) -> None:
+    impatient.put("f")
+    away = slowfs.fault("hang")
+    job = impatient.ask("warm", "/f", "--detach").out.strip()
+    eventually(lambda: impatient.json("warm", "--status", job)["waiting"])
+    said = r"running, waiting: (nothing has come from the source for|the source does not answer)"
+    assert re.search(rf"^{job}  {said}.*  /f  ", impatient.ask("warm", "--list").out, re.M)
+    assert re.match(said, impatient.ask("warm", "--status", job).out)
+    done = impatient.ask("warm", "/f", "--timeout", "900ms")
+    assert done.code == 1
+    assert "not warmed: /f: given up, as nothing has come for 1 s" in done.err
+    wrong = impatient.ask("warm", "/f", "--timeout", "soon")
+    assert wrong.code == 2 and "--timeout: 'soon' is no duration" in wrong.err
+    slowfs.release(away)
+    eventually(lambda: impatient.json("warm", "--status", job)["state"] == "done")
+    assert impatient.json("warm", "--status", job)["waiting"] == ""
 
 
 def test_warm_shows_how_far_it_is_and_ctrl_c_ends_it(slow: Site) -> None:

@@ -239,12 +239,12 @@ def test_a_job_that_is_cancelled_stops_and_keeps_what_it_has(
     with opened(cache, "read") as reading:
         take(reading, 0, 10)
         job = cache.operations.warm(WarmOrder(paths=("f", "g", "read"), at_once=3))
-        eventually(lambda: job.status.bytes_done > MiB)
+        before = eventually(lambda: (done := job.status.bytes_done) > MiB and done)
         job.cancel()
         job.cancel()
         status = job.status
         assert (status.state, status.remaining) == ("cancelled", None) and job.over.is_set()
-        assert status.bytes_done < 24 * MiB
+        assert before <= status.bytes_done < 24 * MiB
         (session,) = cache.statistics().sessions
         assert session.path == "read"  # somebody reads that one
         fast.set(bandwidth=0)
@@ -303,6 +303,46 @@ def test_a_source_that_goes_away_meanwhile_fails_no_file(
         again()
     assert job.over.wait(20)
     assert (job.state, job.status.files_done, job.status.failures) == ("done", 12, 0)
+
+
+@pytest.mark.parametrize("operations", [("opendir", "readdir", "lookup", "open"), ("read",)])
+def test_a_job_says_that_its_source_does_not_answer_and_goes_on_when_it_does(
+    open_cache: OpenCache, fast: SlowFS, operations: tuple[str, ...]
+) -> None:
+    put(fast.backing, "a/1", "a/2")
+    cache = open_cache(fast.path, source_options={"timeout": 0.6})
+    hang = fast.fault("hang", "a*", operations=operations)
+    job = cache.operations.warm(WarmOrder(selection=Selection.of(prefix="/a/")))
+    assert job.status.waiting == ""
+    waiting = eventually(lambda: job.status.waiting)
+    assert waiting == "the source does not answer" or waiting.startswith("nothing has come")
+    assert (job.state, job.status.failures) == ("running", 0)
+    fast.release(hang)
+    assert job.over.wait(20), job
+    assert (job.state, job.status.files_done, job.status.waiting) == ("done", 2, "")
+
+
+def test_a_job_with_a_timeout_is_given_up_when_nothing_comes(
+    open_cache: OpenCache, fast: SlowFS, cache_dir: Path
+) -> None:
+    put(fast.backing, "a", size=4 * MiB)
+    cache = open_cache(fast.path)
+    fast.fault("hang", "a", operations=("read",), start=2 * MiB)
+    status = warm(cache, paths=("/a",), timeout=1.0).status
+    assert (status.state, status.files_done, status.waiting) == ("failed", 0, "")
+    assert status.failed == (WarmFailure("/a", "given up, as nothing has come for 1 s"),)
+    fast.release()
+    settle(cache, cache_dir)
+    assert [one.header.path for one in partials_in(cache_dir)] == ["a"]
+
+
+def test_a_job_that_moves_on_outlives_its_timeout(open_cache: OpenCache, source: Path) -> None:
+    put(source, "a", size=2 * MiB)
+    cache = open_cache(source)
+    begun = time.monotonic()
+    job = warm(cache, paths=("/a",), max_bandwidth=512 * 1024, timeout=1.0)
+    assert time.monotonic() - begun > 2.0
+    assert (job.state, job.status.files_done) == ("done", 1)
 
 
 def test_two_jobs_that_want_the_same_file_end_for_themselves(

@@ -48,10 +48,11 @@ function made(job) {
 
 function update(item, job) {
   const running = job.ended === null;
+  const doing = job.waiting ? `waiting: ${job.waiting}` : rate(job.rate);
   const share = job.bytes ? job.bytes_done / job.bytes : 1;
   item.querySelector(".detail").textContent =
     `${count(job.files_done)} of ${count(job.files)}${job.walked ? "" : " or more"} files, ` +
-    `${bytes(job.bytes_done)}, ` + (running ? rate(job.rate) : job.state) + (job.dry_run ? ", dry run" : "") +
+    `${bytes(job.bytes_done)}, ` + (running ? doing : job.state) + (job.dry_run ? ", dry run" : "") +
     (running && job.remaining !== null ? `, ${duration(job.remaining)} left` : "") +
     (job.failures ? `, ${count(job.failures)} failed` : "");
   const bar = item.querySelector("progress");
