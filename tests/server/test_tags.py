@@ -113,7 +113,7 @@ def test_every_answer_has_the_id_of_its_line(tagged, path_taken):
     client.send(b"nonsense\r\n\r\n")
     refused = client.response()
     assert TIMING.fullmatch(refused.fields["server-timing"])[1] is None
-    ids.append((None, refused.fields["x-request-id"]))
+    ids.append(("nonsense", refused.fields["x-request-id"]))
     assert here.fast == (9 if path_taken != "slow" else 0)
     assert len({name for _, name in ids}) == len(ids)
     assert lines() == ids
