@@ -27,7 +27,7 @@ Value = str | int | float | bool
 
 SHORTEST: Final = 0.001  # s, of a deadline: one of 0 would fail everything
 
-_MOST_BYTES: Final = 2**63 - 1  # what the kernel's off_t holds
+_MOST_BYTES: Final = 8191 * 1024**5  # some less than the kernel's off_t holds: it can be told
 _MOST_SECONDS: Final = 10 * 365 * 86400.0  # timers take no infinity
 _MOST: Final = 2**31 - 1
 _WORDS: Final = {"true": True, "yes": True, "on": True, "1": True} | {
@@ -88,8 +88,12 @@ class Option:
 
     @property
     def allowed(self) -> str:
-        """What a value may be, in words."""
-        limits = self._limits()
+        """What a value may be, in words; without a maximum that nobody comes near."""
+        return self._allowed(untold=(_MOST_BYTES, _MOST_SECONDS, _MOST))
+
+    def _allowed(self, *, untold: tuple[float, ...] = ()) -> str:
+        """``untold``: maxima that are left out."""
+        limits = self._limits(untold)
         match self.kind:
             case Kind.SIZE:
                 return limits + SIZE_FORMS
@@ -119,9 +123,10 @@ class Option:
         text = value.strip()
         match self.kind:
             case Kind.SIZE:
-                return self.check(parse_size(text.removesuffix("/s") if self.per_second else text))
+                size = parse_size(text.removesuffix("/s") if self.per_second else text)
+                return self._within_as(size, value)
             case Kind.DURATION:
-                return self.check(parse_duration(text))
+                return self._within_as(parse_duration(text), value)
             case Kind.SHARE:
                 percent = text.endswith("%")
                 try:
@@ -182,9 +187,15 @@ class Option:
     def _within(self, value: float) -> bool:
         return self.minimum <= value <= self.maximum or (value == 0 and bool(self.zero))
 
-    def _limits(self) -> str:
+    def _within_as(self, number: float, written: str) -> Value:
+        """The number, or an error that shows it as it was written."""
+        if not self._within(number):
+            raise self._wrong(written, number)
+        return self.check(number)
+
+    def _limits(self, untold: tuple[float, ...]) -> str:
         bounds = [f"at least {self._short(self.minimum)}"] if self.minimum > 0 else []
-        if self.maximum not in (_MOST_BYTES, _MOST_SECONDS, _MOST):
+        if self.maximum not in untold:
             bounds.append(f"at most {self._short(self.maximum)}")
         words = [f"0 ({self.zero})"] if self.zero else []
         if bounds:
@@ -194,11 +205,15 @@ class Option:
     def _short(self, value: float) -> str:
         if self.kind is Kind.SIZE:
             return format_size(int(value))
-        return format_duration(value) if self.kind is Kind.DURATION else f"{value:g}"
+        return format_duration(value) if self.kind is Kind.DURATION else f"{value:.0f}"
 
-    def _wrong(self, value: object) -> ValueError:
+    def _wrong(self, value: object, number: object = None) -> ValueError:
+        """``number``: what the value stands for, if that is not itself."""
+        number = value if number is None else number
         shown = repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
-        return ValueError(f"{shown} is not allowed; allowed: {self.allowed}")
+        too_much = is_number(number) and number > self.maximum
+        allowed = self._allowed() if too_much else self.allowed
+        return ValueError(f"{shown} is not allowed; allowed: {allowed}")
 
 
 def option(kind: Kind, why: str, **rest: Any) -> dict[str, Option]:

@@ -94,7 +94,13 @@ BAD: list[tuple[type[Any], dict[str, object], str]] = [
     (SourceConfig, {"path": "a\0b"}, r"source\.path: 'a\\x00b' .*a path"),
     (CacheConfig, {"size": -1}, r"cache\.size: -1 .*0 \(half of the free space.*64KiB"),
     (CacheConfig, {"size": 10}, r"cache\.size: 10 .*at least 64KiB"),
-    (CacheConfig, {"size": 2**63}, r"cache\.size: 9223372036854775808 "),
+    (CacheConfig, {"size": 2**63}, r"size: 9223372036854775808 .*64KiB and at most 8191PiB: bytes"),
+    (
+        SourceConfig,
+        {"revalidate": 1e12},
+        r"revalidate: 1000000000000\.0 .*asks\) or at most 3650d: seconds",
+    ),
+    (LimitsConfig, {"connections": 1 << 31}, r"connections: 2147483648 .* or at most 2147483647: "),
     (CacheConfig, {"high_watermark": 1.5}, r"cache\.high_watermark: 1\.5 .*from 0 to 1"),
     (
         CacheConfig,

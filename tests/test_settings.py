@@ -94,6 +94,8 @@ def test_a_switch_is_read_from_words(word: str) -> None:
         ),
         ("cache = 7", r"its\.toml: cache = 7: cache is a section, written \[cache\]"),
         ('[cache]\nsize = "10XB"', r"its\.toml: cache\.size: '10XB' is no size; allowed: bytes"),
+        ('[cache]\nsize = "9999999TB"', r"size: '9999999TB' is not allowed.* at most 8191PiB: by"),
+        ('[cache]\nsize = "1kB"', r"cache\.size: '1kB' is not allowed.* or at least 64KiB: bytes"),
         ("[cache]\nsize = []", r"its\.toml: cache\.size: \[\] is not allowed; allowed: 0 \(half"),
         ("[cache]\nsize = 2024-01-01", r"its\.toml: cache\.size: datetime\.date\(2024, 1, 1\) "),
         ("[cache]\ncleanup = 'maybe'", r"its\.toml: cache\.cleanup: 'maybe' .*true or false"),

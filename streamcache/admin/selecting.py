@@ -10,6 +10,8 @@ from streamcache.cache.selection import Selection
 
 WAYS: Final = ("path", "prefix", "glob")
 
+_MOST: Final = 2**63 - 1  # of a number in a body
+
 
 def selection_in(body: Mapping[str, Json]) -> Selection:
     """The files that exactly one of path, prefix and glob means."""
@@ -51,8 +53,8 @@ def number(body: Mapping[str, Json], name: str, default: int) -> int:
     value = body.get(name, default)
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # JSON knows one kind of number
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-        raise Refusal(400, f"{name} must be a whole number, 0 or more")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST:
+        raise Refusal(400, f"{name} must be a whole number from 0 to {_MOST}")
     return value
 
 

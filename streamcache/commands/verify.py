@@ -138,7 +138,7 @@ def _expect_mount(inspection: Inspection, source: FileSystemSource) -> None:
 
 
 def _print(finding: Finding) -> None:
-    where = f" {_shown(finding.path)}" if finding.path else ""
+    where = f" {_shown(finding.shown)}" if finding.shown not in ("", finding.name) else ""
     done = {"none": "", "done": " (repaired)", "left": " (not repaired)"}[finding.repair.value]
     line = f"{finding.kind.value:9} {_shown(finding.name)}{where}: {_shown(finding.text)}{done}"
     print(line, flush=True)
@@ -178,7 +178,7 @@ def _json(settings: Settings, report: Report) -> str:
         {
             "kind": finding.kind.value,
             "name": finding.name,
-            "path": finding.path,
+            "path": finding.shown,
             "text": finding.text,
             "repair": finding.repair.value,
         }

@@ -38,8 +38,13 @@ class Finding:
     kind: Kind
     name: str  # in the cache directory: of an object, or a path
     text: str  # what, in words
-    path: str = ""  # at the source, where that is known
+    path: str = ""  # at the source, where that is known: "a/b.mp4"
     repair: Repair = Repair.NONE
+
+    @property
+    def shown(self) -> str:
+        """The path as clients and the log have it: "/a/b.mp4"; "": it is not known."""
+        return f"/{self.path}" if self.path else ""
 
 
 @dataclass(slots=True)

@@ -41,7 +41,9 @@ class SourceVersions:
             self._unanswered += isinstance(error, SourceUnavailable)
             if self._unanswered >= _SILENT:
                 self._source = None
-                self._directory.tell(Finding(Kind.SOURCE, path, f"does not answer: {error}", path))
+                self._directory.tell(
+                    Finding(Kind.SOURCE, f"/{path}", f"does not answer: {error}", path)
+                )
             return None
         self._unanswered = 0
         version = file.version

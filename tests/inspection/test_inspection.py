@@ -217,6 +217,7 @@ def test_a_source_that_does_not_answer_is_told_once_and_asked_no_more(
     report = look(at, source=silent, repair=True)
     found = only(report)
     assert found.kind is Kind.SOURCE and found.path in NAMES and "no answer" in found.text
+    assert found.name == found.shown == f"/{found.path}"
     assert found.repair is Repair.LEFT
     assert silent.asked == 3 and report.compared == 0 and report.objects == len(NAMES)
 

@@ -224,8 +224,11 @@ def test_it_tells_a_program(source: Path, at: Path, capsys: pytest.CaptureFixtur
     found: dict[str, Any] = json.loads(said)
     assert code == 1 and found["finished"] and found["objects"] == 6
     (finding,) = found["findings"]
-    assert finding["kind"] == "damaged" and finding["path"] in NAMES
+    assert finding["kind"] == "damaged"
+    assert finding["path"] in [f"/{name}" for name in NAMES]  # as clients, ls and the log have it
     assert finding["repair"] == "none" and finding["name"] == objects(at)[0].name
+    code, said = verify(capsys, at)
+    assert f"damaged   {finding['name']} {finding['path']}: " in said
 
 
 @pytest.mark.parametrize(
