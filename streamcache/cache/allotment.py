@@ -128,7 +128,7 @@ class Allotment:
     ) -> None:
         """Data, then map; ``late()`` when that takes more than ``patience`` s. Switches.
 
-        Raises OSError.
+        Raises OSError, CacheError as ``Partial.put``.
         """
         assert self.partial is not None
         self._disk.call(self.partial.write, extent, data, timeout=patience, late=late)

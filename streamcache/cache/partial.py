@@ -23,6 +23,7 @@ from streamcache.cache import locks
 from streamcache.cache.blockmap import BLOCK, Extent
 from streamcache.cache.digests import Digest, digests_of, place
 from streamcache.cache.names import decoded, encoded
+from streamcache.errors import CacheError
 from streamcache.source.base import SourceFile
 
 FORMAT = 1
@@ -140,7 +141,7 @@ class Partial:
         self._sums_fd, self._digest = sums_fd, digest
 
     def write(self, extent: Extent, data: memoryview) -> None:
-        """Data first, then the map bytes that say so. Raises OSError; then nothing is promised."""
+        """Data first, then the map bytes that say so. Raises as ``put``."""
         offset = extent.start * BLOCK
         self.put(offset, data)
         self.mark(offset, len(data))
@@ -148,8 +149,11 @@ class Partial:
     def put(self, offset: int, data: memoryview) -> None:
         """The data of whole blocks from ``offset`` on, of which the map says nothing yet.
 
-        Raises OSError; then nothing is promised.
+        Raises OSError, and CacheError if somebody has cut the file: written to behind that, it
+        would have its size again, and zeros where present blocks were. Then nothing is promised.
         """
+        if os.fstat(self._write_fd).st_size < offset + len(data):
+            raise CacheError("the partial was cut by somebody else")
         _pwrite_all(self._write_fd, data, offset)
         if self._digest is not None:
             sums = digests_of(data, self._digest)

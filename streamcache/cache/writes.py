@@ -27,7 +27,7 @@ from streamcache.cache.allotment import Allotment
 from streamcache.cache.blockmap import BLOCK, Extent
 from streamcache.cache.health import PATIENCE, Health
 from streamcache.cache.reading import DELIVERED_BYTES, Waiting
-from streamcache.errors import Closed, StreamCacheError
+from streamcache.errors import CacheError, Closed, StreamCacheError
 from streamcache.source.feed import Copied
 
 SYNC_BYTES: Final = 64 * 1024 * 1024  # written since the last sync: no 50 GB flush at the end
@@ -51,8 +51,8 @@ class Writes:
         on_loss: Callable[[], object],
         on_synced: Callable[[], object],
     ) -> None:
-        """``on_loss`` hears that a sync failed and what was written may be lost, ``on_synced`` that
-        one is over, however it ended. Neither may switch.
+        """``on_loss`` hears that what was written may be lost, as a sync failed or the file was
+        cut, ``on_synced`` that a sync is over, however it ended. Neither may switch.
         """
         self.synced = Flag()  # no sync is under way
         self.synced.set()
@@ -118,7 +118,7 @@ class Writes:
             self._room.write(extent, data, patience=patience, late=late)
         except Closed:  # the cache: that says nothing of its disk
             return False
-        except OSError as error:
+        except (OSError, CacheError) as error:
             return self._fail(error)
         finally:
             self._late.pop(extent, None)
@@ -166,6 +166,8 @@ class Writes:
         self._failed = True
         if isinstance(error, OSError):  # else it says nothing of the disk
             self._health.failed(error)
+        if isinstance(error, CacheError):  # but of what is in the file
+            self._on_loss()
         return False
 
     def _wrote(self, count: int, took: float) -> bool:

@@ -51,7 +51,7 @@ class Copied:
 class Sink:
     """Where the worker that reads a piece writes it.
 
-    ``put(offset, data)`` and ``mark(offset, length)`` run in that worker and may raise OSError:
+    ``put(offset, data)`` and ``mark(offset, length)`` run in that worker and may raise:
     whole blocks of data, the file's last one perhaps shorter, and that all of these bytes are
     written and of the version that is copied.
 

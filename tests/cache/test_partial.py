@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from streamcache.cache.blockmap import BLOCK, Extent
 from streamcache.cache.partial import Partial, PartialHeader
 from streamcache.cache.store import Store
+from streamcache.errors import CacheError
 
 NAME = f"{'ab' * 16}.{'cd' * 16}"
 SIZE = 4 * BLOCK + 10
@@ -162,6 +163,16 @@ def test_a_sync_that_fails_spoils_the_map(
     with pytest.raises(OSError, match="no"):
         sync(partial)
     assert partial.is_poisoned
+
+
+def test_a_file_that_somebody_has_cut_is_not_made_longer(partial: Partial) -> None:
+    """It would have its size again, and zeros where blocks are said to be."""
+    partial.write(Extent(0, 1), memoryview(b"z" * BLOCK))
+    os.truncate(f"/proc/self/fd/{partial.read_fd}", 10)
+    with pytest.raises(CacheError, match="was cut"):
+        partial.write(Extent(2, 3), memoryview(b"z" * BLOCK))
+    assert os.fstat(partial.read_fd).st_size == 10
+    assert partial.present(0, 5) == b"\1\0\0\0\0"
 
 
 def test_the_pinned_time_survives_the_close_of_the_writer(partial: Partial) -> None:

@@ -263,7 +263,7 @@ def test_foreign_files_are_dropped_or_left_alone(
     (partial / f"{'e' * 32}.{'f' * 32}.map").write_bytes(b"\0" * 100)
     (partial / f"{'e' * 32}.{'f' * 32}.data").symlink_to(precious)
     (partial / f"{'1' * 32}.{'2' * 32}.data").write_bytes(b"no map")
-    (cache_dir / "objects" / "cc").mkdir()
+    (cache_dir / "objects" / "cc").mkdir(exist_ok=True)  # a title may have its object there
     (cache_dir / "objects" / "cc" / key).mkdir()
     (cache_dir / "objects" / "cc" / "stranger").write_text("foreign")
     (cache_dir / "catalog.sqlite").unlink()  # so that all is looked at
