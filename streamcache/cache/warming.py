@@ -87,6 +87,7 @@ class WarmJob:
         self._copying: dict[CopySession, int] = {}  # our copies -> bytes that were present before
         self._copied = 0  # bytes by copies that are over
         self._rate = 0.0
+        self._walks = str(order)  # what it looks for: a file, or all that is meant
         self._pieces = 0  # of the walk
         self._still = 0.0  # s since anything moved
         self._stopped = False  # its copies end with it, if nobody reads them
@@ -209,6 +210,7 @@ class WarmJob:
         if selection is None or selection.path is not None:
             for path in dict.fromkeys(path.removeprefix("/") for path in paths):
                 self._await_all()
+                self._walks = path
                 try:
                     yield Walked(path, meta.call(source.stat, path).size)
                 except StreamCacheError as error:
@@ -344,7 +346,8 @@ class WarmJob:
         """Its timeout is over. Does not switch."""
         text = f"given up, as nothing has come for {self.order.timeout:g} s"
         why = self._why_no_copies()
-        self._failed(str(self.order), f"{text}: {why}" if why else text)
+        for path in [session.path for session in self._copying] or [self._walks]:
+            self._failed(path, f"{text}: {why}" if why else text)
         self.state, self._stopped = "failed", True
         self._greenlet.kill(block=False)
 

@@ -336,6 +336,17 @@ def test_a_job_with_a_timeout_is_given_up_when_nothing_comes(
     assert [one.header.path for one in partials_in(cache_dir)] == ["a"]
 
 
+def test_a_job_that_is_given_up_names_the_file_that_did_not_come(
+    open_cache: OpenCache, fast: SlowFS
+) -> None:
+    put(fast.backing, "a", "b")
+    cache = open_cache(fast.path)
+    fast.fault("hang", "b", operations=("lookup",))
+    status = warm(cache, paths=("/a", "/b"), timeout=1.0).status
+    assert (status.state, status.files_done, status.files) == ("failed", 1, 1)
+    assert status.failed == (WarmFailure("/b", "given up, as nothing has come for 1 s"),)
+
+
 def test_a_job_that_moves_on_outlives_its_timeout(open_cache: OpenCache, source: Path) -> None:
     put(source, "a", size=2 * MiB)
     cache = open_cache(source)
