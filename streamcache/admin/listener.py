@@ -76,12 +76,18 @@ class _Handler(WSGIHandler):
                 while line := self.rfile.readline(_PIECE):
                     parser.feed(line)
                     if (request := parser.next()) is not None:
-                        return request
+                        break
+                else:
+                    return None
         except TimeoutError:
             if parser.in_head:
                 raise parser.refuse(408, "head too slow") from None
             raise
-        return None
+        if request.chunked:  # nobody here would read it to its end
+            refusal = BadRequest(411, "a body needs a Content-Length")
+            refusal.to_head = request.method == "HEAD"
+            raise refusal
+        return request
 
     def _answer(
         self,

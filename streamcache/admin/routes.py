@@ -118,8 +118,6 @@ def _tell(answer: Answer, start_response: StartResponse, *, bodiless: bool) -> l
 
 def _read(environ: Environ) -> bytes:
     """The body, which has a length, and is not long."""
-    if "HTTP_TRANSFER_ENCODING" in environ:  # nobody reads it, so nobody knows where it ends
-        raise Refusal(411, "a body needs a Content-Length", _LAST)
     length = environ.get("CONTENT_LENGTH") or "0"
     if not (length.isascii() and length.isdigit()):
         raise Refusal(400, f"Content-Length {length!r} is no number")

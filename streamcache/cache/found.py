@@ -85,7 +85,7 @@ class Found:
         """An empty file is answered whole without ``open``: have it in the cache all the same.
 
         Whether a copy begins. It counts as a request and, if it is there, as a use by ``client``.
-        Does not switch: what would have to wait for the source is done later.
+        Switches, for the cache's disk; what would have to wait for the source is done later.
         """
         return self._opener.keep(self, client)
 

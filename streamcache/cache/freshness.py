@@ -157,11 +157,8 @@ class Freshness:
 
     def wait(self, flight: Flight, timeout: float) -> Version:
         """The answer. Switches. Raises what the source raised; SourceTimeout after the time."""
-        if not is_there(flight.result, max(0.0, timeout)):
-            raise SourceTimeout(f"/{flight.path}: no answer from the source")
-        version = flight.result.get()
-        assert version is not None  # land() was called, or an exception set
-        return version
+        is_there(flight.result, max(0.0, timeout))
+        return _version(flight)
 
     def wait_a_little(self, flight: Flight) -> Version:
         """The same for who can be served from the cache: for ``source.revalidate_wait`` at most,
@@ -172,7 +169,7 @@ class Freshness:
             left = min(self._breaker.patience(wait), flight.started + wait - time.monotonic())
             if left > 0 and not flight.result.ready():
                 flight.result.wait(timeout=left)
-        return self.wait(flight, 0.0)
+        return _version(flight)
 
     def may_be_stale(self, known: Known) -> bool:
         """Whether what is known may be served although the source cannot be asked."""
@@ -231,7 +228,8 @@ class Freshness:
                 flight.result.set_exception(refusal)
         except SourceUnavailable as error:
             self._breaker.failed(question, error)
-            self._failing(path)
+            if not flight.doubted:
+                self._failing(path)
             self._counters.source_errors += 1
             flight.result.set_exception(error)
         except StreamCacheError as error:
@@ -261,7 +259,8 @@ class Freshness:
         """
         if flight.answered - flight.started < self._config.timeout:
             return False
-        self.unanswered(flight.path)
+        if not flight.doubted:
+            self.unanswered(flight.path)
         late = SourceTimeout(f"/{flight.path}: the source's answer came too late")
         flight.result.set_exception(late)
         return True
@@ -273,8 +272,6 @@ class Freshness:
         section 4.2.3, the same for ages). A little longer where it took as long as that, or all who
         come would ask a slow source.
         """
-        if flight.doubted:
-            return 0.0
         least = min(good, self._config.revalidate_wait)
         return max(flight.started + good, time.monotonic() + least)
 
@@ -323,6 +320,14 @@ class Freshness:
     def _sweep(self, flight: Flight) -> None:
         if flight.holders == 0 and (file := flight.leave()) is not None:
             self._meta.post(file.close)
+
+
+def _version(flight: Flight) -> Version:
+    if not flight.result.ready():
+        raise SourceTimeout(f"/{flight.path}: no answer from the source")
+    version = flight.result.get()
+    assert version is not None  # land() was called, or an exception set
+    return version
 
 
 def _answer(flight: Flight, function: Callable[..., T], *args: Any) -> T:

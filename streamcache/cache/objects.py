@@ -12,6 +12,8 @@ import logging
 import os
 import secrets
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import gevent
@@ -70,6 +72,15 @@ class ObjectHandle:
         return f"<ObjectHandle {self.name} leases={self.leases}>"
 
 
+class Watch:
+    """Whether an object was discarded meanwhile: what was opened of it may have lost its name."""
+
+    __slots__ = ("discarded",)
+
+    def __init__(self) -> None:
+        self.discarded = False
+
+
 class Objects:
     """The index of open objects of one cache."""
 
@@ -84,28 +95,42 @@ class Objects:
         self._open: dict[str, ObjectHandle] = {}
         self._idle: OrderedDict[str, ObjectHandle] = OrderedDict()
         self._going: set[str] = set()  # being removed: no new reader
-        self.discards = 0  # that are over: what was opened before one may have lost its name
+        self._watches: dict[str, list[Watch]] = {}  # by name
 
     def __repr__(self) -> str:
         return f"<Objects open={len(self._open)} idle={len(self._idle)}>"
 
     def lease(self, name: str, version: Version) -> ObjectHandle | None:
         """The object with one more lease; None: there is none. Switches. Raises OSError."""
-        handle = self.lease_open(name)
-        if handle is not None or name in self._going:
-            return handle
-        discards = self.discards
-        fd = self._health.call(self._store.objects.open, name, version, discard=_close)
-        if fd < 0:
-            return None
-        if self.discards != discards:  # while its thread's answer was on its way: look again
-            self._disk.post(os.close, fd)
-            return self.lease(name, version)
+        while True:
+            handle = self.lease_open(name)
+            if handle is not None or name in self._going:
+                return handle
+            with self.watch(name) as watch:
+                fd = self._health.call(self._store.objects.open, name, version, discard=_close)
+            if fd < 0:
+                return None
+            if not watch.discarded:
+                break
+            self._disk.post(os.close, fd)  # its thread's answer was on its way meanwhile
         handle = self.lease_open(name)
         if handle is not None or name in self._going:  # others were quicker
             self._disk.post(os.close, fd)
             return handle
         return self._opened(name, version, fd)
+
+    @contextmanager
+    def watch(self, name: str) -> Iterator[Watch]:
+        """Around what a thread is asked of this object: the hub hears of its answer later."""
+        watch = Watch()
+        watches = self._watches.setdefault(name, [])
+        watches.append(watch)
+        try:
+            yield watch
+        finally:
+            watches.remove(watch)
+            if not watches:
+                del self._watches[name]
 
     def lease_open(self, name: str) -> ObjectHandle | None:
         """The same, if it is open already. Does not switch."""
@@ -240,7 +265,8 @@ class Objects:
             return True
         finally:
             self._going.discard(name)
-            self.discards += 1
+            for watch in self._watches.get(name, ()):
+                watch.discarded = True
 
     def empty_trash(self, names: list[str]) -> None:
         """Unlink what nobody reads any more. Switches. Raises OSError, CatalogError."""

@@ -60,7 +60,7 @@ class Opener:
         return f"<Opener {self._copies!r}>"
 
     def lease(self, name: str, path: str, version: Version) -> ObjectHandle | None:
-        """The object of ``path``, if there is one that can be read. Does not switch."""
+        """The object of ``path``, if there is one that can be read. Switches."""
         try:
             return self._r.objects.lease(name, version)
         except OSError as error:  # the cache is optional (I15)

@@ -77,7 +77,10 @@ class PartialHeader:
 
     def encode(self) -> bytes:
         """Magic, length, JSON, padded to whole pages."""
-        text = json.dumps(asdict(self)).encode("ascii")
+        fields = asdict(self)
+        if not self.home:
+            del fields["home"]  # as up to 0.2.0
+        text = json.dumps(fields).encode("ascii")
         length = -(-(len(_MAGIC) + 8 + len(text)) // _ALIGN) * _ALIGN
         return (_MAGIC + b"%08x" % length + text).ljust(length, b"\0")
 
@@ -186,7 +189,8 @@ class Partial:
             os.utime(self._write_fd, ns=(mtime_ns, mtime_ns))
             os.fsync(self._write_fd)
         except OSError:
-            self.poison()  # here, as who asked may be gone by now
+            with contextlib.suppress(OSError):
+                self.poison()  # here, as who asked may be gone by now
             raise
 
     def poison(self) -> None:

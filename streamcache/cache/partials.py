@@ -272,7 +272,7 @@ class PartialFolder:
         present, size = raw[start:], data.st_size
         sound = (
             header.boot == self._boot
-            and header.home == _home(data)
+            and header.home in ("", _home(data))
             and size == header.size
             and len(present) == _block_count(size)
             and not present.strip(b"\0\1")

@@ -114,28 +114,42 @@ class Provider:
         return found
 
     def _answer(self, path: str, flight: Flight) -> tuple[Version, bool]:
-        """The version, and whether it is stale. Switches."""
+        """The version, and whether it is stale. Switches.
+
+        Who can be served from the cache waits a little for a source that is slow, all others for as
+        long as it may take. When it has not answered, what is known may be all that is asked for:
+        size and time. Who wants bytes that the cache lacks fails in ``Opener.open``.
+        """
         age = time.monotonic() - flight.started
         try:
             return self._freshness.wait_a_little(flight), False
         except SourceUnavailable as error:
-            self._freshness.unanswered(path)
+            if not flight.doubted:
+                self._freshness.unanswered(path)
             had = self._had(path)
             if had is not None:
                 log.debug("stale path=%r error=%s", f"/{path}", error)
                 return had, True
-        timeout = self._r.config.source.timeout
-        return self._freshness.wait(flight, timeout - age), False
+        try:
+            return self._freshness.wait(flight, self._r.config.source.timeout - age), False
+        except SourceUnavailable:
+            known = self._freshness.known(path)
+            if known is None or not self._freshness.may_be_stale(known):
+                raise
+            assert known.version is not None
+            return known.version, True
 
     def _had(self, path: str) -> Version | None:
-        """The version that may be answered with although the source does not say so. Switches.
-
-        Also one of which the cache has nothing: what its size and time are is known, and may be
-        all that is asked for. Who wants its bytes asks the source again (``Opener.open``).
-        """
+        """A version that the cache can serve all of, or goes on copying. Switches."""
         known = self._freshness.known(path)
         if known is not None:
-            return known.version if self._freshness.may_be_stale(known) else None
+            version = known.version
+            if version is None or not self._freshness.may_be_stale(known):
+                return None
+            if self._name(path, version) in self.copies.sessions:
+                return version
+            with self._found(path, version, stale=True) as found:
+                return version if found.handle is not None else None
         try:
             stored = self._health.call(self._r.store.objects.versions, self.key(path))
         except OSError:

@@ -382,14 +382,14 @@ class CopySession:
         No byte of an empty file can be another's, so nothing but its open asks the source.
         """
         look = Look(self._r.source, self._r.meta, self._file, self.path)
-        discards = self._r.objects.discards
         try:
-            done = publish(
-                self._room,
-                self.version.mtime_ns,
-                wanted=lambda: self.state is State.COPYING,
-                is_still=lambda: not self.version.size or look.is_still(self._steps.seen),
-            )
+            with self._r.objects.watch(self.name) as watch:
+                done = publish(
+                    self._room,
+                    self.version.mtime_ns,
+                    wanted=lambda: self.state is State.COPYING,
+                    is_still=lambda: not self.version.size or look.is_still(self._steps.seen),
+                )
         except SourceError as error:  # an OSError, too
             self.fail(error)
         except (CacheError, OSError) as error:
@@ -404,8 +404,7 @@ class CopySession:
         else:
             if done is not None:
                 # What another process published nobody's lock keeps at its name.
-                joined = done.lock is not None or self._r.objects.discards == discards
-                self._complete(done, joined=joined)
+                self._complete(done, joined=done.lock is not None or not watch.discarded)
 
     def _complete(self, done: Published, *, joined: bool) -> None:
         self.handle = self._r.objects.adopt(self.name, self.version, done.fd, joined=joined)

@@ -47,7 +47,7 @@ class Found(Protocol):
     def keep(self, client: str = "") -> bool:
         """All of an empty file is answered: have it in the cache. Whether a copy begins.
 
-        Never switches.
+        Switches, but not for the source.
         """
         ...
 

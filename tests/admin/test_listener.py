@@ -121,6 +121,13 @@ def test_a_body_of_which_nobody_knows_the_end_is_refused_and_the_last(address: A
     assert "Content-Length" in json.loads(body)["error"]
 
 
+def test_so_is_one_that_nobody_wants(address: Address) -> None:
+    """Its chunks would be read as the next question."""
+    sent = post("Transfer-Encoding: chunked").replace(b"/api/thing", b"/api/none")
+    told, fields, _ = one(exchanged(address, sent + b"2\r\n{}\r\n0\r\n\r\n" + LAST))
+    assert (told, fields["Connection"]) == (411, "close")
+
+
 def test_as_many_fields_as_next_door_and_bodies_and_pipelines_are_taken(address: Address) -> None:
     many = get("/api/thing?a=b%20c", *(f"A{n}: b" for n in range(99)))
     body = post("Content-Length: 8") + b'{"b": 2}'

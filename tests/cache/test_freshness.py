@@ -459,6 +459,25 @@ def test_an_answer_that_was_asked_for_before_counts_for_nobody_who_asks_afterwar
     assert made.fresh(FILM) is not None
 
 
+def test_a_failure_that_was_asked_for_before_delays_nobody_who_asks_afterwards(
+    made: Freshness, asked: Asked
+) -> None:
+    answer(made)
+    asked.go.clear()
+    made.expire([FILM])
+    before = made.ask(FILM)
+    made.expire([FILM])
+    asked.error = SourceUnavailable(errno.EIO, "no")
+    asked.go.set()
+    with pytest.raises(SourceUnavailable):
+        made.wait(before, 20)
+    made.leave(before)
+    assert made.fresh(FILM) is None
+    known = made.known(FILM)
+    assert known is not None
+    assert known.failing_since is None
+
+
 def test_an_error_that_is_none_of_ours_settles_who_waits(
     make_world: Callable[..., World], made: Freshness, asked: Asked
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 
 import gevent
@@ -279,6 +280,28 @@ def test_nobody_joins_what_was_opened_before_a_discard_and_heard_of_after_it(
     world.settle()
     world.objects.empty_trash(trash(world))
     assert trash(world) == []
+
+
+def test_a_lease_does_not_wait_for_the_discards_of_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, of = stored(world)
+    other, _ = stored(world, 2)
+    opens, really = [], ObjectFolder.open
+
+    def slow(self: ObjectFolder, name: str, version: Version) -> int:
+        opens.append(name)
+        time.sleep(0.05)
+        return really(self, name, version)
+
+    monkeypatch.setattr(ObjectFolder, "open", slow)
+    lease = gevent.spawn(world.objects.lease, name, of)
+    world.until(lambda: opens)
+    assert world.objects.discard(other)
+    gone(world, other)
+    handle = lease.get(timeout=20)
+    assert opens == [name]
+    world.objects.release(handle)
 
 
 def test_an_object_that_may_have_lost_its_name_is_joined_by_nobody(world: World) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from streamcache.cache.blockmap import BLOCK, Extent
-from streamcache.cache.partial import Partial
+from streamcache.cache.partial import Partial, PartialHeader
 from streamcache.cache.partials import Leftover, PartialFolder
 from streamcache.cache.space import footprint
 from streamcache.cache.store import Store
@@ -163,6 +163,20 @@ def copied_data(store: Store) -> None:
 
 
 DAMAGE = [cut_data, cut_map, odd_map, poisoned, no_map, no_data, link_data, copied_data]
+
+
+def test_a_partial_of_version_0_2_0_is_continued(store: Store) -> None:
+    """Its header does not say which data file it is about."""
+    begin(store)
+    raw = path(store, "map").read_bytes()
+    _, start = PartialHeader.decode(raw)
+    old = header(store).encode()
+    assert b"home" not in old
+    assert len(old) == start
+    path(store, "map").write_bytes(old + raw[start:])
+    partial, present = store.partials.open(NAME, header(store))
+    assert present == b"\0\1\0\0"
+    partial.close()
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

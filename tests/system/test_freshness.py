@@ -13,6 +13,7 @@ import gevent
 import pytest
 
 from streamcache import CacheStatus, StreamCache
+from streamcache.cache.selection import Selection
 from streamcache.errors import (
     NotFound,
     SourceChanged,
@@ -530,41 +531,69 @@ def test_what_is_known_is_no_longer_stale_after_the_time_for_that(
             cache.find(path)
 
 
-def test_bytes_that_the_cache_lacks_are_waited_for_where_the_source_is_only_slow(
-    fast: SlowFS, cache_dir: Path, open_cache: OpenCache
+def test_a_source_that_is_only_slow_is_waited_for_where_the_cache_has_nothing(
+    fast: SlowFS, cache_dir: Path, open_cache: OpenCache, serve: Callable[[StreamCache], Client]
 ) -> None:
-    """By then what is known of their file is stale; what comes is as fresh as ever."""
+    """What was known is not so any more, perhaps."""
     path = write(fast.backing, "film", SIZE)
     options = {"revalidate": 0.0, "revalidate_wait": 0.02}
     pausing = {"when_idle": "stop", "in_flight": 1}
     cache = open_cache(fast.path, source_options=options, copy=pausing)
-    cache.find("/film").close()
+    client = serve(cache)
+    tag = client.ask("/film", method="HEAD").fields["etag"]
     fast.set(meta_latency=0.1)
 
     def begin_a_copy(name: str) -> None:
         gate = fast.fault("hang", "film", operations=("read",), start=SIZE // 2)
-        with cache.find("/film") as found:
-            assert found.status is CacheStatus.STALE
-            delegate = found.open()
-        assert delegate.status is CacheStatus.MISS
-        assert verify(name, 0, take(delegate, 0, 1000)) is None
-        delegate.close()
+        opens = cache.statistics().source_opens
+        with opened(cache, "film") as delegate:
+            assert delegate.status is CacheStatus.MISS
+            assert verify(name, 0, take(delegate, 0, 1000)) is None
+        assert cache.statistics().source_opens == opens + 1
         fast.release(gate)
         settle(cache, cache_dir)
         assert partials_in(cache_dir)
 
-    opens = cache.statistics().source_opens
     begin_a_copy("film")
-    assert cache.statistics().source_opens == opens + 1  # find and open ask one question
-    grown(path)
-    with cache.find("/film") as found, pytest.raises(SourceChanged):
-        found.open()
-    cache.find("/film").close()
-    begin_a_copy("new")
+    name, size = grown(path)
+    for field, method, status in (
+        (f"If-None-Match: {tag}", "GET", 200),
+        (f"Range: bytes={SIZE}-", "GET", 206),
+        (f"If-Match: {tag}", "GET", 412),
+        ("Accept: */*", "HEAD", 200),
+    ):
+        answer = client.ask("/film", field, method=method)
+        assert answer.status == status, field
+        assert answer.fields.get("etag") != tag
+    settle(cache, cache_dir)
+    assert_right(fetch(cache, "film"), name, size)
     path.unlink()
-    with cache.find("/film") as found, pytest.raises(NotFound):
-        found.open()
-    eventually(lambda: not partials_in(cache_dir))
+    with pytest.raises(NotFound):  # what the cache has is served until the source has said so
+        eventually(lambda: cache.find("/film").close())
+
+
+@pytest.mark.parametrize(("change", "error"), [(grown, SourceChanged), (Path.unlink, NotFound)])
+def test_what_was_found_stale_is_asked_for_again_by_who_needs_its_bytes(
+    fast: SlowFS,
+    cache_dir: Path,
+    open_cache: OpenCache,
+    change: Callable[[Path], object],
+    error: type[Exception],
+) -> None:
+    path = write(fast.backing, "film", SIZE)
+    cache = open_cache(fast.path, source_options={"revalidate": 3600.0})
+    cache.find("/film").close()
+    cache.operations.purge(Selection.of(path="/film"), mode="soft")
+    away = fast.fault("EIO")
+    for _ in range(3):  # asked once, and then not again so soon
+        with cache.find("/film") as found:
+            assert found.status is CacheStatus.STALE
+    with cache.find("/film") as found:
+        fast.release(away)
+        change(path)
+        with pytest.raises(error):
+            found.open()
+    settle(cache, cache_dir)
 
 
 @pytest.mark.parametrize("code", ["EIO", "ESTALE", "EMFILE", "ENOMEM", "ETIMEDOUT"])
