@@ -64,7 +64,6 @@ class Flight:
         self.started = time.monotonic()
         self.answered = math.inf  # monotonic s: when the source had, which the hub hears later
         self.holders = 0
-        self.acted_on = False  # what the answer changes was done
         self.doubted = False  # it is only for those who joined it
         self.result: AsyncResult[Version] = AsyncResult()
         self._file: SourceFile | None = None
@@ -109,6 +108,9 @@ class Freshness:
         self._counters = counters
         self._known: OrderedDict[str, Known] = OrderedDict()
         self._flights: dict[str, Flight] = {}
+        # Hear of each file that is another one than was known, or none: (path, before, now), once,
+        # also when nobody has waited for the answer. May not switch.
+        self.on_change: list[Callable[[str, Version | None, Version | None], object]] = []
 
     def reconfigure(self, config: SourceConfig) -> None:
         """Other times; what is known is good for no longer than they say. Does not switch."""
@@ -199,7 +201,7 @@ class Freshness:
         """
         for path in paths:
             if (flight := self._flights.pop(path, None)) is not None:
-                flight.doubted = flight.acted_on = True
+                flight.doubted = True
             if (known := self._known.get(path)) is not None:
                 known.doubt()
                 known.until = 0.0
@@ -308,8 +310,15 @@ class Freshness:
             known.until = now + self._config.revalidate
 
     def _learn(self, flight: Flight, known: Known) -> None:
-        if not flight.doubted:
-            self._remember(flight.path, known)
+        if flight.doubted:
+            return
+        path, now = flight.path, known.version
+        last = self._known.get(path)
+        before = None if last is None else last.version
+        self._remember(path, known)
+        if now is None or before not in (None, now):
+            for function in self.on_change:
+                function(path, before, now)
 
     def _remember(self, path: str, known: Known) -> None:
         self.forget(path)

@@ -32,7 +32,7 @@ from streamcache.cache.removal import Removal
 from streamcache.cache.resources import Resources
 from streamcache.cache.session import CopySession
 from streamcache.cache.states import Event
-from streamcache.errors import CacheError, Closed, NotFound, SourceChanged, StreamCacheError
+from streamcache.errors import CacheError, Closed, SourceChanged, StreamCacheError
 from streamcache.source.base import SourceFile, Version
 
 log = logging.getLogger(__name__)
@@ -203,13 +203,7 @@ class Opener:
         if flight is None:
             flight = found.flight = self._freshness.ask(found.path)
         age = time.monotonic() - flight.started
-        try:
-            self._freshness.wait(flight, self._r.config.source.timeout - age)
-        except NotFound:
-            if not flight.acted_on:
-                flight.acted_on = True
-                self._copies.gone(key_of(found.name), found.path)
-            raise
+        self._freshness.wait(flight, self._r.config.source.timeout - age)
         found.stale = False
         return flight
 

@@ -51,6 +51,7 @@ class Provider:
         self._removal = removal
         self._health = resources.health
         self._opener = Opener(resources, freshness, ledger, removal, self.copies)
+        freshness.on_change.append(self._changed)
 
     def __repr__(self) -> str:
         return f"<Provider {self.copies!r}>"
@@ -84,10 +85,10 @@ class Provider:
 
     def _ask(self, path: str, ahead: int | None) -> Found:
         """Ask the source; when it does not answer, what is known is stale (I2)."""
-        before = self._freshness.known(path)
+        unknown = self._freshness.known(path) is None
         with ExitStack() as held:
             lock = None
-            if before is None and ahead is not None and not self._health.degraded:
+            if unknown and ahead is not None and not self._health.degraded:
                 # Who reads ahead holds the key until its copy has begun: nobody reads the same.
                 lock = self._r.keys.try_acquire(self.key(path))
             if lock is not None:
@@ -97,21 +98,19 @@ class Provider:
                     lock = None
             flight = self._freshness.ask(path, ahead=None if lock is None else ahead)
             held.callback(self._freshness.leave, flight)
-            try:
-                version, stale = self._answer(path, flight)
-                found = self._found(path, version, flight=flight, lock=lock, stale=stale)
-            except NotFound:
-                if not flight.acted_on:
-                    flight.acted_on = True
-                    self.copies.gone(self.key(path), path)
-                raise
+            version, stale = self._answer(path, flight)
+            found = self._found(path, version, flight=flight, lock=lock, stale=stale)
             held.pop_all()  # the lock and the hold on the flight are found's
-        if not stale and not flight.acted_on:
-            flight.acted_on = True
-            if before is not None and before.version not in (None, version):
-                assert before.version is not None
-                self.copies.replaced(self._name(path, before.version), path)
         return found
+
+    def _changed(self, path: str, before: Version | None, now: Version | None) -> None:
+        """The source has said so: what the cache has of it is not to be served any more."""
+        if self.copies.closed:
+            return
+        if now is None:
+            self.copies.gone(self.key(path), path)
+        elif before is not None:
+            self.copies.replaced(self._name(path, before), path)
 
     def _answer(self, path: str, flight: Flight) -> tuple[Version, bool]:
         """The version, and whether it is stale. Switches.

@@ -459,6 +459,29 @@ def test_an_answer_that_was_asked_for_before_counts_for_nobody_who_asks_afterwar
     assert made.fresh(FILM) is not None
 
 
+def test_what_changes_is_told_once_also_when_nobody_has_waited(
+    made: Freshness, world: World
+) -> None:
+    told: list[tuple[str, int | None, int | None]] = []
+
+    def size(version: Version | None) -> int | None:
+        return None if version is None else version.size
+
+    made.on_change.append(lambda path, was, now: told.append((path, size(was), size(now))))
+    answer(made)
+    answer(made)
+    assert told == []
+    world.write(FILM, 1001)
+    first, second = made.ask(FILM), made.ask(FILM)
+    made.leave(first)
+    made.leave(second)
+    world.until(lambda: told)
+    world.path(FILM).unlink()
+    made.leave(made.ask(FILM))
+    world.until(lambda: len(told) > 1)
+    assert told == [(FILM, 1000, 1001), (FILM, 1001, None)]
+
+
 def test_a_failure_that_was_asked_for_before_delays_nobody_who_asks_afterwards(
     made: Freshness, asked: Asked
 ) -> None:

@@ -570,6 +570,7 @@ def test_a_source_that_is_only_slow_is_waited_for_where_the_cache_has_nothing(
     path.unlink()
     with pytest.raises(NotFound):  # what the cache has is served until the source has said so
         eventually(lambda: cache.find("/film").close())
+    eventually(lambda: not (partials_in(cache_dir) or objects_in(cache_dir)))
 
 
 @pytest.mark.parametrize(("change", "error"), [(grown, SourceChanged), (Path.unlink, NotFound)])
