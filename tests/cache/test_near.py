@@ -67,6 +67,7 @@ def test_a_disk_that_hangs_below_the_worker_that_reads_holds_up_no_reader(
     caplog.set_level(logging.INFO)
     session = near.session(FILM, SIZE)
     client, later = near.client(session), near.client(session)
+    near.until(lambda: session.state is State.COPYING)
     answer = client.get(0, SIZE)
     near.until(lambda: answer.complete)
     assert not session._writes.welcome
