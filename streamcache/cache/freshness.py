@@ -2,7 +2,8 @@
 
 Hub's thread; the question (open + fstat) is asked in the meta pool (I1). All who want to know
 about a path at the same moment share one ``Flight`` (I9), also for what is missing. A question
-that hangs is not asked again before it has come back, so a path takes one thread at most.
+that hangs is not asked again before it has come back, so a path takes one thread at most, and one
+more for each purge meanwhile.
 """
 
 from __future__ import annotations
